@@ -1,0 +1,491 @@
+//! The event: a CloudEvents 1.0 envelope with our extensions, and its payload bytes as they came.
+//! Owns the strict reading of the JSON format; never looks inside the payload beyond its shape.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::clock::Timestamp;
+use crate::error::InvalidValue;
+use crate::hash::{Hash128, hash_fields};
+use crate::json_text::{self, JsonFault};
+use crate::limits;
+use crate::tenant::TenantId;
+
+crate::text_type!(
+    /// CloudEvents `id`: with `source`, the natural idempotency key.
+    EventId, "id", crate::text::attribute_rule
+);
+crate::text_type!(
+    /// CloudEvents `source`.
+    EventSource, "source", crate::text::attribute_rule
+);
+crate::text_type!(
+    /// CloudEvents `type`: what machines listen to.
+    EventType, "type", crate::text::attribute_rule
+);
+crate::text_type!(
+    /// CloudEvents `subject`.
+    Subject, "subject", crate::text::attribute_rule
+);
+crate::text_type!(
+    /// Extension `correlationid`: carried unchanged through everything an event causes.
+    CorrelationId, "correlationid", crate::text::attribute_rule
+);
+crate::text_type!(
+    /// Extension `causationid`: the id of the event that caused this one.
+    CausationId, "causationid", crate::text::attribute_rule
+);
+crate::text_type!(
+    /// Extension `idempotencykey`: the producer's "same effect".
+    IdempotencyKey, "idempotencykey", crate::text::attribute_rule
+);
+crate::text_type!(
+    /// Extension `causedby`: the credential that caused the event.
+    CausedBy, "causedby", crate::text::attribute_rule
+);
+crate::text_type!(
+    /// Any other attribute's text.
+    AttributeText, "attribute", crate::text::attribute_rule
+);
+
+/// CloudEvents `time`, kept as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventTime {
+    /// The RFC 3339 text as it came.
+    pub text: AttributeText,
+    /// The moment it names.
+    pub moment: Timestamp,
+}
+
+/// A payload, byte for byte as it came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EventData {
+    /// No `data` at all.
+    Absent,
+    /// `data`: JSON text.
+    Json(Bytes),
+    /// `data_base64`: the base64 text as it came (checked to decode).
+    Base64(Bytes),
+}
+
+impl EventData {
+    /// The payload's bytes as they are stored, empty when absent.
+    pub fn stored_bytes(&self) -> &[u8] {
+        match self {
+            EventData::Absent => &[],
+            EventData::Json(bytes) | EventData::Base64(bytes) => bytes,
+        }
+    }
+}
+
+/// The immutable fact. Fields are public to read; a value is only ever made by [`Event::read_json`]
+/// or whole by code that already holds valid parts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// The tenant; there is no event without one.
+    pub tenant: TenantId,
+    /// `id`.
+    pub id: EventId,
+    /// `source`.
+    pub source: EventSource,
+    /// `type`.
+    pub event_type: EventType,
+    /// `subject`.
+    pub subject: Option<Subject>,
+    /// `time`.
+    pub time: Option<EventTime>,
+    /// `datacontenttype`; absent means JSON.
+    pub data_content_type: Option<AttributeText>,
+    /// `dataschema`.
+    pub data_schema: Option<AttributeText>,
+    /// `correlationid`.
+    pub correlation_id: Option<CorrelationId>,
+    /// `causationid`.
+    pub causation_id: Option<CausationId>,
+    /// `idempotencykey`.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// `causedby`.
+    pub caused_by: Option<CausedBy>,
+    /// Every other extension attribute, in order of name.
+    pub extensions: Vec<Extension>,
+    /// The payload.
+    pub data: EventData,
+}
+
+/// An extension attribute that means nothing to the engine and is carried as it came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Extension {
+    /// The attribute's name: lower-case letters and digits.
+    pub name: Arc<str>,
+    /// Its value as JSON text: a string, an integer or a boolean.
+    pub json: Arc<str>,
+}
+
+/// Why a delivery is no event: which field, and what is wrong with it. Never the payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unreadable event: {field}: {reason}")]
+pub struct Unreadable {
+    /// The attribute at fault, or `(envelope)`.
+    pub field: String,
+    /// What was expected and found.
+    pub reason: String,
+}
+
+impl Unreadable {
+    /// A refusal of one field.
+    pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
+    }
+}
+
+impl From<InvalidValue> for Unreadable {
+    fn from(error: InvalidValue) -> Self {
+        Self::new(error.what, format!("expected {}, found {}", error.expected, error.found))
+    }
+}
+
+impl Event {
+    /// Reads one CloudEvents JSON object, strictly. The payload stays a slice of `delivery`.
+    pub fn read_json(delivery: &Bytes) -> Result<Self, Unreadable> {
+        if delivery.len() > limits::DELIVERY_BYTES_MAX {
+            return Err(Unreadable::new(
+                "(envelope)",
+                format!("{} bytes, at most {} are accepted", delivery.len(), limits::DELIVERY_BYTES_MAX),
+            ));
+        }
+        let text = std::str::from_utf8(delivery)
+            .map_err(|e| Unreadable::new("(envelope)", format!("not UTF-8 at byte {}", e.valid_up_to())))?;
+        let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| unreadable_json(&e))?;
+        fields.into_event(delivery)
+    }
+
+    /// The hash under which this event is admitted once: the explicit key, else `source` and `id`.
+    pub fn idempotency_hash(&self) -> Hash128 {
+        match &self.idempotency_key {
+            Some(key) => hash_fields("tidegate.key.explicit", &[key.as_str().as_bytes()]),
+            None => hash_fields(
+                "tidegate.key.source-id",
+                &[self.source.as_str().as_bytes(), self.id.as_str().as_bytes()],
+            ),
+        }
+    }
+
+    /// What two events with one key must share to be the same event. Nothing that we, tracing or
+    /// transport stamp counts.
+    pub fn conflict_hash(&self) -> Hash128 {
+        let optional = |text: Option<&str>| text.unwrap_or_default().as_bytes().to_vec();
+        hash_fields(
+            "tidegate.conflict",
+            &[
+                self.event_type.as_str().as_bytes(),
+                self.source.as_str().as_bytes(),
+                &optional(self.subject.as_ref().map(Subject::as_str)),
+                &optional(self.data_content_type.as_ref().map(AttributeText::as_str)),
+                self.data.stored_bytes(),
+            ],
+        )
+    }
+
+    /// Appends the stored JSON form: attributes in a fixed order, the payload byte for byte.
+    pub fn write_json(&self, out: &mut String) {
+        out.push_str("{\"specversion\":\"1.0\"");
+        let mut text = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                out.push_str(",\"");
+                out.push_str(name);
+                out.push_str("\":");
+                write_json_string(out, value);
+            }
+        };
+        text("id", Some(self.id.as_str()));
+        text("source", Some(self.source.as_str()));
+        text("type", Some(self.event_type.as_str()));
+        text("subject", self.subject.as_ref().map(Subject::as_str));
+        text("time", self.time.as_ref().map(|time| time.text.as_str()));
+        text("datacontenttype", self.data_content_type.as_ref().map(AttributeText::as_str));
+        text("dataschema", self.data_schema.as_ref().map(AttributeText::as_str));
+        text("tenantid", Some(self.tenant.as_str()));
+        text("correlationid", self.correlation_id.as_ref().map(CorrelationId::as_str));
+        text("causationid", self.causation_id.as_ref().map(CausationId::as_str));
+        text("idempotencykey", self.idempotency_key.as_ref().map(IdempotencyKey::as_str));
+        text("causedby", self.caused_by.as_ref().map(CausedBy::as_str));
+        for extension in &self.extensions {
+            let _ = write!(out, ",\"{}\":{}", extension.name, extension.json);
+        }
+        match &self.data {
+            EventData::Absent => {}
+            EventData::Json(json) => {
+                out.push_str(",\"data\":");
+                out.push_str(std::str::from_utf8(json).unwrap_or("null"));
+            }
+            EventData::Base64(text) => {
+                out.push_str(",\"data_base64\":\"");
+                out.push_str(std::str::from_utf8(text).unwrap_or_default());
+                out.push('"');
+            }
+        }
+        out.push('}');
+    }
+
+    /// Bytes this event keeps in memory, for permits: the payload and a flat share for the envelope.
+    pub fn bytes_held(&self) -> usize {
+        const ENVELOPE_BYTES: usize = 256;
+        ENVELOPE_BYTES + self.data.stored_bytes().len()
+    }
+}
+
+/// Appends `text` as a JSON string.
+pub fn write_json_string(out: &mut String, text: &str) {
+    if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+/// The raw values of one envelope, in the order of the source text.
+struct Fields<'d> {
+    attributes: Vec<(Cow<'d, str>, &'d RawValue)>,
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object with CloudEvents attributes")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut attributes: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(16);
+                // Twice the extensions' bound: the envelope's own attributes and data come on top.
+                while attributes.len() < 2 * limits::EXTENSIONS_MAX
+                    && let Some(name) = map.next_key::<CowKey<'de>>()?
+                {
+                    attributes.push((name.0, map.next_value()?));
+                }
+                if map.next_key::<CowKey<'de>>()?.is_some() {
+                    return Err(serde::de::Error::custom("too many attributes"));
+                }
+                Ok(Fields { attributes })
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+/// A key that borrows when it can (`Cow` alone always copies).
+struct CowKey<'d>(Cow<'d, str>);
+
+impl<'de> Deserialize<'de> for CowKey<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = CowKey<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an attribute name")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(CowKey(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(CowKey(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+impl Fields<'_> {
+    fn into_event(self, delivery: &Bytes) -> Result<Event, Unreadable> {
+        let mut known: Known<'_> = Known::default();
+        let mut extensions = Vec::new();
+        for (place, (name, raw)) in self.attributes.iter().enumerate() {
+            if self.attributes.iter().take(place).any(|(earlier, _)| earlier == name) {
+                return Err(Unreadable::new(shown(name), "the attribute stands twice"));
+            }
+            if !known.take(name, raw) {
+                extensions.push(extension(name, raw)?);
+            }
+        }
+        if extensions.len() > limits::EXTENSIONS_MAX {
+            return Err(Unreadable::new(
+                "(envelope)",
+                format!("{} extension attributes, at most {}", extensions.len(), limits::EXTENSIONS_MAX),
+            ));
+        }
+        extensions.sort_by(|left, right| left.name.cmp(&right.name));
+        known.into_event(extensions, delivery)
+    }
+}
+
+/// The attributes that the engine knows, as raw JSON.
+#[derive(Default)]
+struct Known<'d> {
+    specversion: Option<&'d RawValue>,
+    id: Option<&'d RawValue>,
+    source: Option<&'d RawValue>,
+    event_type: Option<&'d RawValue>,
+    subject: Option<&'d RawValue>,
+    time: Option<&'d RawValue>,
+    data_content_type: Option<&'d RawValue>,
+    data_schema: Option<&'d RawValue>,
+    tenant: Option<&'d RawValue>,
+    correlation_id: Option<&'d RawValue>,
+    causation_id: Option<&'d RawValue>,
+    idempotency_key: Option<&'d RawValue>,
+    caused_by: Option<&'d RawValue>,
+    data: Option<&'d RawValue>,
+    data_base64: Option<&'d RawValue>,
+}
+
+impl<'d> Known<'d> {
+    /// Keeps a known attribute; false when the name is none of ours. A JSON null counts as absent,
+    /// as CloudEvents asks.
+    fn take(&mut self, name: &str, raw: &'d RawValue) -> bool {
+        let place = match name {
+            "specversion" => &mut self.specversion,
+            "id" => &mut self.id,
+            "source" => &mut self.source,
+            "type" => &mut self.event_type,
+            "subject" => &mut self.subject,
+            "time" => &mut self.time,
+            "datacontenttype" => &mut self.data_content_type,
+            "dataschema" => &mut self.data_schema,
+            "tenantid" => &mut self.tenant,
+            "correlationid" => &mut self.correlation_id,
+            "causationid" => &mut self.causation_id,
+            "idempotencykey" => &mut self.idempotency_key,
+            "causedby" => &mut self.caused_by,
+            "data" => &mut self.data,
+            "data_base64" => &mut self.data_base64,
+            _ => return false,
+        };
+        if raw.get() != "null" || name == "data" {
+            *place = Some(raw);
+        }
+        true
+    }
+
+    fn into_event(self, extensions: Vec<Extension>, delivery: &Bytes) -> Result<Event, Unreadable> {
+        let version = required(self.specversion, "specversion")?;
+        if string(version, "specversion")? != "1.0" {
+            return Err(Unreadable::new("specversion", "only \"1.0\" is known"));
+        }
+        let event = Event {
+            tenant: TenantId::new(&string(required(self.tenant, "tenantid")?, "tenantid")?)?,
+            id: EventId::new(&string(required(self.id, "id")?, "id")?)?,
+            source: EventSource::new(&string(required(self.source, "source")?, "source")?)?,
+            event_type: EventType::new(&string(required(self.event_type, "type")?, "type")?)?,
+            subject: optional(self.subject, "subject", Subject::new)?,
+            time: self.time.map(event_time).transpose()?,
+            data_content_type: optional(self.data_content_type, "datacontenttype", AttributeText::new)?,
+            data_schema: optional(self.data_schema, "dataschema", AttributeText::new)?,
+            correlation_id: optional(self.correlation_id, "correlationid", CorrelationId::new)?,
+            causation_id: optional(self.causation_id, "causationid", CausationId::new)?,
+            idempotency_key: optional(self.idempotency_key, "idempotencykey", IdempotencyKey::new)?,
+            caused_by: optional(self.caused_by, "causedby", CausedBy::new)?,
+            extensions,
+            data: payload(self.data, self.data_base64, delivery)?,
+        };
+        Ok(event)
+    }
+}
+
+fn required<'d>(raw: Option<&'d RawValue>, field: &str) -> Result<&'d RawValue, Unreadable> {
+    raw.ok_or_else(|| Unreadable::new(field, "the attribute is missing"))
+}
+
+fn string<'d>(raw: &'d RawValue, field: &str) -> Result<Cow<'d, str>, Unreadable> {
+    let text = raw.get();
+    match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
+        Some(_) => serde_json::from_str::<String>(text)
+            .map(Cow::Owned)
+            .map_err(|e| Unreadable::new(field, format!("not a JSON string: {e}"))),
+        None => Err(Unreadable::new(field, "expected a JSON string")),
+    }
+}
+
+fn optional<T>(
+    raw: Option<&RawValue>,
+    field: &str,
+    build: fn(&str) -> Result<T, InvalidValue>,
+) -> Result<Option<T>, Unreadable> {
+    let Some(raw) = raw else { return Ok(None) };
+    let value = build(&string(raw, field)?).map_err(|error| Unreadable {
+        field: field.to_owned(),
+        reason: format!("expected {}, found {}", error.expected, error.found),
+    })?;
+    Ok(Some(value))
+}
+
+fn event_time(raw: &RawValue) -> Result<EventTime, Unreadable> {
+    let text = string(raw, "time")?;
+    let moment = Timestamp::parse_rfc3339(&text)
+        .ok_or_else(|| Unreadable::new("time", "expected RFC 3339, like 2026-11-22T06:17:00Z"))?;
+    Ok(EventTime { text: AttributeText::new(&text)?, moment })
+}
+
+fn payload(
+    data: Option<&RawValue>,
+    data_base64: Option<&RawValue>,
+    delivery: &Bytes,
+) -> Result<EventData, Unreadable> {
+    match (data, data_base64) {
+        (Some(_), Some(_)) => Err(Unreadable::new("data_base64", "`data` is there too; only one is allowed")),
+        (Some(raw), None) => {
+            // The envelope is the first level of nesting.
+            json_text::check(raw.get(), 1).map_err(|fault: JsonFault| Unreadable::new("data", fault.to_string()))?;
+            Ok(EventData::Json(delivery.slice_ref(raw.get().as_bytes())))
+        }
+        (None, Some(raw)) => {
+            let text = string(raw, "data_base64")?;
+            use base64::Engine as _;
+            base64::engine::general_purpose::STANDARD
+                .decode(text.as_bytes())
+                .map_err(|e| Unreadable::new("data_base64", format!("not base64: {e}")))?;
+            Ok(EventData::Base64(Bytes::copy_from_slice(text.as_bytes())))
+        }
+        (None, None) => Ok(EventData::Absent),
+    }
+}
+
+fn extension(name: &str, raw: &RawValue) -> Result<Extension, Unreadable> {
+    let valid_name = (1..=limits::NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if !valid_name {
+        return Err(Unreadable::new(
+            shown(name),
+            "attribute names are 1 to 63 lower-case letters and digits (CloudEvents 1.0)",
+        ));
+    }
+    let text = raw.get();
+    match text.bytes().next() {
+        Some(b'"') => {
+            AttributeText::new(&string(raw, name)?).map_err(|error| {
+                Unreadable::new(name, format!("expected {}, found {}", error.expected, error.found))
+            })?;
+        }
+        Some(b't' | b'f') => {}
+        Some(b'-' | b'0'..=b'9') if text.parse::<i32>().is_ok() => {}
+        _ => return Err(Unreadable::new(name, "expected a string, a boolean or a 32-bit integer")),
+    }
+    Ok(Extension { name: Arc::from(name), json: Arc::from(text) })
+}
+
+fn unreadable_json(error: &serde_json::Error) -> Unreadable {
+    // serde_json quotes no more than the unexpected token's kind, so nothing of the payload leaks.
+    Unreadable::new("(envelope)", format!("not a JSON object: {error}"))
+}
+
+fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(40).collect()
+}

@@ -1,0 +1,19 @@
+//! The rules of Tidegate: what an event is, what admits it, what a machine makes of it, and what one
+//! commit contains. Pure: no actor, no SQL, no socket and no clock of its own; time, randomness and
+//! I/O come in through the seams [`clock`], [`spawner`], [`bus`] and [`store`].
+//!
+//! The life of an event is seven verbs, and the modules follow them: **receive** ([`bus`], [`event`]),
+//! **route** ([`tenant`]), **admit** ([`admission`]), **apply** ([`machine`], [`transition`]),
+//! **commit** ([`commit`], [`commit_protocol`], [`store`]), **settle** and **acknowledge**
+//! ([`checkpoint`]).
+
+pub mod clock;
+pub mod error;
+pub mod event;
+pub mod hash;
+pub mod json_text;
+pub mod limits;
+pub mod position;
+pub mod spawner;
+pub mod tenant;
+pub mod text;

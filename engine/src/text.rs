@@ -1,0 +1,128 @@
+//! Text types that can only be built valid. Each is a cheap clone (`Arc<str>`), compares as text and
+//! says in its error which value broke which rule.
+
+use crate::error::InvalidValue;
+use crate::limits;
+
+/// A rule for one text type; returns what was expected when the text breaks it.
+pub type TextRule = fn(&str) -> Result<(), String>;
+
+/// Declares a validated text type.
+#[macro_export]
+macro_rules! text_type {
+    ($(#[$meta:meta])* $name:ident, $what:literal, $rule:expr) => {
+        $(#[$meta])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(std::sync::Arc<str>);
+
+        impl $name {
+            /// Builds the value, or says which rule the text breaks.
+            pub fn new(text: &str) -> Result<Self, $crate::error::InvalidValue> {
+                let rule: $crate::text::TextRule = $rule;
+                match rule(text) {
+                    Ok(()) => Ok(Self(std::sync::Arc::from(text))),
+                    Err(expected) => Err($crate::error::InvalidValue::new($what, expected, text)),
+                }
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}({:?})", stringify!($name), &*self.0)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::error::InvalidValue;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::new(text)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                Self::new(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// A name people type: lower-case letters, digits, `-` and `_`, beginning with a letter or digit.
+pub fn name_rule(text: &str) -> Result<(), String> {
+    let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let rest_ok = text
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    if first_ok && rest_ok && text.len() <= limits::NAME_BYTES_MAX {
+        Ok(())
+    } else {
+        Err(format!(
+            "1 to {} of a-z, 0-9, `-` and `_`, beginning with a letter or digit",
+            limits::NAME_BYTES_MAX
+        ))
+    }
+}
+
+/// An attribute of an event: 1 to [`limits::ATTRIBUTE_BYTES_MAX`] bytes without control characters.
+pub fn attribute_rule(text: &str) -> Result<(), String> {
+    let fits = !text.is_empty() && text.len() <= limits::ATTRIBUTE_BYTES_MAX;
+    // Bytes below 0x20 and 0x7f are whole characters in UTF-8, so bytes suffice, and cost less.
+    if fits && !text.bytes().any(|b| b < 0x20 || b == 0x7f) {
+        Ok(())
+    } else {
+        Err(format!(
+            "1 to {} bytes of text without control characters",
+            limits::ATTRIBUTE_BYTES_MAX
+        ))
+    }
+}
+
+/// Like [`attribute_rule`], with the shorter bound of an entity's key.
+pub fn entity_key_rule(text: &str) -> Result<(), String> {
+    let fits = !text.is_empty() && text.len() <= limits::ENTITY_KEY_BYTES_MAX;
+    if fits && !text.bytes().any(|b| b < 0x20 || b == 0x7f) {
+        Ok(())
+    } else {
+        Err(format!(
+            "1 to {} bytes of text without control characters",
+            limits::ENTITY_KEY_BYTES_MAX
+        ))
+    }
+}
+
+/// Checks a tenant's name: a [`name_rule`] name, or the one reserved name that begins with `_`.
+pub fn tenant_rule(text: &str) -> Result<(), String> {
+    if text == crate::tenant::UNASSIGNED {
+        return Ok(());
+    }
+    name_rule(text)
+}
+
+/// The error for a value that is not text at all.
+pub fn not_text(what: &'static str, found: &str) -> InvalidValue {
+    InvalidValue::new(what, "a JSON string", found)
+}
