@@ -51,6 +51,10 @@ impl InvalidValue {
             shown.push('…');
         }
         let found = format!("`{shown}` ({} bytes)", found.len());
-        Self { what, expected: expected.into(), found }
+        Self {
+            what,
+            expected: expected.into(),
+            found,
+        }
     }
 }

@@ -139,13 +139,19 @@ pub struct Unreadable {
 impl Unreadable {
     /// A refusal of one field.
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), reason: reason.into() }
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
     }
 }
 
 impl From<InvalidValue> for Unreadable {
     fn from(error: InvalidValue) -> Self {
-        Self::new(error.what, format!("expected {}, found {}", error.expected, error.found))
+        Self::new(
+            error.what,
+            format!("expected {}, found {}", error.expected, error.found),
+        )
     }
 }
 
@@ -155,11 +161,19 @@ impl Event {
         if delivery.len() > limits::DELIVERY_BYTES_MAX {
             return Err(Unreadable::new(
                 "(envelope)",
-                format!("{} bytes, at most {} are accepted", delivery.len(), limits::DELIVERY_BYTES_MAX),
+                format!(
+                    "{} bytes, at most {} are accepted",
+                    delivery.len(),
+                    limits::DELIVERY_BYTES_MAX
+                ),
             ));
         }
-        let text = std::str::from_utf8(delivery)
-            .map_err(|e| Unreadable::new("(envelope)", format!("not UTF-8 at byte {}", e.valid_up_to())))?;
+        let text = std::str::from_utf8(delivery).map_err(|e| {
+            Unreadable::new(
+                "(envelope)",
+                format!("not UTF-8 at byte {}", e.valid_up_to()),
+            )
+        })?;
         let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| unreadable_json(&e))?;
         fields.into_event(delivery)
     }
@@ -207,12 +221,27 @@ impl Event {
         text("type", Some(self.event_type.as_str()));
         text("subject", self.subject.as_ref().map(Subject::as_str));
         text("time", self.time.as_ref().map(|time| time.text.as_str()));
-        text("datacontenttype", self.data_content_type.as_ref().map(AttributeText::as_str));
-        text("dataschema", self.data_schema.as_ref().map(AttributeText::as_str));
+        text(
+            "datacontenttype",
+            self.data_content_type.as_ref().map(AttributeText::as_str),
+        );
+        text(
+            "dataschema",
+            self.data_schema.as_ref().map(AttributeText::as_str),
+        );
         text("tenantid", Some(self.tenant.as_str()));
-        text("correlationid", self.correlation_id.as_ref().map(CorrelationId::as_str));
-        text("causationid", self.causation_id.as_ref().map(CausationId::as_str));
-        text("idempotencykey", self.idempotency_key.as_ref().map(IdempotencyKey::as_str));
+        text(
+            "correlationid",
+            self.correlation_id.as_ref().map(CorrelationId::as_str),
+        );
+        text(
+            "causationid",
+            self.causation_id.as_ref().map(CausationId::as_str),
+        );
+        text(
+            "idempotencykey",
+            self.idempotency_key.as_ref().map(IdempotencyKey::as_str),
+        );
         text("causedby", self.caused_by.as_ref().map(CausedBy::as_str));
         for extension in &self.extensions {
             let _ = write!(out, ",\"{}\":{}", extension.name, extension.json);
@@ -308,7 +337,12 @@ impl Fields<'_> {
         let mut known: Known<'_> = Known::default();
         let mut extensions = Vec::new();
         for (place, (name, raw)) in self.attributes.iter().enumerate() {
-            if self.attributes.iter().take(place).any(|(earlier, _)| earlier == name) {
+            if self
+                .attributes
+                .iter()
+                .take(place)
+                .any(|(earlier, _)| earlier == name)
+            {
                 return Err(Unreadable::new(shown(name), "the attribute stands twice"));
             }
             if !known.take(name, raw) {
@@ -318,7 +352,11 @@ impl Fields<'_> {
         if extensions.len() > limits::EXTENSIONS_MAX {
             return Err(Unreadable::new(
                 "(envelope)",
-                format!("{} extension attributes, at most {}", extensions.len(), limits::EXTENSIONS_MAX),
+                format!(
+                    "{} extension attributes, at most {}",
+                    extensions.len(),
+                    limits::EXTENSIONS_MAX
+                ),
             ));
         }
         extensions.sort_by(|left, right| left.name.cmp(&right.name));
@@ -386,7 +424,11 @@ impl<'d> Known<'d> {
             event_type: EventType::new(&string(required(self.event_type, "type")?, "type")?)?,
             subject: optional(self.subject, "subject", Subject::new)?,
             time: self.time.map(event_time).transpose()?,
-            data_content_type: optional(self.data_content_type, "datacontenttype", AttributeText::new)?,
+            data_content_type: optional(
+                self.data_content_type,
+                "datacontenttype",
+                AttributeText::new,
+            )?,
             data_schema: optional(self.data_schema, "dataschema", AttributeText::new)?,
             correlation_id: optional(self.correlation_id, "correlationid", CorrelationId::new)?,
             causation_id: optional(self.causation_id, "causationid", CausationId::new)?,
@@ -405,7 +447,10 @@ fn required<'d>(raw: Option<&'d RawValue>, field: &str) -> Result<&'d RawValue, 
 
 fn string<'d>(raw: &'d RawValue, field: &str) -> Result<Cow<'d, str>, Unreadable> {
     let text = raw.get();
-    match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+    match text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+    {
         Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
         Some(_) => serde_json::from_str::<String>(text)
             .map(Cow::Owned)
@@ -431,7 +476,10 @@ fn event_time(raw: &RawValue) -> Result<EventTime, Unreadable> {
     let text = string(raw, "time")?;
     let moment = Timestamp::parse_rfc3339(&text)
         .ok_or_else(|| Unreadable::new("time", "expected RFC 3339, like 2026-11-22T06:17:00Z"))?;
-    Ok(EventTime { text: AttributeText::new(&text)?, moment })
+    Ok(EventTime {
+        text: AttributeText::new(&text)?,
+        moment,
+    })
 }
 
 fn payload(
@@ -440,10 +488,14 @@ fn payload(
     delivery: &Bytes,
 ) -> Result<EventData, Unreadable> {
     match (data, data_base64) {
-        (Some(_), Some(_)) => Err(Unreadable::new("data_base64", "`data` is there too; only one is allowed")),
+        (Some(_), Some(_)) => Err(Unreadable::new(
+            "data_base64",
+            "`data` is there too; only one is allowed",
+        )),
         (Some(raw), None) => {
             // The envelope is the first level of nesting.
-            json_text::check(raw.get(), 1).map_err(|fault: JsonFault| Unreadable::new("data", fault.to_string()))?;
+            json_text::check(raw.get(), 1)
+                .map_err(|fault: JsonFault| Unreadable::new("data", fault.to_string()))?;
             Ok(EventData::Json(delivery.slice_ref(raw.get().as_bytes())))
         }
         (None, Some(raw)) => {
@@ -460,7 +512,9 @@ fn payload(
 
 fn extension(name: &str, raw: &RawValue) -> Result<Extension, Unreadable> {
     let valid_name = (1..=limits::NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if !valid_name {
         return Err(Unreadable::new(
             shown(name),
@@ -471,14 +525,25 @@ fn extension(name: &str, raw: &RawValue) -> Result<Extension, Unreadable> {
     match text.bytes().next() {
         Some(b'"') => {
             AttributeText::new(&string(raw, name)?).map_err(|error| {
-                Unreadable::new(name, format!("expected {}, found {}", error.expected, error.found))
+                Unreadable::new(
+                    name,
+                    format!("expected {}, found {}", error.expected, error.found),
+                )
             })?;
         }
         Some(b't' | b'f') => {}
         Some(b'-' | b'0'..=b'9') if text.parse::<i32>().is_ok() => {}
-        _ => return Err(Unreadable::new(name, "expected a string, a boolean or a 32-bit integer")),
+        _ => {
+            return Err(Unreadable::new(
+                name,
+                "expected a string, a boolean or a 32-bit integer",
+            ));
+        }
     }
-    Ok(Extension { name: Arc::from(name), json: Arc::from(text) })
+    Ok(Extension {
+        name: Arc::from(name),
+        json: Arc::from(text),
+    })
 }
 
 fn unreadable_json(error: &serde_json::Error) -> Unreadable {

@@ -35,7 +35,10 @@ pub enum JsonFault {
 }
 
 enum Level<'t> {
-    Object { keys: Vec<&'t str>, expects_key: bool },
+    Object {
+        keys: Vec<&'t str>,
+        expects_key: bool,
+    },
     Array,
 }
 
@@ -57,7 +60,10 @@ pub fn check(text: &str, depth_before: usize) -> Result<(), JsonFault> {
                         return Err(JsonFault::TooManyKeys { at });
                     }
                     if keys.iter().any(|seen| same_key(seen, key)) {
-                        return Err(JsonFault::DuplicateKey { key: key.chars().take(40).collect(), at });
+                        return Err(JsonFault::DuplicateKey {
+                            key: key.chars().take(40).collect(),
+                            at,
+                        });
                     }
                     keys.push(key);
                     *expects_key = false;
@@ -69,7 +75,10 @@ pub fn check(text: &str, depth_before: usize) -> Result<(), JsonFault> {
                     return Err(JsonFault::TooDeep { at });
                 }
                 levels.push(if byte == b'{' {
-                    Level::Object { keys: Vec::new(), expects_key: true }
+                    Level::Object {
+                        keys: Vec::new(),
+                        expects_key: true,
+                    }
                 } else {
                     Level::Array
                 });
@@ -128,9 +137,21 @@ mod tests {
         assert_eq!(check(&deep_bad, 0), Err(JsonFault::TooDeep { at: 32 }));
         assert_eq!(check(&deep_ok, 1), Err(JsonFault::TooDeep { at: 31 }));
         assert_eq!(check(r#"{"a":{"b":1},"b":2,"c":["a","a"]}"#, 0), Ok(()));
-        assert!(matches!(check(r#"{"a":1,"a":2}"#, 0), Err(JsonFault::DuplicateKey { .. })));
-        assert!(matches!(check(r#"{"a":1,"\u0061":2}"#, 0), Err(JsonFault::DuplicateKey { .. })));
-        assert!(matches!(check(r#"{"a":"x\u0000y"}"#, 0), Err(JsonFault::Nul { .. })));
-        assert_eq!(check(r#"{"a":"x\\u0000y","b":"{\"a\":1,\"a\":1}"}"#, 0), Ok(()));
+        assert!(matches!(
+            check(r#"{"a":1,"a":2}"#, 0),
+            Err(JsonFault::DuplicateKey { .. })
+        ));
+        assert!(matches!(
+            check(r#"{"a":1,"\u0061":2}"#, 0),
+            Err(JsonFault::DuplicateKey { .. })
+        ));
+        assert!(matches!(
+            check(r#"{"a":"x\u0000y"}"#, 0),
+            Err(JsonFault::Nul { .. })
+        ));
+        assert_eq!(
+            check(r#"{"a":"x\\u0000y","b":"{\"a\":1,\"a\":1}"}"#, 0),
+            Ok(())
+        );
     }
 }

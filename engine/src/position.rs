@@ -46,7 +46,11 @@ pub struct StreamPartition {
 
 impl std::fmt::Display for StreamPartition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{}", self.tenant, self.stream, self.source_partition)
+        write!(
+            f,
+            "{}:{}:{}",
+            self.tenant, self.stream, self.source_partition
+        )
     }
 }
 
@@ -112,7 +116,11 @@ pub struct RecordPosition {
 
 impl std::fmt::Display for RecordPosition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{}", self.stream, self.source_partition, self.sequence)
+        write!(
+            f,
+            "{}:{}:{}",
+            self.stream, self.source_partition, self.sequence
+        )
     }
 }
 
@@ -121,7 +129,11 @@ impl std::str::FromStr for RecordPosition {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || {
-            crate::error::InvalidValue::new("event position", "`stream:source/partition:sequence`", text)
+            crate::error::InvalidValue::new(
+                "event position",
+                "`stream:source/partition:sequence`",
+                text,
+            )
         };
         let mut parts = text.split(':');
         let (Some(stream), Some(place), Some(sequence), None) =

@@ -1,8 +1,8 @@
 //! The tenant: the unit of isolation, quota and audit. Mandatory on every event, the first column of
 //! every key, and taken from a credential or the connector's binding, never from what a client can spoof.
 
-use crate::event::Event;
 use crate::error::InvalidValue;
+use crate::event::Event;
 
 /// The reserved tenant under which deliveries are kept whose own tenant could not be read.
 pub const UNASSIGNED: &str = "_unassigned";

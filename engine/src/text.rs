@@ -73,7 +73,10 @@ macro_rules! text_type {
 
 /// A name people type: lower-case letters, digits, `-` and `_`, beginning with a letter or digit.
 pub fn name_rule(text: &str) -> Result<(), String> {
-    let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let first_ok = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let rest_ok = text
         .bytes()
         .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
