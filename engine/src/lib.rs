@@ -7,15 +7,23 @@
 //! **commit** ([`commit`], [`commit_protocol`], [`store`]), **settle** and **acknowledge**
 //! ([`checkpoint`]).
 
+pub mod bus;
+pub mod chain;
+pub mod checkpoint;
 pub mod clock;
+pub mod commit;
+pub mod dead_letter;
 pub mod error;
 pub mod event;
 pub mod hash;
 pub mod json_text;
 pub mod limits;
 pub mod machine;
+pub mod planted;
 pub mod position;
+pub mod record;
 pub mod spawner;
 pub mod state;
+pub mod store;
 pub mod tenant;
 pub mod text;

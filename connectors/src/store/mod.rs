@@ -1,0 +1,1 @@
+//! The StateStore implementations.

@@ -1,0 +1,149 @@
+//! The EventBus seam: where deliveries come from and where what is settled is acknowledged. Everything
+//! above it is the same for Kafka, NATS JetStream, HTTP and files.
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::error::ErrorKind;
+use crate::hash::Hash128;
+use crate::position::{Incarnation, Offset, SourceName};
+
+/// One attempt of a bus to hand us an event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// Its offset in the source partition.
+    pub offset: Offset,
+    /// The offset right behind it: where a reader that has done with it goes on.
+    pub next: Offset,
+    /// The record's own bytes. Copied out of any fetch buffer they would otherwise pin.
+    pub payload: Bytes,
+}
+
+/// What a bus has to tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BusEvent {
+    /// A source partition is ours. Nothing of it is delivered before [`EventBus::seek`].
+    Assigned {
+        /// Its number.
+        partition: u32,
+        /// Which instance of the source it is.
+        incarnation: Incarnation,
+    },
+    /// A source partition goes elsewhere: drain within the limit, then give it back.
+    Revoked {
+        /// Its number.
+        partition: u32,
+    },
+    /// A source partition is already elsewhere: drop what is unsettled.
+    Lost {
+        /// Its number.
+        partition: u32,
+    },
+    /// Records of one source partition, in order of offset.
+    Delivered {
+        /// Its number.
+        partition: u32,
+        /// The records.
+        deliveries: Vec<Delivery>,
+    },
+    /// A bounded source partition has no more records, ever.
+    Ended {
+        /// Its number.
+        partition: u32,
+        /// The offset behind its last record.
+        end: Offset,
+    },
+}
+
+/// How much one [`EventBus::receive`] may return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReceiveLimit {
+    /// Records, at least one.
+    pub events_max: usize,
+    /// Payload bytes; a first record larger than this is returned alone.
+    pub bytes_max: usize,
+}
+
+/// Where a source partition starts that has no checkpoint yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// With the oldest record there is.
+    Earliest,
+    /// With the next record that arrives.
+    Latest,
+    /// With the first record of that time or later.
+    Time(Timestamp),
+}
+
+/// What can go wrong with a bus.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BusError {
+    /// The broker is away or busy.
+    #[error("bus `{source_name}` is not reachable: {detail}")]
+    Unavailable {
+        /// The source.
+        source_name: SourceName,
+        /// What the client said.
+        detail: String,
+    },
+    /// The source is not there, not readable, or not the one the checkpoint was written for.
+    #[error("bus `{source_name}` cannot be read: {detail}")]
+    Unreadable {
+        /// The source.
+        source_name: SourceName,
+        /// What was expected, found, and what to do.
+        detail: String,
+    },
+    /// The source partition is not ours any more.
+    #[error("partition {partition} of `{source_name}` is not assigned to this process")]
+    NotAssigned {
+        /// The source.
+        source_name: SourceName,
+        /// The partition.
+        partition: u32,
+    },
+}
+
+impl BusError {
+    /// What to do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            BusError::Unavailable { .. } => ErrorKind::Transient,
+            BusError::Unreadable { .. } => ErrorKind::Permanent,
+            BusError::NotAssigned { .. } => ErrorKind::Fenced,
+        }
+    }
+}
+
+/// A source of deliveries.
+#[async_trait::async_trait]
+pub trait EventBus: Send + Sync + 'static {
+    /// The configured source that this is.
+    fn source(&self) -> &SourceName;
+
+    /// Waits for news, at most `limit` of them. Waits for ever when there are none; the caller is an
+    /// owned task. One caller at a time.
+    async fn receive(&self, limit: ReceiveLimit) -> Result<Vec<BusEvent>, BusError>;
+
+    /// The offset at which a partition without checkpoint starts.
+    async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError>;
+
+    /// The hash of the record at exactly `offset`; `None` when there is no such record any more.
+    async fn fingerprint_at(
+        &self,
+        partition: u32,
+        offset: Offset,
+    ) -> Result<Option<Hash128>, BusError>;
+
+    /// From now on delivers the partition's records from `offset`. Also called again after a re-claim.
+    async fn seek(&self, partition: u32, offset: Offset) -> Result<(), BusError>;
+
+    /// Tells the broker how far everything is settled: a hint for its tools, never the truth.
+    async fn acknowledge(&self, partition: u32, low_watermark: Offset) -> Result<(), BusError>;
+
+    /// Gives a revoked partition back after its drain.
+    async fn release(&self, partition: u32) -> Result<(), BusError>;
+
+    /// The offset behind the last record known, for lag; `None` while unknown.
+    async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError>;
+}

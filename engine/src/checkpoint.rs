@@ -1,0 +1,383 @@
+//! The durable position of a source partition, and the tracker that moves it. The store's checkpoint,
+//! never the broker's offset, decides where a source partition resumes and what in it is already done.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::Hash128;
+use crate::limits::DONE_ABOVE_RANGES_MAX;
+use crate::position::{Epoch, Incarnation, Offset, Revision, SourcePartition};
+
+/// How often each outcome happened in a source partition, ever. What was delivered adds up:
+/// `received = admitted + duplicates + conflicts + unreadable`; every admitted event is `unhandled`
+/// or has one effect per machine that listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Events that got a sequence number.
+    pub admitted: u64,
+    /// Deliveries dropped because their key was known.
+    pub duplicates: u64,
+    /// Deliveries whose key was known with other content.
+    pub conflicts: u64,
+    /// Deliveries that are no event.
+    pub unreadable: u64,
+    /// Effects that moved an entity.
+    pub applied: u64,
+    /// Effects that a machine refused.
+    pub rejected: u64,
+    /// Effects that a machine did not care about.
+    pub ignored: u64,
+    /// Effects that need a person.
+    pub dead: u64,
+    /// Admitted events to which no machine listens.
+    pub unhandled: u64,
+    /// Events emitted by machines.
+    pub emitted: u64,
+}
+
+impl Counts {
+    /// Adds another count, field by field.
+    pub fn add(&mut self, other: &Counts) {
+        self.admitted += other.admitted;
+        self.duplicates += other.duplicates;
+        self.conflicts += other.conflicts;
+        self.unreadable += other.unreadable;
+        self.applied += other.applied;
+        self.rejected += other.rejected;
+        self.ignored += other.ignored;
+        self.dead += other.dead;
+        self.unhandled += other.unhandled;
+        self.emitted += other.emitted;
+    }
+
+    /// Deliveries that were settled, whatever became of them.
+    pub fn received(&self) -> u64 {
+        self.admitted + self.duplicates + self.conflicts + self.unreadable
+    }
+}
+
+/// A record below the low watermark, by which a re-created or truncated source is recognised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// The record's offset.
+    pub offset: Offset,
+    /// The hash of its bytes.
+    pub hash: Hash128,
+}
+
+/// A run of offsets: every record received from `first` to `last` (both included) is settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DoneRange {
+    /// First offset.
+    pub first: Offset,
+    /// Last offset.
+    pub last: Offset,
+}
+
+/// What is settled beyond the low watermark, in order and without overlap; bounded.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DoneAbove(pub Vec<DoneRange>);
+
+impl DoneAbove {
+    /// True when the record at `offset` is settled.
+    pub fn contains(&self, offset: Offset) -> bool {
+        let after = self.0.partition_point(|range| range.first <= offset);
+        after
+            .checked_sub(1)
+            .and_then(|index| self.0.get(index))
+            .is_some_and(|range| offset <= range.last)
+    }
+}
+
+/// The part of a checkpoint that a commit writes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Progress {
+    /// The low watermark: below it everything is settled.
+    pub next_offset: Offset,
+    /// What is settled beyond it.
+    pub done_above: DoneAbove,
+    /// A settled record to recognise the source by.
+    pub fingerprint: Option<Fingerprint>,
+    /// Outcomes so far.
+    pub counts: Counts,
+}
+
+/// The durable row of a source partition.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Whose row it is.
+    pub source_partition: SourcePartition,
+    /// The ownership that may commit.
+    pub epoch: Epoch,
+    /// Who claimed that epoch: a node's name, for people.
+    pub owner: String,
+    /// Commits so far.
+    pub revision: Revision,
+    /// Which instance of the source it belongs to.
+    pub incarnation: Incarnation,
+    /// Where it stands.
+    pub progress: Progress,
+}
+
+/// What the tracker knows of one received record.
+#[derive(Clone, Copy, Debug)]
+struct Tracked {
+    offset: Offset,
+    next: Offset,
+    fingerprint: Option<Hash128>,
+    settled: bool,
+}
+
+/// Follows the records of one source partition from receipt to settlement. Goes by what was received,
+/// so holes in the offsets (transactions, compaction) do not stop the watermark.
+#[derive(Debug)]
+pub struct OffsetTracker {
+    next_offset: Offset,
+    resumed: DoneAbove,
+    fingerprint: Option<Fingerprint>,
+    records: VecDeque<Tracked>,
+}
+
+/// What the tracker says of a received record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Receipt {
+    /// New: route it.
+    New,
+    /// Settled already, by this owner or an earlier one: drop it.
+    AlreadyDone,
+}
+
+impl OffsetTracker {
+    /// Resumes at a checkpoint.
+    pub fn resume(progress: &Progress) -> Self {
+        Self {
+            next_offset: progress.next_offset,
+            resumed: progress.done_above.clone(),
+            fingerprint: progress.fingerprint,
+            records: VecDeque::new(),
+        }
+    }
+
+    /// Takes note of a received record. `next` is the offset right behind it. Records come in
+    /// order of offset; what stands before one already received is a redelivery.
+    pub fn receive(
+        &mut self,
+        offset: Offset,
+        next: Offset,
+        fingerprint: Option<Hash128>,
+    ) -> Receipt {
+        let seen = self
+            .records
+            .back()
+            .is_some_and(|last| offset <= last.offset);
+        if offset < self.next_offset || seen {
+            return Receipt::AlreadyDone;
+        }
+        let settled = !crate::planted::active(crate::planted::Bug::ResumeWithoutDoneAbove)
+            && self.resumed.contains(offset);
+        self.records.push_back(Tracked {
+            offset,
+            next,
+            fingerprint,
+            settled,
+        });
+        self.advance();
+        if settled {
+            Receipt::AlreadyDone
+        } else {
+            Receipt::New
+        }
+    }
+
+    /// Marks a received record as settled.
+    pub fn settle(&mut self, offset: Offset) {
+        if let Some(record) = self.find(offset) {
+            record.settled = true;
+        }
+        self.advance();
+    }
+
+    /// The low watermark.
+    pub fn low_watermark(&self) -> Offset {
+        self.next_offset
+    }
+
+    /// The oldest received record that is not settled.
+    pub fn oldest_unsettled(&self) -> Option<Offset> {
+        self.records.front().map(|record| record.offset)
+    }
+
+    /// Records received and not yet below the watermark.
+    pub fn tracked(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The progress as it would stand if `also_settled` (sorted) were settled too: what a commit writes.
+    /// `counts` come from the caller.
+    pub fn progress_with(&self, also_settled: &[Offset], counts: Counts) -> Progress {
+        let mut next_offset = self.next_offset;
+        let mut fingerprint = self.fingerprint;
+        let mut ranges: Vec<DoneRange> = Vec::new();
+        let mut joined = true;
+        let mut extend = false;
+        for record in &self.records {
+            let settled = record.settled || also_settled.binary_search(&record.offset).is_ok();
+            if joined && settled {
+                next_offset = record.next;
+                if let Some(hash) = record.fingerprint {
+                    fingerprint = Some(Fingerprint {
+                        offset: record.offset,
+                        hash,
+                    });
+                }
+                continue;
+            }
+            joined = false;
+            if !settled {
+                extend = false;
+            } else if extend && let Some(range) = ranges.last_mut() {
+                range.last = record.offset;
+            } else {
+                ranges.push(DoneRange {
+                    first: record.offset,
+                    last: record.offset,
+                });
+                extend = true;
+            }
+        }
+        // What an earlier owner settled beyond what we have received so far stays settled.
+        let received_to = self
+            .records
+            .back()
+            .map_or(next_offset, |record| record.offset.next());
+        for range in &self.resumed.0 {
+            if range.last >= received_to.max(next_offset) {
+                ranges.push(DoneRange {
+                    first: range.first.max(received_to),
+                    last: range.last,
+                });
+            }
+        }
+        Progress {
+            next_offset,
+            done_above: DoneAbove(ranges),
+            fingerprint,
+            counts,
+        }
+    }
+
+    /// True when `done_above` has no room for more holes: only the holder of the watermark may go on.
+    pub fn is_fragmented(&self) -> bool {
+        let mut ranges = self.resumed.0.len();
+        let mut extend = false;
+        for record in &self.records {
+            if record.settled && !extend {
+                ranges += 1;
+            }
+            extend = record.settled;
+        }
+        // Half the bound: a batch in flight can add as many holes as are there.
+        ranges >= DONE_ABOVE_RANGES_MAX / 2
+    }
+
+    fn find(&mut self, offset: Offset) -> Option<&mut Tracked> {
+        let index = self
+            .records
+            .binary_search_by(|record| record.offset.cmp(&offset))
+            .ok()?;
+        self.records.get_mut(index)
+    }
+
+    fn advance(&mut self) {
+        while let Some(record) = self.records.front().filter(|record| record.settled) {
+            self.next_offset = record.next;
+            if let Some(hash) = record.fingerprint {
+                self.fingerprint = Some(Fingerprint {
+                    offset: record.offset,
+                    hash,
+                });
+            }
+            self.records.pop_front();
+        }
+        let next_offset = self.next_offset;
+        if self
+            .resumed
+            .0
+            .first()
+            .is_some_and(|range| range.last < next_offset)
+        {
+            self.resumed.0.retain(|range| range.last >= next_offset);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, DoneAbove, DoneRange, OffsetTracker, Progress, Receipt};
+    use crate::position::Offset;
+
+    fn at(next_offset: u64, done: &[(u64, u64)]) -> Progress {
+        let ranges = done
+            .iter()
+            .map(|(first, last)| DoneRange {
+                first: Offset(*first),
+                last: Offset(*last),
+            })
+            .collect();
+        Progress {
+            next_offset: Offset(next_offset),
+            done_above: DoneAbove(ranges),
+            fingerprint: None,
+            counts: Counts::default(),
+        }
+    }
+
+    fn receive(tracker: &mut OffsetTracker, offset: u64) -> Receipt {
+        tracker.receive(Offset(offset), Offset(offset + 1), None)
+    }
+
+    #[test]
+    fn the_watermark_passes_holes_and_stops_at_the_unsettled() {
+        let mut tracker = OffsetTracker::resume(&at(0, &[]));
+        for offset in [0, 1, 5, 9, 10] {
+            assert_eq!(receive(&mut tracker, offset), Receipt::New);
+        }
+        tracker.settle(Offset(0));
+        tracker.settle(Offset(9));
+        let progress = tracker.progress_with(&[Offset(1), Offset(10)], Counts::default());
+        assert_eq!(progress, at(2, &[(9, 10)]));
+        tracker.settle(Offset(1));
+        tracker.settle(Offset(5));
+        assert_eq!(tracker.low_watermark(), Offset(10));
+    }
+
+    #[test]
+    fn what_an_earlier_owner_settled_is_not_done_again() {
+        let mut tracker = OffsetTracker::resume(&at(3, &[(5, 6), (9, 12)]));
+        assert_eq!(receive(&mut tracker, 3), Receipt::New);
+        assert_eq!(receive(&mut tracker, 4), Receipt::New);
+        assert_eq!(receive(&mut tracker, 5), Receipt::AlreadyDone);
+        // Not received yet, but still settled in whatever is committed next.
+        let progress = tracker.progress_with(&[Offset(3)], Counts::default());
+        assert_eq!(progress, at(4, &[(5, 6), (9, 12)]));
+        assert_eq!(receive(&mut tracker, 6), Receipt::AlreadyDone);
+        tracker.settle(Offset(3));
+        tracker.settle(Offset(4));
+        assert_eq!(tracker.low_watermark(), Offset(7));
+        assert_eq!(
+            tracker.progress_with(&[], Counts::default()),
+            at(7, &[(9, 12)])
+        );
+    }
+
+    #[test]
+    fn a_redelivery_within_one_ownership_is_already_done() {
+        let mut tracker = OffsetTracker::resume(&at(0, &[]));
+        assert_eq!(receive(&mut tracker, 0), Receipt::New);
+        assert_eq!(receive(&mut tracker, 1), Receipt::New);
+        assert_eq!(receive(&mut tracker, 0), Receipt::AlreadyDone);
+        tracker.settle(Offset(0));
+        assert_eq!(receive(&mut tracker, 0), Receipt::AlreadyDone);
+    }
+}

@@ -1,0 +1,74 @@
+//! Planted bugs: changed lines of production code that the simulation must find. They exist only with
+//! the feature `planted`; in a default build [`active`] is the constant `false` and no list is compiled.
+
+/// A bug that can be switched on in a build with the feature `planted`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// The low watermark is acknowledged to the bus before the commit was awaited.
+    AcknowledgeBeforeCommit,
+    /// The store does not compare the epoch.
+    NoEpochCheck,
+    /// The store does not compare the revision.
+    NoRevisionCheck,
+    /// A new owner does not skip what is settled above the watermark.
+    ResumeWithoutDoneAbove,
+    /// Arrays are handed to the store unsorted.
+    UnsortedArrays,
+    /// A permit is never given back.
+    DroppedPermit,
+    /// A cached entity is written over whatever version the store holds.
+    CacheAsTruth,
+    /// Speculative state survives a commit that failed.
+    SpeculationKeptAfterFailure,
+    /// An error that the database gave no known code for condemns the event.
+    UnknownErrorIsDead,
+    /// The older dedupe table is not asked.
+    DedupeProbeLeftOut,
+    /// A commit of unknown outcome is taken for committed without a look at the checkpoint.
+    UnknownOutcomeTakenForCommitted,
+    /// A rejected event changes the entity all the same.
+    RejectedChangesState,
+}
+
+impl Bug {
+    /// Every bug.
+    pub const ALL: [Bug; 12] = [
+        Bug::AcknowledgeBeforeCommit,
+        Bug::NoEpochCheck,
+        Bug::NoRevisionCheck,
+        Bug::ResumeWithoutDoneAbove,
+        Bug::UnsortedArrays,
+        Bug::DroppedPermit,
+        Bug::CacheAsTruth,
+        Bug::SpeculationKeptAfterFailure,
+        Bug::UnknownErrorIsDead,
+        Bug::DedupeProbeLeftOut,
+        Bug::UnknownOutcomeTakenForCommitted,
+        Bug::RejectedChangesState,
+    ];
+}
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static ACTIVE: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Switches one bug on, or all off, for the current thread: a simulation is single-threaded, so that
+/// several can run side by side.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Bug>) {
+    ACTIVE.with(|active| active.set(bug));
+}
+
+/// True when the bug is switched on.
+#[cfg(feature = "planted")]
+pub fn active(bug: Bug) -> bool {
+    ACTIVE.with(|active| active.get() == Some(bug))
+}
+
+/// Always false: this build contains no planted bug.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn active(_bug: Bug) -> bool {
+    false
+}
