@@ -27,3 +27,4 @@ pub mod state;
 pub mod store;
 pub mod tenant;
 pub mod text;
+pub mod yaml;
