@@ -252,11 +252,12 @@ impl OffsetTracker {
             .back()
             .map_or(next_offset, |record| record.offset.next());
         for range in &self.resumed.0 {
-            if range.last >= received_to.max(next_offset) {
-                ranges.push(DoneRange {
-                    first: range.first.max(received_to),
-                    last: range.last,
-                });
+            if range.last < received_to.max(next_offset) {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some(open) if extend && range.first <= open.last => open.last = range.last,
+                _ => ranges.push(DoneRange { first: range.first.max(received_to), last: range.last }),
             }
         }
         Progress {

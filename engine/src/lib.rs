@@ -7,11 +7,14 @@
 //! **commit** ([`commit`], [`commit_protocol`], [`store`]), **settle** and **acknowledge**
 //! ([`checkpoint`]).
 
+pub mod admission;
 pub mod bus;
 pub mod chain;
 pub mod checkpoint;
 pub mod clock;
+pub mod codec;
 pub mod commit;
+pub mod commit_protocol;
 pub mod dead_letter;
 pub mod error;
 pub mod event;
@@ -19,12 +22,15 @@ pub mod hash;
 pub mod json_text;
 pub mod limits;
 pub mod machine;
+pub mod partition;
 pub mod planted;
 pub mod position;
 pub mod record;
+pub mod retry;
 pub mod spawner;
 pub mod state;
 pub mod store;
 pub mod tenant;
 pub mod text;
+pub mod transition;
 pub mod yaml;

@@ -1,0 +1,141 @@
+//! Admission: from a delivery to something that may enter the log, and the question whether its key was
+//! admitted before. Owns the reading of deliveries under a source's binding; knows nothing of machines.
+
+use bytes::Bytes;
+
+use crate::bus::Delivery;
+use crate::event::{Event, Unreadable};
+use crate::hash::{Hash128, hash_fields};
+use crate::position::{Offset, SourcePartition, StreamName};
+use crate::tenant::{TenantBinding, TenantId};
+
+/// A delivery after it was read: of a known tenant, and either an event or kept as unreadable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Received {
+    /// Its offset.
+    pub offset: Offset,
+    /// Bytes it holds in memory: what a permit counts.
+    pub bytes: usize,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What a delivery turned out to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// An event, with the hashes that admission asks for.
+    Event {
+        /// The event.
+        event: Box<Event>,
+        /// Hash of its idempotency key.
+        key: Hash128,
+        /// Hash of what must be equal under one key.
+        conflict: Hash128,
+    },
+    /// No event.
+    Unreadable {
+        /// The delivery's bytes as they came.
+        payload: Bytes,
+        /// What is wrong with it.
+        fault: Unreadable,
+    },
+}
+
+/// What one source's deliveries have in common.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// The stream they become.
+    pub stream: StreamName,
+    /// Where the tenant comes from.
+    pub tenant: TenantBinding,
+}
+
+/// Reads a delivery under its source's binding, and says whose it is.
+pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
+    let read = Event::read_json(&delivery.payload).and_then(|event| {
+        binding.tenant.check(&event)?;
+        Ok(event)
+    });
+    let (tenant, content, bytes) = match read {
+        Ok(event) => {
+            let (key, conflict) = (event.idempotency_hash(), event.conflict_hash());
+            let (tenant, bytes) = (event.tenant.clone(), event.bytes_held());
+            (
+                tenant,
+                Content::Event {
+                    event: Box::new(event),
+                    key,
+                    conflict,
+                },
+                bytes,
+            )
+        }
+        Err(fault) => {
+            let content = Content::Unreadable {
+                payload: delivery.payload.clone(),
+                fault,
+            };
+            (
+                binding.tenant.tenant_of_unreadable(),
+                content,
+                delivery.payload.len(),
+            )
+        }
+    };
+    (
+        tenant,
+        Received {
+            offset: delivery.offset,
+            bytes,
+            content,
+        },
+    )
+}
+
+/// Whether a key was admitted before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Never: the event enters the log.
+    Admitted,
+    /// With the same content: the delivery is dropped.
+    Duplicate,
+    /// With other content: the delivery is kept as evidence and never applied.
+    Conflict,
+}
+
+/// Compares an event's conflict hash with the one its key was admitted with, if it was.
+pub fn classify(conflict: Hash128, known: Option<Hash128>) -> Admission {
+    match known {
+        None => Admission::Admitted,
+        Some(known) if known == conflict => Admission::Duplicate,
+        Some(_) => Admission::Conflict,
+    }
+}
+
+/// The identity of an unreadable delivery's dead letter.
+pub fn unreadable_id(
+    source_partition: &SourcePartition,
+    offset: Offset,
+    payload: &[u8],
+) -> Hash128 {
+    hash_fields(
+        "tidegate.unreadable",
+        &[
+            source_partition.to_string().as_bytes(),
+            &offset.0.to_le_bytes(),
+            payload,
+        ],
+    )
+}
+
+/// The identity of a conflict's dead letter: the same content under the same key is kept once.
+pub fn conflict_id(tenant: &TenantId, key: Hash128, conflict: Hash128) -> Hash128 {
+    hash_fields(
+        "tidegate.conflict-letter",
+        &[
+            tenant.as_str().as_bytes(),
+            &key.to_bytes(),
+            &conflict.to_bytes(),
+        ],
+    )
+}

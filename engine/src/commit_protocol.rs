@@ -1,0 +1,381 @@
+//! The commit protocol of one source partition: a pure state machine, shared by every store, so that
+//! the simulation runs the riskiest code. It says when a batch may be handed over, what a reply means,
+//! and how an outcome that nobody knows becomes known. It never touches a store or a clock.
+
+use crate::checkpoint::Checkpoint;
+use crate::commit::{CommitPath, CommitReply, EntityRow, Surprises};
+use crate::error::ErrorKind;
+use crate::planted::{Bug, active};
+use crate::position::{Epoch, Offset, Revision};
+use crate::retry::{BackOff, Disposition, dispose};
+use crate::store::StoreError;
+
+/// The terms under which the next batch is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// Our ownership.
+    pub epoch: Epoch,
+    /// The revision that the checkpoint must have.
+    pub revision: Revision,
+    /// How the store goes about it.
+    pub path: CommitPath,
+    /// One event at a time, while the event is looked for that the store refuses.
+    pub one_event: bool,
+}
+
+/// What the owner does next.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Next {
+    /// The batch is durable: settle it. Rows of new entities are known unless the reply was lost.
+    Settle {
+        /// Rows of the entities that were new, when the reply arrived.
+        new_rows: Option<Vec<EntityRow>>,
+    },
+    /// Nothing was written: drop the speculation, take the surprises in, apply again.
+    Reapply(Surprises),
+    /// Nothing was written, or nobody knows: hand the same batch over again after the wait.
+    SubmitAgain(std::time::Duration),
+    /// Nobody knows: read the checkpoint after the wait, then call [`CommitProtocol::on_checkpoint`].
+    ReadCheckpoint(std::time::Duration),
+    /// The batch held one event and the store refuses its values: it is dead. Apply again.
+    Condemn {
+        /// The refusal, without values.
+        detail: String,
+    },
+    /// Not ours any more: drop everything.
+    Drop,
+    /// Stop this source partition with an alarm.
+    Stop {
+        /// What happened.
+        detail: String,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Idle,
+    InFlight,
+    Unknown,
+    Over,
+}
+
+/// The state of one ownership's commits.
+#[derive(Debug)]
+pub struct CommitProtocol {
+    epoch: Epoch,
+    revision: Revision,
+    stage: Stage,
+    attempt: u32,
+    surprised_in_a_row: u32,
+    one_event_until: Option<Offset>,
+    back_off: BackOff,
+}
+
+/// Surprises in a row after which the careful path goes first: the fast path would only be paid on top.
+const SURPRISES_BEFORE_CAREFUL: u32 = 2;
+
+impl CommitProtocol {
+    /// Begins at a claimed checkpoint.
+    pub fn new(checkpoint: &Checkpoint, back_off: BackOff) -> Self {
+        Self {
+            epoch: checkpoint.epoch,
+            revision: checkpoint.revision,
+            stage: Stage::Idle,
+            attempt: 0,
+            surprised_in_a_row: 0,
+            one_event_until: None,
+            back_off,
+        }
+    }
+
+    /// The ownership.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// True when a batch may be handed over: one commit is in flight per source partition.
+    pub fn is_idle(&self) -> bool {
+        self.stage == Stage::Idle
+    }
+
+    /// The terms of the batch that is handed over now (`ahead` 0) or right after the one in flight
+    /// (`ahead` 1).
+    pub fn terms(&self, ahead: u64) -> Terms {
+        Terms {
+            epoch: self.epoch,
+            revision: Revision(self.revision.0 + ahead),
+            path: if self.surprised_in_a_row >= SURPRISES_BEFORE_CAREFUL {
+                CommitPath::Careful
+            } else {
+                CommitPath::Fast
+            },
+            one_event: self.one_event_until.is_some(),
+        }
+    }
+
+    /// The batch was handed over.
+    pub fn submitted(&mut self) {
+        assert!(
+            matches!(self.stage, Stage::Idle),
+            "one commit in flight per source partition: a second was handed over in {:?}",
+            self.stage
+        );
+        self.stage = Stage::InFlight;
+        self.attempt += 1;
+    }
+
+    /// The store answered for the batch in flight, whose events are `events` many and end at
+    /// `last_offset`. `random` jitters the wait.
+    pub fn on_reply(
+        &mut self,
+        reply: Result<CommitReply, StoreError>,
+        events: usize,
+        last_offset: Option<Offset>,
+        random: u64,
+    ) -> Next {
+        assert!(
+            matches!(self.stage, Stage::InFlight),
+            "a reply without a batch in flight: {:?}",
+            self.stage
+        );
+        match reply {
+            Ok(CommitReply::Committed { new_rows }) => self.committed(Some(new_rows), last_offset),
+            Ok(CommitReply::Surprised(surprises)) => {
+                self.stage = Stage::Idle;
+                self.attempt = 0;
+                self.surprised_in_a_row = self.surprised_in_a_row.saturating_add(1);
+                Next::Reapply(surprises)
+            }
+            Ok(CommitReply::Fenced) => self.over(Next::Drop),
+            Err(StoreError::OutcomeUnknown { .. }) => {
+                if active(Bug::UnknownOutcomeTakenForCommitted) {
+                    return self.committed(None, last_offset);
+                }
+                self.stage = Stage::Unknown;
+                Next::ReadCheckpoint(self.back_off.wait(self.attempt, random))
+            }
+            Err(error) => self.failed(&error, events, last_offset, random),
+        }
+    }
+
+    /// The checkpoint was read after an unknown outcome (or could not be, which asks for another try).
+    pub fn on_checkpoint(
+        &mut self,
+        read: Result<Option<Checkpoint>, StoreError>,
+        last_offset: Option<Offset>,
+        random: u64,
+    ) -> Next {
+        assert!(
+            matches!(self.stage, Stage::Unknown),
+            "a checkpoint that nobody asked for: {:?}",
+            self.stage
+        );
+        let checkpoint = match read {
+            Ok(Some(checkpoint)) => checkpoint,
+            Ok(None) => {
+                return self.over(Next::Stop {
+                    detail: "the checkpoint is gone from the store".to_owned(),
+                });
+            }
+            Err(error) if error.kind() == ErrorKind::Transient => {
+                self.attempt += 1;
+                return Next::ReadCheckpoint(self.back_off.wait(self.attempt, random));
+            }
+            Err(error) => {
+                return self.over(Next::Stop {
+                    detail: error.to_string(),
+                });
+            }
+        };
+        if checkpoint.epoch != self.epoch {
+            return self.over(Next::Drop);
+        }
+        if checkpoint.revision == self.revision {
+            self.stage = Stage::Idle;
+            return Next::SubmitAgain(self.back_off.wait(self.attempt, random));
+        }
+        if checkpoint.revision == self.revision.next() {
+            return self.committed(None, last_offset);
+        }
+        self.over(Next::Drop)
+    }
+
+    fn committed(&mut self, new_rows: Option<Vec<EntityRow>>, last_offset: Option<Offset>) -> Next {
+        self.revision = self.revision.next();
+        self.stage = Stage::Idle;
+        self.attempt = 0;
+        self.surprised_in_a_row = 0;
+        if self
+            .one_event_until
+            .is_some_and(|until| last_offset.is_some_and(|last| last >= until))
+        {
+            self.one_event_until = None;
+        }
+        Next::Settle { new_rows }
+    }
+
+    fn failed(
+        &mut self,
+        error: &StoreError,
+        events: usize,
+        last_offset: Option<Offset>,
+        random: u64,
+    ) -> Next {
+        match dispose(error.kind(), self.attempt, &self.back_off, random) {
+            Disposition::RetryAfter(wait) => {
+                self.stage = Stage::Idle;
+                Next::SubmitAgain(wait)
+            }
+            Disposition::Condemn => {
+                self.stage = Stage::Idle;
+                self.attempt = 0;
+                if events <= 1 {
+                    return Next::Condemn {
+                        detail: error.to_string(),
+                    };
+                }
+                self.one_event_until = last_offset;
+                Next::Reapply(Surprises::default())
+            }
+            Disposition::Drop => self.over(Next::Drop),
+            Disposition::Stop => self.over(Next::Stop {
+                detail: error.to_string(),
+            }),
+        }
+    }
+
+    fn over(&mut self, next: Next) -> Next {
+        self.stage = Stage::Over;
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CommitProtocol, Next};
+    use crate::checkpoint::{Checkpoint, Counts, DoneAbove, Progress};
+    use crate::commit::{CommitReply, KnownKey, Surprises};
+    use crate::hash::Hash128;
+    use crate::position::{Epoch, Incarnation, Offset, Revision, SourceName, SourcePartition};
+    use crate::retry::BackOff;
+    use crate::store::StoreError;
+    use crate::tenant::TenantId;
+
+    fn checkpoint(epoch: u64, revision: u64) -> Checkpoint {
+        Checkpoint {
+            source_partition: SourcePartition {
+                source: SourceName::new("orders").unwrap(),
+                partition: 0,
+            },
+            epoch: Epoch(epoch),
+            owner: "a".to_owned(),
+            revision: Revision(revision),
+            incarnation: Incarnation::new("one").unwrap(),
+            progress: Progress {
+                next_offset: Offset(0),
+                done_above: DoneAbove::default(),
+                fingerprint: None,
+                counts: Counts::default(),
+            },
+        }
+    }
+
+    fn in_flight() -> CommitProtocol {
+        let mut protocol = CommitProtocol::new(&checkpoint(3, 7), BackOff::default());
+        protocol.submitted();
+        protocol
+    }
+
+    fn unknown() -> StoreError {
+        StoreError::OutcomeUnknown {
+            detail: "connection lost".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_decided_by_the_revision() {
+        for (found, settled) in [
+            ((3, 8), Some(true)),
+            ((3, 7), Some(false)),
+            ((4, 8), None),
+            ((3, 9), None),
+        ] {
+            let mut protocol = in_flight();
+            assert!(matches!(
+                protocol.on_reply(Err(unknown()), 5, None, 0),
+                Next::ReadCheckpoint(_)
+            ));
+            let next = protocol.on_checkpoint(Ok(Some(checkpoint(found.0, found.1))), None, 0);
+            match settled {
+                Some(true) => assert_eq!(next, Next::Settle { new_rows: None }),
+                Some(false) => assert!(matches!(next, Next::SubmitAgain(_))),
+                None => assert_eq!(next, Next::Drop),
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_one_event_that_is_refused_alone_is_condemned() {
+        let refused = || StoreError::Refused {
+            code: "22P02".to_owned(),
+            detail: "no".to_owned(),
+        };
+        let mut protocol = in_flight();
+        let next = protocol.on_reply(Err(refused()), 5, Some(Offset(9)), 0);
+        assert_eq!(next, Next::Reapply(Surprises::default()));
+        assert!(protocol.terms(0).one_event);
+        protocol.submitted();
+        let committed = CommitReply::Committed {
+            new_rows: Vec::new(),
+        };
+        protocol.on_reply(Ok(committed.clone()), 1, Some(Offset(8)), 0);
+        assert!(
+            protocol.terms(0).one_event,
+            "the event at fault is still ahead"
+        );
+        protocol.submitted();
+        let next = protocol.on_reply(Err(refused()), 1, Some(Offset(9)), 0);
+        assert!(matches!(next, Next::Condemn { .. }));
+        protocol.submitted();
+        protocol.on_reply(Ok(committed), 1, Some(Offset(9)), 0);
+        assert!(!protocol.terms(0).one_event);
+    }
+
+    #[test]
+    fn r25_an_unexpected_error_stops_and_condemns_nothing() {
+        let mut protocol = in_flight();
+        let error = StoreError::Unexpected {
+            code: "XX000".to_owned(),
+            detail: "no".to_owned(),
+        };
+        assert!(matches!(
+            protocol.on_reply(Err(error), 1, None, 0),
+            Next::Stop { .. }
+        ));
+    }
+
+    #[test]
+    fn surprises_in_a_row_take_the_careful_path_first() {
+        let mut protocol = in_flight();
+        for _ in 0..2 {
+            let known = KnownKey {
+                tenant: TenantId::new("t").unwrap(),
+                key: Hash128(1),
+                conflict: Hash128(2),
+            };
+            let surprises = Surprises {
+                known_keys: vec![known],
+                ..Surprises::default()
+            };
+            protocol.on_reply(Ok(CommitReply::Surprised(surprises)), 5, None, 0);
+            protocol.submitted();
+        }
+        assert_eq!(protocol.terms(0).path, crate::commit::CommitPath::Careful);
+    }
+
+    #[test]
+    #[should_panic(expected = "one commit in flight")]
+    fn a_second_batch_in_flight_is_a_bug_that_stops_at_once() {
+        in_flight().submitted();
+    }
+}

@@ -1,0 +1,399 @@
+//! A partition: one tenant's events of one source partition, in order, from admission to settlement.
+//! Keeps committed and speculative state apart, one batch ahead of the one in flight. Pure: it asks for
+//! entities and hands out parts of batches; whoever drives it does the I/O.
+
+mod cache;
+mod prepare;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+pub use cache::{EntityRef, EntityValue, Generations};
+pub use prepare::{Allowance, Part, Prepared};
+
+use crate::admission::{Content, Received};
+use crate::chain::ChainHead;
+use crate::clock::Timestamp;
+use crate::commit::{EntityName, EntityRow, StoredEntity, Surprises};
+use crate::hash::Hash128;
+use crate::machine::{EventContext, Fault, MachineSet, Processor};
+use crate::planted::{Bug, active};
+use crate::position::{Offset, Sequence, StreamPartition};
+use crate::state::{EntityKey, EntityState, StateData};
+use crate::transition;
+
+/// Bounds of one partition's memories.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartitionLimits {
+    /// Entities kept between events.
+    pub entities_max: usize,
+    /// Admitted idempotency keys kept.
+    pub known_keys_max: usize,
+}
+
+impl Default for PartitionLimits {
+    fn default() -> Self {
+        Self {
+            entities_max: 100_000,
+            known_keys_max: 200_000,
+        }
+    }
+}
+
+/// Entities that are remembered as shared with other partitions.
+const SHARED_ENTITIES_MAX: usize = 10_000;
+
+/// Where the log of the partition ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Head {
+    /// The sequence of the next record.
+    pub next_sequence: Sequence,
+    /// The chain's head.
+    pub chain_head: ChainHead,
+}
+
+/// An event in the partition's queue, with the entities it concerns.
+struct Queued<P> {
+    received: Received,
+    permit: P,
+    admitted_at: Timestamp,
+    targets: Vec<Target>,
+}
+
+#[derive(Clone)]
+struct Target {
+    machine: std::sync::Arc<dyn Processor>,
+    key: Result<EntityKey, Fault>,
+}
+
+impl Target {
+    fn entity(&self) -> Option<EntityRef> {
+        let key = self.key.as_ref().ok()?.clone();
+        Some(EntityRef {
+            machine: self.machine.definition().machine.clone(),
+            key,
+        })
+    }
+}
+
+/// The speculative state of one batch that is prepared and not yet settled.
+#[derive(Default)]
+struct Overlay {
+    events: usize,
+    head: Head,
+    keys: HashMap<Hash128, Hash128>,
+    touched: HashMap<EntityRef, EntityValue>,
+    /// Entities that did not exist before this batch, in the order of the part's entities.
+    created: Vec<EntityRef>,
+}
+
+/// How often the store refused an event's values, and what it said.
+struct Condemned {
+    times: u8,
+    detail: String,
+}
+
+/// One tenant's events of one source partition. `P` is what an event holds until it is settled (a
+/// permit); the engine only keeps and drops it.
+pub struct Partition<P> {
+    stream_partition: StreamPartition,
+    machines: MachineSet,
+    head: Head,
+    queue: VecDeque<Queued<P>>,
+    queued_bytes: usize,
+    overlays: VecDeque<Overlay>,
+    entities: Generations<EntityRef, EntityValue>,
+    known_keys: Generations<Hash128, Hash128>,
+    requested: HashSet<EntityRef>,
+    shared: BTreeSet<EntityRef>,
+    condemned: BTreeMap<Offset, Condemned>,
+}
+
+/// Batches prepared and not settled: the one in flight and the one that follows.
+pub const PREPARED_MAX: usize = 2;
+
+impl<P> Partition<P> {
+    /// A partition at the end of its stored log.
+    pub fn new(
+        stream_partition: StreamPartition,
+        machines: MachineSet,
+        head: Head,
+        limits: PartitionLimits,
+    ) -> Self {
+        Self {
+            stream_partition,
+            machines,
+            head,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            overlays: VecDeque::new(),
+            entities: Generations::new(limits.entities_max),
+            known_keys: Generations::new(limits.known_keys_max),
+            requested: HashSet::new(),
+            shared: BTreeSet::new(),
+            condemned: BTreeMap::new(),
+        }
+    }
+
+    /// Whose log it writes.
+    pub fn stream_partition(&self) -> &StreamPartition {
+        &self.stream_partition
+    }
+
+    /// Takes a received event in, behind all earlier ones. `admitted_at` is stamped once.
+    pub fn offer(&mut self, received: Received, permit: P, admitted_at: Timestamp) {
+        let targets = self.targets_of(&received, admitted_at);
+        self.queued_bytes += received.bytes;
+        self.queue.push_back(Queued {
+            received,
+            permit,
+            admitted_at,
+            targets,
+        });
+    }
+
+    /// The entities that queued events need and nobody has asked for, at most `names_max`. Counts them
+    /// as asked for until [`Partition::loaded`] or [`Partition::load_failed`].
+    pub fn wanted(&mut self, names_max: usize) -> Vec<EntityName> {
+        let mut wanted = Vec::new();
+        let taken = self.prepared_events();
+        for queued in self.queue.iter().skip(taken) {
+            for entity in queued.targets.iter().filter_map(Target::entity) {
+                if wanted.len() >= names_max {
+                    return wanted;
+                }
+                let known = self.requested.contains(&entity) || self.value_of(&entity).is_some();
+                if !known {
+                    wanted.push(self.name_of(&entity));
+                    self.requested.insert(entity);
+                }
+            }
+        }
+        wanted
+    }
+
+    /// The store answered: of `asked`, exactly `found` exist.
+    pub fn loaded(&mut self, asked: &[EntityName], found: Vec<StoredEntity>) {
+        let mut found: HashMap<EntityRef, StoredEntity> = found
+            .into_iter()
+            .map(|entity| (reference(&entity.name), entity))
+            .collect();
+        for name in asked {
+            let entity = reference(name);
+            self.requested.remove(&entity);
+            if let Some(value) = self.value_from(&entity, found.remove(&entity)) {
+                self.entities.insert(entity, value);
+            }
+        }
+    }
+
+    /// The store did not answer: ask again.
+    pub fn load_failed(&mut self, asked: &[EntityName]) {
+        for name in asked {
+            self.requested.remove(&reference(name));
+        }
+    }
+
+    /// The oldest prepared batch is durable. `new_rows` are the rows of the entities it created, `None`
+    /// when the reply was lost. Returns the permits of its events.
+    pub fn settle(&mut self, new_rows: Option<&[EntityRow]>) -> Vec<P> {
+        let Some(overlay) = self.overlays.pop_front() else {
+            return Vec::new();
+        };
+        self.head = overlay.head;
+        for (key, conflict) in overlay.keys {
+            self.known_keys.insert(key, conflict);
+        }
+        let mut rows: HashMap<EntityRef, EntityRow> = HashMap::new();
+        if let Some(new_rows) = new_rows {
+            assert_eq!(
+                new_rows.len(),
+                overlay.created.len(),
+                "the store numbers every new entity"
+            );
+            rows = overlay
+                .created
+                .iter()
+                .cloned()
+                .zip(new_rows.iter().copied())
+                .collect();
+        }
+        for (entity, mut value) in overlay.touched {
+            value.row = value.row.or_else(|| rows.get(&entity).copied());
+            if value.row.is_none() || self.shared.contains(&entity) {
+                self.entities.remove(&entity);
+            } else {
+                self.entities.insert(entity, value);
+            }
+        }
+        self.name_created(&rows);
+        let mut permits = Vec::with_capacity(overlay.events);
+        for queued in self.queue.drain(..overlay.events) {
+            self.queued_bytes -= queued.received.bytes;
+            self.condemned.remove(&queued.received.offset);
+            permits.push(queued.permit);
+        }
+        permits
+    }
+
+    /// Anything but success: the speculation is dropped, every unsettled event will be applied again, in
+    /// order, on committed state and on what the surprises say.
+    pub fn reset(&mut self, surprises: &Surprises) {
+        let kept_by_mistake = active(Bug::SpeculationKeptAfterFailure);
+        for overlay in std::mem::take(&mut self.overlays) {
+            if kept_by_mistake {
+                for (entity, value) in overlay.touched {
+                    self.entities.insert(entity, value);
+                }
+            }
+        }
+        let tenant = self.stream_partition.tenant.clone();
+        for known in surprises
+            .known_keys
+            .iter()
+            .filter(|known| known.tenant == tenant)
+        {
+            self.known_keys.insert(known.key, known.conflict);
+        }
+        for (name, stored) in surprises
+            .entities
+            .iter()
+            .filter(|(name, _)| name.tenant == tenant)
+        {
+            let entity = reference(name);
+            if self.shared.len() < SHARED_ENTITIES_MAX {
+                self.shared.insert(entity.clone());
+            }
+            match self.value_from(&entity, stored.clone()) {
+                Some(value) => self.entities.insert(entity, value),
+                None => self.entities.remove(&entity),
+            }
+        }
+    }
+
+    /// The store refuses the values of the event at `offset`: it will be dead.
+    pub fn condemn(&mut self, offset: Offset, detail: &str) {
+        let condemned = self.condemned.entry(offset).or_insert(Condemned {
+            times: 0,
+            detail: String::new(),
+        });
+        condemned.times = condemned.times.saturating_add(1);
+        condemned.detail = detail.to_owned();
+    }
+
+    /// Events that are not prepared yet, and their bytes.
+    pub fn ready(&self) -> (usize, usize) {
+        let taken = self.prepared_events();
+        let bytes: usize = self
+            .queue
+            .iter()
+            .take(taken)
+            .map(|queued| queued.received.bytes)
+            .sum();
+        (self.queue.len() - taken, self.queued_bytes - bytes)
+    }
+
+    /// Events that are not settled.
+    pub fn unsettled(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Batches prepared and not settled.
+    pub fn prepared(&self) -> usize {
+        self.overlays.len()
+    }
+
+    /// Where the committed log ends.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    fn prepared_events(&self) -> usize {
+        self.overlays.iter().map(|overlay| overlay.events).sum()
+    }
+
+    fn targets_of(&self, received: &Received, admitted_at: Timestamp) -> Vec<Target> {
+        let Content::Event { event, .. } = &received.content else {
+            return Vec::new();
+        };
+        let context = EventContext { event, admitted_at };
+        self.machines
+            .listening_to(&event.event_type)
+            .map(|machine| Target {
+                machine: machine.clone(),
+                key: transition::key_of(machine.as_ref(), &context),
+            })
+            .collect()
+    }
+
+    /// An entity as the next batch sees it: the newest speculation, else what was last committed.
+    fn value_of(&self, entity: &EntityRef) -> Option<&EntityValue> {
+        self.overlays
+            .iter()
+            .rev()
+            .find_map(|overlay| overlay.touched.get(entity))
+            .or_else(|| self.entities.peek(entity))
+    }
+
+    /// The conflict hash under which a key is known, speculation included.
+    fn known_key(&self, key: &Hash128) -> Option<Hash128> {
+        self.overlays
+            .iter()
+            .rev()
+            .find_map(|overlay| overlay.keys.get(key))
+            .or_else(|| self.known_keys.peek(key))
+            .copied()
+    }
+
+    fn value_from(&self, entity: &EntityRef, stored: Option<StoredEntity>) -> Option<EntityValue> {
+        let Some(stored) = stored else {
+            let state = self.machines.get(&entity.machine)?.initial();
+            let text = state.data.to_canonical()?;
+            return Some(EntityValue {
+                row: None,
+                state,
+                text,
+                changed_at: Timestamp(0),
+            });
+        };
+        // The store gives back the bytes it was given; anything else is found by `verify`, and here
+        // must not become the base of new state.
+        let data = StateData::from_canonical(&stored.data).ok()?;
+        let state = EntityState {
+            status: stored.status,
+            version: stored.version,
+            data,
+        };
+        Some(EntityValue {
+            row: Some(stored.row),
+            state,
+            text: stored.data,
+            changed_at: Timestamp(0),
+        })
+    }
+
+    /// Gives later speculation the rows of entities that the settled batch created.
+    fn name_created(&mut self, rows: &HashMap<EntityRef, EntityRow>) {
+        for overlay in &mut self.overlays {
+            for (entity, row) in rows {
+                if let Some(value) = overlay.touched.get_mut(entity) {
+                    value.row = value.row.or(Some(*row));
+                }
+            }
+        }
+    }
+
+    fn name_of(&self, entity: &EntityRef) -> EntityName {
+        EntityName {
+            tenant: self.stream_partition.tenant.clone(),
+            machine: entity.machine.clone(),
+            key: entity.key.clone(),
+        }
+    }
+}
+
+fn reference(name: &EntityName) -> EntityRef {
+    EntityRef {
+        machine: name.machine.clone(),
+        key: name.key.clone(),
+    }
+}

@@ -1,0 +1,494 @@
+//! Applies queued events on speculative state and writes their part of a batch.
+
+use std::sync::Arc;
+
+use super::{EntityRef, EntityValue, Head, Overlay, PREPARED_MAX, Partition, Queued, Target};
+use crate::admission::{Admission, Content, classify, conflict_id, unreadable_id};
+use crate::checkpoint::Counts;
+use crate::clock::Timestamp;
+use crate::commit::{DedupeMark, EntityWrite, OpenWork, Segment};
+use crate::dead_letter::{DeadLetter, DeadLetterSource};
+use crate::event::Event;
+use crate::hash::{Hash128, hash_fields};
+use crate::machine::{DeadReason, EventContext, Fault};
+use crate::planted::{Bug, active};
+use crate::position::{Offset, RecordPosition, Sequence, Version};
+use crate::record::{Effect, Outcome, Record, RecordBody};
+use crate::tenant::TenantId;
+use crate::transition::{self, Transition};
+
+/// How much of a batch one partition may fill.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allowance {
+    /// Events at most.
+    pub events_max: usize,
+    /// Bytes at most; a first event that is larger goes alone.
+    pub bytes_max: usize,
+}
+
+/// What a partition can put into a batch.
+#[derive(Debug)]
+pub enum Prepared {
+    /// Its part, to be settled or reset in the order of preparation.
+    Part(Box<Part>),
+    /// The next event waits for entities: load [`Partition::wanted`] first.
+    Waiting,
+    /// Nothing is queued that is not prepared already.
+    Empty,
+}
+
+/// One partition's part of a batch; arrays are sorted as [`crate::commit::CommitBatch`] asks.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// The tenant.
+    pub tenant: Option<TenantId>,
+    /// Queued events in it, duplicates and unreadable ones included.
+    pub events: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Their offsets, sorted.
+    pub offsets: Vec<Offset>,
+    /// What became of them.
+    pub counts: Counts,
+    /// The log: one segment, or none when nothing was admitted.
+    pub segment: Option<Segment>,
+    /// Marks of admitted keys.
+    pub dedupe: Vec<DedupeMark>,
+    /// Entities that moved.
+    pub entities: Vec<EntityWrite>,
+    /// Emitted events.
+    pub open_work: Vec<OpenWork>,
+    /// Dead letters.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+/// A part in the making.
+struct Draft {
+    part: Part,
+    overlay: Overlay,
+    body: String,
+    first_sequence: Sequence,
+    first_at: Option<Timestamp>,
+    last_at: Timestamp,
+    written: Vec<(EntityRef, Version)>,
+    stamp: Option<(Timestamp, String)>,
+}
+
+impl<P> Partition<P> {
+    /// Applies queued events, in order, up to the allowance, and hands out their part of a batch.
+    pub fn prepare(&mut self, allowance: Allowance) -> Prepared {
+        let first = self.prepared_events();
+        if first == self.queue.len() || self.overlays.len() >= PREPARED_MAX {
+            return Prepared::Empty;
+        }
+        let mut draft = self.draft();
+        // The queue is lent out so that events can be read while speculation is written.
+        let queue = std::mem::take(&mut self.queue);
+        for queued in queue.iter().skip(first) {
+            let full = draft.part.events >= allowance.events_max
+                || draft.part.bytes + queued.received.bytes > allowance.bytes_max;
+            if (full && draft.part.events > 0) || !self.has_entities(queued, &draft) {
+                break;
+            }
+            self.take_in(queued, &mut draft);
+        }
+        self.queue = queue;
+        if draft.part.events == 0 {
+            return Prepared::Waiting;
+        }
+        Prepared::Part(Box::new(self.finish(draft)))
+    }
+
+    fn draft(&self) -> Draft {
+        let head: Head = self
+            .overlays
+            .back()
+            .map_or(self.head, |overlay| overlay.head);
+        Draft {
+            part: Part {
+                tenant: Some(self.stream_partition.tenant.clone()),
+                ..Part::default()
+            },
+            overlay: Overlay {
+                head,
+                ..Overlay::default()
+            },
+            body: String::from("["),
+            first_sequence: head.next_sequence,
+            first_at: None,
+            last_at: Timestamp(0),
+            written: Vec::new(),
+            stamp: None,
+        }
+    }
+
+    fn has_entities(&self, queued: &Queued<P>, draft: &Draft) -> bool {
+        queued
+            .targets
+            .iter()
+            .filter_map(Target::entity)
+            .all(|entity| {
+                draft.overlay.touched.contains_key(&entity) || self.value_of(&entity).is_some()
+            })
+    }
+
+    fn take_in(&mut self, queued: &Queued<P>, draft: &mut Draft) {
+        let offset = queued.received.offset;
+        draft.part.events += 1;
+        draft.part.bytes += queued.received.bytes;
+        draft.part.offsets.push(offset);
+        draft.overlay.events += 1;
+        match &queued.received.content {
+            Content::Unreadable { payload, fault } => {
+                draft.part.counts.unreadable += 1;
+                let id = unreadable_id(&self.stream_partition.source_partition, offset, payload);
+                let detail = format!("{}: {}", fault.field, fault.reason);
+                self.keep_raw(
+                    draft,
+                    queued,
+                    id,
+                    DeadReason::Unreadable,
+                    detail,
+                    payload.clone(),
+                );
+            }
+            Content::Event {
+                event,
+                key,
+                conflict,
+            } => {
+                let known = draft
+                    .overlay
+                    .keys
+                    .get(key)
+                    .copied()
+                    .or_else(|| self.known_key(key));
+                match classify(*conflict, known) {
+                    Admission::Duplicate => draft.part.counts.duplicates += 1,
+                    Admission::Conflict => {
+                        draft.part.counts.conflicts += 1;
+                        let id = conflict_id(&self.stream_partition.tenant, *key, *conflict);
+                        let detail =
+                            "the idempotency key was admitted with other content".to_owned();
+                        self.keep_raw(
+                            draft,
+                            queued,
+                            id,
+                            DeadReason::Conflict,
+                            detail,
+                            stored_json(event),
+                        );
+                    }
+                    Admission::Admitted => self.admit(draft, queued, event, *key, *conflict),
+                }
+            }
+        }
+    }
+
+    fn admit(
+        &mut self,
+        draft: &mut Draft,
+        queued: &Queued<P>,
+        event: &Event,
+        key: Hash128,
+        conflict: Hash128,
+    ) {
+        let offset = queued.received.offset;
+        let condemned = self
+            .condemned
+            .get(&offset)
+            .map(|condemned| (condemned.times, condemned.detail.clone()));
+        if let Some((times, detail)) = &condemned
+            && *times > 1
+        {
+            // Even its log record is refused: only its bytes can be kept.
+            draft.part.counts.unreadable += 1;
+            let payload = stored_json(event);
+            let id = unreadable_id(&self.stream_partition.source_partition, offset, &payload);
+            return self.keep_raw(
+                draft,
+                queued,
+                id,
+                DeadReason::Store,
+                detail.clone(),
+                payload,
+            );
+        }
+        draft.part.counts.admitted += 1;
+        draft.overlay.keys.insert(key, conflict);
+        let tenant = self.stream_partition.tenant.clone();
+        draft.part.dedupe.push(DedupeMark {
+            tenant,
+            key,
+            conflict,
+            offset,
+        });
+        let sequence = draft.overlay.head.next_sequence;
+        let context = EventContext {
+            event,
+            admitted_at: queued.admitted_at,
+        };
+        let mut effects = Vec::with_capacity(queued.targets.len());
+        if queued.targets.is_empty() {
+            draft.part.counts.unhandled += 1;
+        }
+        for target in &queued.targets {
+            let refused = condemned.as_ref().map(|(_, detail)| detail.as_str());
+            let transition = self.transition(draft, target, &context, refused);
+            effects.push(self.keep(draft, target, &context, sequence, transition));
+        }
+        self.write(draft, queued, event, sequence, effects);
+    }
+
+    fn transition(
+        &self,
+        draft: &Draft,
+        target: &Target,
+        context: &EventContext<'_>,
+        refused: Option<&str>,
+    ) -> Transition {
+        let machine = target.machine.as_ref();
+        let key = match &target.key {
+            Ok(key) => key,
+            Err(fault) => return transition::dead(machine, None, fault.clone()),
+        };
+        if let Some(detail) = refused {
+            let fault = Fault {
+                reason: DeadReason::Store,
+                detail: detail.to_owned(),
+            };
+            return transition::dead(machine, Some(key.clone()), fault);
+        }
+        let entity = EntityRef {
+            machine: machine.definition().machine.clone(),
+            key: key.clone(),
+        };
+        match draft
+            .overlay
+            .touched
+            .get(&entity)
+            .or_else(|| self.value_of(&entity))
+        {
+            Some(value) => transition::apply(machine, context, key, &value.state),
+            None => unreachable!("an event is only taken in when its entities are known"),
+        }
+    }
+
+    /// Takes a transition into the draft and returns the effect that the log records.
+    fn keep(
+        &mut self,
+        draft: &mut Draft,
+        target: &Target,
+        context: &EventContext<'_>,
+        sequence: Sequence,
+        transition: Transition,
+    ) -> Effect {
+        let Transition {
+            effect,
+            moved,
+            fault,
+        } = transition;
+        let counts = &mut draft.part.counts;
+        match effect.outcome {
+            Outcome::Applied => counts.applied += 1,
+            Outcome::Rejected => counts.rejected += 1,
+            Outcome::Ignored => counts.ignored += 1,
+            Outcome::Dead | Outcome::Discarded => counts.dead += 1,
+        }
+        let position = RecordPosition {
+            stream: self.stream_partition.stream.clone(),
+            source_partition: self.stream_partition.source_partition.clone(),
+            sequence,
+        };
+        if let Some(fault) = fault {
+            self.keep_fault(draft, context, &effect, position, fault);
+        } else if let (Some(moved), Some(key)) = (moved, &effect.key) {
+            let entity = EntityRef {
+                machine: effect.machine.clone(),
+                key: key.clone(),
+            };
+            let tenant = &self.stream_partition.tenant;
+            if !moved.emitted.is_empty() {
+                let machine = target.machine.definition().machine.as_str();
+                let work = transition::open_work_of(
+                    tenant,
+                    context.event,
+                    &position,
+                    machine,
+                    &moved.emitted,
+                    context.admitted_at,
+                );
+                draft.part.counts.emitted += work.len() as u64;
+                draft.part.open_work.extend(work);
+            }
+            let before = draft
+                .overlay
+                .touched
+                .get(&entity)
+                .or_else(|| self.value_of(&entity));
+            let (row, version) =
+                before.map_or((None, Version(0)), |value| (value.row, value.state.version));
+            if !draft.overlay.touched.contains_key(&entity) {
+                draft.written.push((entity.clone(), version));
+            }
+            let value = EntityValue {
+                row,
+                state: moved.state,
+                text: moved.text,
+                changed_at: context.admitted_at,
+            };
+            draft.overlay.touched.insert(entity, value);
+        }
+        effect
+    }
+
+    fn keep_fault(
+        &self,
+        draft: &mut Draft,
+        context: &EventContext<'_>,
+        effect: &Effect,
+        position: RecordPosition,
+        fault: Fault,
+    ) {
+        let tenant = self.stream_partition.tenant.clone();
+        let id = hash_fields(
+            "tidegate.dead-letter",
+            &[
+                tenant.as_str().as_bytes(),
+                position.to_string().as_bytes(),
+                effect.machine.as_str().as_bytes(),
+            ],
+        );
+        let source = DeadLetterSource::Record {
+            position,
+            machine: effect.machine.clone(),
+            key: effect.key.clone(),
+        };
+        draft.part.dead_letters.push(DeadLetter::new(
+            tenant,
+            id,
+            fault.reason,
+            fault.detail,
+            source,
+            context.admitted_at,
+        ));
+    }
+
+    fn keep_raw(
+        &self,
+        draft: &mut Draft,
+        queued: &Queued<P>,
+        id: Hash128,
+        reason: DeadReason,
+        detail: String,
+        payload: bytes::Bytes,
+    ) {
+        let source = DeadLetterSource::Raw {
+            source_partition: self.stream_partition.source_partition.clone(),
+            offset: queued.received.offset,
+            payload,
+        };
+        let tenant = self.stream_partition.tenant.clone();
+        draft.part.dead_letters.push(DeadLetter::new(
+            tenant,
+            id,
+            reason,
+            detail,
+            source,
+            queued.admitted_at,
+        ));
+    }
+
+    fn write(
+        &self,
+        draft: &mut Draft,
+        queued: &Queued<P>,
+        event: &Event,
+        sequence: Sequence,
+        effects: Vec<Effect>,
+    ) {
+        if draft.first_at.is_some() {
+            draft.body.push(',');
+        }
+        draft.first_at.get_or_insert(queued.admitted_at);
+        draft.last_at = queued.admitted_at;
+        let stamp = match &draft.stamp {
+            Some((at, text)) if *at == queued.admitted_at => text.clone(),
+            _ => {
+                let text = queued.admitted_at.to_rfc3339();
+                draft.stamp = Some((queued.admitted_at, text.clone()));
+                text
+            }
+        };
+        // The record borrows nothing, so that reading and writing share one type; the event is cloned
+        // cheaply (its texts and payload are counted references).
+        let record = Record {
+            sequence,
+            offset: Some(queued.received.offset),
+            admitted_at: queued.admitted_at,
+            body: RecordBody::Event(event.clone()),
+            effects,
+        };
+        let leaf = record.write(&mut draft.body, &stamp);
+        draft.overlay.head.chain_head = draft.overlay.head.chain_head.fold(leaf);
+        draft.overlay.head.next_sequence = sequence.next();
+    }
+
+    fn finish(&mut self, draft: Draft) -> Part {
+        let Draft {
+            mut part,
+            mut overlay,
+            mut body,
+            first_sequence,
+            first_at,
+            last_at,
+            mut written,
+            ..
+        } = draft;
+        body.push(']');
+        if let Some(first_at) = first_at {
+            part.segment = Some(Segment {
+                stream_partition: self.stream_partition.clone(),
+                first_sequence,
+                count: part.counts.admitted as u32,
+                first_at,
+                last_at,
+                chain_head: overlay.head.chain_head,
+                body: Arc::from(body),
+            });
+        }
+        part.offsets.sort_unstable();
+        if !active(Bug::UnsortedArrays) {
+            part.dedupe.sort_unstable_by_key(|mark| mark.key);
+            written.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+        }
+        for (entity, expected) in written {
+            let Some(value) = overlay.touched.get(&entity) else {
+                continue;
+            };
+            part.entities.push(EntityWrite {
+                name: self.name_of(&entity),
+                row: value.row,
+                expected,
+                version: value.state.version,
+                status: value.state.status.clone(),
+                data: value.text.clone(),
+                changed_at: value.changed_at,
+            });
+            if expected == Version(0) {
+                overlay.created.push(entity);
+            }
+        }
+        part.open_work.sort_by_key(|work| work.id);
+        part.dead_letters.sort_by_key(|letter| letter.id);
+        part.dead_letters.dedup_by_key(|letter| letter.id);
+        self.overlays.push_back(overlay);
+        part
+    }
+}
+
+fn stored_json(event: &Event) -> bytes::Bytes {
+    let mut json = String::with_capacity(256 + event.data.stored_bytes().len());
+    event.write_json(&mut json);
+    bytes::Bytes::from(json)
+}
