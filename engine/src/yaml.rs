@@ -1,256 +1,253 @@
-//! YAML as a tree that knows where each of its nodes stands. The only module that names the YAML
-//! library; configuration and machine definitions both read from this tree, so that they can report
-//! every error at once, each with its line. Never interprets a value beyond its YAML 1.2 type.
-
-use std::fmt;
+//! YAML text as a tree of nodes with their lines: the only module that knows the YAML library. Machine
+//! definitions and the configuration both read from it. It decides nothing about either; duplicate keys
+//! stay in the tree, so that whoever reads it can report them together with everything else.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Options, SnippetMode, Spanned};
+use serde_saphyr::Spanned;
 
-/// Where a node begins: both count from 1; 0 when the library does not say.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct Place {
-    /// The line.
-    pub line: u64,
-    /// The column, in characters.
-    pub column: u64,
-}
+/// Bytes of a YAML text. Far above any definition or configuration that a person reads.
+pub const YAML_BYTES_MAX: usize = 256 * 1024;
 
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.line, self.column)
-    }
-}
-
-/// A value and where it stands.
+/// A value and the line it begins on.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Node {
-    /// Where it begins.
-    pub place: Place,
-    /// What it is.
-    pub value: Value,
+    /// Counted from 1.
+    pub line: u32,
+    /// The value.
+    pub value: Yaml,
 }
 
-/// A YAML value. Quoted scalars are always [`Value::Text`].
+/// A YAML value, as YAML 1.2's core schema reads it.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Value {
-    /// Empty, `null` or `~`.
+pub enum Yaml {
+    /// `null`, `~` or nothing.
     Null,
-    /// `true` or `false` (YAML 1.2: `yes` and `on` are text).
+    /// `true` or `false`; `yes`, `on` and their like are text.
     Bool(bool),
-    /// A whole number of 64 bits.
+    /// An integer within 64 bits.
     Int(i64),
-    /// Any other finite number.
-    Float(f64),
-    /// Text.
+    /// Any other number.
+    Double(f64),
+    /// Text, quoted or plain.
     Text(String),
-    /// A list.
+    /// A sequence.
     List(Vec<Node>),
-    /// A map, in the order of the text. No key stands twice.
-    Map(Vec<Entry>),
+    /// A mapping in the order of the file, duplicates included.
+    Map(Vec<(Key, Node)>),
 }
 
-/// One pair of a map.
+/// The key of one entry.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Entry {
-    /// The key.
-    pub key: String,
-    /// Where the key stands.
-    pub key_place: Place,
-    /// Its value.
-    pub node: Node,
+pub struct Key {
+    /// Counted from 1.
+    pub line: u32,
+    /// The key's text; a number or boolean as it was written.
+    pub text: String,
 }
 
-impl Value {
-    /// What it is, for "expected …, found …". Never the value itself: it may be a secret.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Value::Null => "nothing",
-            Value::Bool(_) => "a boolean",
-            Value::Int(_) => "a whole number",
-            Value::Float(_) => "a number",
-            Value::Text(_) => "text",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a map",
-        }
-    }
-}
-
-impl Node {
-    /// The value of a key, when this is a map that has it.
-    pub fn get(&self, key: &str) -> Option<&Node> {
-        match &self.value {
-            Value::Map(entries) => entries
-                .iter()
-                .find(|entry| entry.key == key)
-                .map(|entry| &entry.node),
-            _ => None,
-        }
-    }
-}
-
-/// A text that is not YAML (or not the part of it that we read).
+/// Text that is no YAML.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("not valid YAML: {message}")]
-pub struct YamlError {
-    /// Where the parser stopped.
-    pub place: Place,
-    /// What it said. Holds no more of the text than a key's name.
+#[error("line {line}: {message}")]
+pub struct NotYaml {
+    /// Counted from 1.
+    pub line: u32,
+    /// The library's sentence.
     pub message: String,
 }
 
-/// Reads one YAML document. Duplicate keys, merge keys and custom tags are errors: they hide what a
-/// file says from the person who reads it.
-pub fn parse(text: &str) -> Result<Node, YamlError> {
-    let mut options = Options::default();
-    options.strict_booleans = true;
-    options.reject_unsupported_tags = true;
-    options.merge_keys = serde_saphyr::options::MergeKeyPolicy::Error;
-    match serde_saphyr::from_str_with_options::<Node>(text, options) {
-        Ok(node) => Ok(node),
-        Err(error) => Err(YamlError {
-            place: error.location().map(place).unwrap_or_default(),
-            message: message(&error),
-        }),
-    }
-}
-
-fn message(error: &serde_saphyr::Error) -> String {
-    let mut options = serde_saphyr::RenderOptions::default();
-    options.snippets = SnippetMode::Off;
-    let text = error.render_with_options(options);
-    if matches!(
-        error.without_snippet(),
-        serde_saphyr::Error::MultipleDocuments { .. }
-    ) {
-        return "a second document begins; one file holds one document".to_owned();
-    }
-    // The place is reported on its own.
-    match text.split_once(" at line ") {
-        Some((what, _)) => what.to_owned(),
-        None => text,
-    }
-}
-
-fn place(location: serde_saphyr::Location) -> Place {
-    Place {
-        line: location.line(),
-        column: location.column(),
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Node {
-            place: place(spanned.referenced),
-            value: spanned.value,
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ValueVisitor;
-        impl<'de> Visitor<'de> for ValueVisitor {
-            type Value = Value;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a YAML value")
-            }
-            fn visit_unit<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-            fn visit_none<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-            fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
-                Value::deserialize(inner)
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-                Ok(Value::Bool(value))
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-                Ok(Value::Int(value))
-            }
-            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
-                i64::try_from(value)
-                    .map(Value::Int)
-                    .map_err(|_| E::custom("a whole number beyond 64 bits with sign"))
-            }
-            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-                Ok(Value::Float(value))
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-                Ok(Value::Text(value.to_owned()))
-            }
-            fn visit_string<E>(self, value: String) -> Result<Value, E> {
-                Ok(Value::Text(value))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = access.next_element::<Node>()? {
-                    items.push(item);
-                }
-                Ok(Value::List(items))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(key) = access.next_key::<Spanned<String>>()? {
-                    let key_place = place(key.referenced);
-                    let node = access.next_value::<Node>()?;
-                    entries.push(Entry {
-                        key: key.value,
-                        key_place,
-                        node,
-                    });
-                }
-                Ok(Value::Map(entries))
-            }
+impl Yaml {
+    /// What the value is, for messages; never the value itself, which may be a secret.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Yaml::Null => "nothing",
+            Yaml::Bool(_) => "a boolean",
+            Yaml::Int(_) => "an integer",
+            Yaml::Double(_) => "a number",
+            Yaml::Text(_) => "text",
+            Yaml::List(_) => "a list",
+            Yaml::Map(_) => "a mapping",
         }
-        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+/// Reads one document.
+pub fn read(text: &str) -> Result<Node, NotYaml> {
+    if text.len() > YAML_BYTES_MAX {
+        return Err(NotYaml {
+            line: 1,
+            message: format!("{} bytes, at most {YAML_BYTES_MAX} are read", text.len()),
+        });
+    }
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
+        merge_keys: serde_saphyr::options::MergeKeyPolicy::Error,
+        strict_booleans: true,
+        with_snippet: false,
+        // Aliases may repeat parts of a file; this bounds what they can grow it to.
+        budget: serde_saphyr::budget! { max_depth: 32, max_nodes: 50_000, max_documents: 1 },
+    };
+    serde_saphyr::from_str_with_options::<Spanned<Yaml>>(text, options)
+        .map(Node::from)
+        .map_err(|error| NotYaml {
+            line: error.location().map_or(1, |at| line_number(at.line())),
+            message: error
+                .render_with_formatter(&serde_saphyr::UserMessageFormatter)
+                .lines()
+                .next()
+                .unwrap_or("not YAML")
+                .to_owned(),
+        })
+}
+
+impl From<Spanned<Yaml>> for Node {
+    fn from(spanned: Spanned<Yaml>) -> Self {
+        Self {
+            line: line_number(spanned.referenced.line()),
+            value: spanned.value,
+        }
+    }
+}
+
+fn line_number(line: u64) -> u32 {
+    u32::try_from(line).unwrap_or(u32::MAX).max(1)
+}
+
+impl<'de> Deserialize<'de> for Yaml {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(YamlVisitor)
+    }
+}
+
+struct YamlVisitor;
+
+impl<'de> Visitor<'de> for YamlVisitor {
+    type Value = Yaml;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Yaml, E> {
+        Ok(Yaml::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Yaml, E> {
+        Ok(Yaml::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Yaml, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Yaml, E> {
+        Ok(Yaml::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Yaml, E> {
+        Ok(Yaml::Int(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Yaml, E> {
+        // The same rule as for JSON: what no i64 holds is a double.
+        Ok(i64::try_from(value).map_or(Yaml::Double(value as f64), Yaml::Int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Yaml, E> {
+        Ok(Yaml::Double(value))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Yaml, E> {
+        Ok(Yaml::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Yaml, E> {
+        Ok(Yaml::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Yaml, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element::<Spanned<Yaml>>()? {
+            items.push(Node::from(item));
+        }
+        Ok(Yaml::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Yaml, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            let key = Key {
+                line: line_number(key.referenced.line()),
+                text: key.value,
+            };
+            entries.push((key, Node::from(map.next_value::<Spanned<Yaml>>()?)));
+        }
+        Ok(Yaml::Map(entries))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Place, Value, parse};
+    use super::{Node, Yaml, read};
 
-    #[test]
-    fn nodes_know_their_place_and_their_yaml_type() {
-        let text = "a: 1\nb:\n  - x\n  - \"7\"\n  - on\nc: {d: true, e: }\nf: 1.5\ng: null\n";
-        let root = parse(text).unwrap();
-        assert_eq!(root.get("a").unwrap().value, Value::Int(1));
-        assert_eq!(root.get("a").unwrap().place, Place { line: 1, column: 4 });
-        let Value::List(items) = &root.get("b").unwrap().value else {
-            panic!("a list")
+    fn entry<'n>(node: &'n Node, name: &str) -> (u32, &'n Node) {
+        let Yaml::Map(entries) = &node.value else {
+            panic!("no mapping: {node:?}");
         };
-        assert_eq!(items[1].value, Value::Text("7".to_owned()));
-        assert_eq!(items[1].place, Place { line: 4, column: 5 });
-        assert_eq!(items[2].value, Value::Text("on".to_owned()));
-        let inner = root.get("c").unwrap();
-        assert_eq!(inner.get("d").unwrap().value, Value::Bool(true));
-        assert_eq!(inner.get("e").unwrap().value, Value::Null);
-        assert_eq!(root.get("f").unwrap().value, Value::Float(1.5));
-        assert_eq!(root.get("g").unwrap().value, Value::Null);
-        let Value::Map(entries) = &root.value else {
-            panic!("a map")
-        };
-        assert_eq!(entries[2].key_place, Place { line: 6, column: 1 });
-        assert_eq!(parse("").unwrap().value, Value::Null);
+        entries
+            .iter()
+            .find(|(key, _)| key.text == name)
+            .map(|(key, node)| (key.line, node))
+            .unwrap_or_else(|| panic!("no `{name}` in {node:?}"))
     }
 
     #[test]
-    fn what_hides_something_is_refused_with_its_place() {
-        for (text, line, says) in [
-            ("a: 1\nb: 2\na: 3\n", 3, "duplicate"),
-            ("a: &x {k: 1}\nb:\n  <<: *x\n", 3, "merge"),
-            ("a: [1\nb: 2\n", 2, ""),
-            ("a: !secret x\n", 1, "tag"),
-            ("a: 1\n---\nb: 2\n", 3, "one document"),
-        ] {
-            let error = parse(text).unwrap_err();
-            assert!(error.message.contains(says), "{text:?}: {error}");
-            assert_eq!(error.place.line, line, "{text:?}: {error}");
+    fn scalars_are_what_the_core_schema_says_and_know_their_lines() {
+        let text = "a: 1\nb: 1.0\nc: true\nd: ~\ne: yes\nf: '1'\n\ng:\n  - x\n  - { h: 10.5 }\n1: one\ntrue: t\nbig: 9223372036854775808\n";
+        let node = read(text).unwrap();
+        let value = |name: &str| entry(&node, name).1.value.clone();
+        assert_eq!(value("a"), Yaml::Int(1));
+        assert_eq!(value("b"), Yaml::Double(1.0));
+        assert_eq!(value("c"), Yaml::Bool(true));
+        assert_eq!(value("d"), Yaml::Null);
+        assert_eq!(value("e"), Yaml::Text("yes".to_owned()));
+        assert_eq!(value("f"), Yaml::Text("1".to_owned()));
+        assert_eq!(value("1"), Yaml::Text("one".to_owned()));
+        assert_eq!(value("true"), Yaml::Text("t".to_owned()));
+        assert_eq!(value("big"), Yaml::Double(9.223372036854775808e18));
+        assert_eq!(entry(&node, "f").0, 6);
+        let (_, list) = entry(&node, "g");
+        let Yaml::List(items) = &list.value else {
+            panic!("no list: {list:?}");
+        };
+        assert_eq!(items[0].line, 9);
+        assert_eq!(entry(&items[1], "h").1.value, Yaml::Double(10.5));
+    }
+
+    #[test]
+    fn duplicate_keys_stay_in_the_tree() {
+        let Yaml::Map(entries) = read("a: 1\na: 2\n").unwrap().value else {
+            panic!("no mapping");
+        };
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[1].0.line, 2);
+    }
+
+    #[test]
+    fn what_is_no_yaml_says_where() {
+        let error = read("a: 1\nb: [1, 2\nc: 3\n").unwrap_err();
+        assert!(error.line >= 2, "{error:?}");
+        let merged = read("a: &x { b: 1 }\nc:\n  <<: *x\n").unwrap_err();
+        assert_eq!(merged.line, 3, "{merged:?}");
+        assert!(read(&"a".repeat(300 * 1024)).is_err());
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..9 {
+            let below = vec![format!("*a{}", level - 1); 10].join(", ");
+            text.push_str(&format!("a{level}: &a{level} [{below}]\n"));
         }
+        assert!(read(&text).is_err());
     }
 }
