@@ -1,1 +1,5 @@
-//! placeholder
+//! The node: command line, configuration, logs and wiring. Thin: the rules are in `tidegate-engine`,
+//! the movement in `tidegate-actors`, the outside in `tidegate-connectors`; only this crate's wiring
+//! names concrete stores and buses.
+
+pub mod config;

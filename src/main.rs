@@ -1,1 +1,3 @@
+//! The `tidegate` binary: everything is in the library, so that tests share it.
+
 fn main() {}

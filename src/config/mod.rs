@@ -1,0 +1,78 @@
+//! The configuration: one YAML file, parsed first and filled from the environment and from files
+//! afterwards. Owns every key, its default and its documentation; opens nothing.
+
+pub mod fill;
+mod macros;
+pub mod problem;
+pub mod reference;
+pub mod sections;
+pub mod setting;
+
+use std::path::Path;
+
+use tidegate_engine::yaml;
+
+pub use problem::{Problem, Problems};
+pub use sections::{
+    Config, Dedupe, Limits, Log, LogFormat, LogLevel, Machines, Node, PostgresSection, Retention,
+    Source, SourceKind, SqliteSection, StartAt, Store, StoreKind,
+};
+pub use setting::Secret;
+
+use fill::Outside;
+use reference::Reference;
+use setting::{Section, Setting};
+
+/// What stands at the top of the reference.
+const REFERENCE_HEAD: &str = "\
+# Every key of Tidegate's configuration with its default. An empty file means exactly this one.
+#
+# A string may hold ${env:NAME}, ${env:NAME:-default} and ${file:PATH}; a literal ${ is written $${.
+# They are filled in after the file was parsed, so no value can change its structure. Secrets come in
+# this way only: a password that stands in this file is refused. Unknown keys are refused.
+# Keys whose name contains `unsafe` give a protection up; each one in force is logged at start.
+
+";
+
+impl Config {
+    /// Reads a configuration file, with the process's environment and files.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &file, &fill::Process),
+            Err(error) => {
+                let mut problems = Problems::new(&file);
+                problems.add(1, "", format!("cannot be read: {error}"));
+                Err(problems)
+            }
+        }
+    }
+
+    /// Reads a configuration. All that is wrong with it is returned at once.
+    pub fn parse(text: &str, file: &str, outside: &dyn Outside) -> Result<Self, Problems> {
+        let mut problems = Problems::new(file);
+        let node = match yaml::read(text) {
+            Ok(node) => node,
+            Err(error) => {
+                problems.add(error.line, "", format!("not YAML: {}", error.message));
+                return Err(problems);
+            }
+        };
+        let tree = fill::fill(node, "", outside, &mut problems);
+        let config = Config::read(&tree, "", &mut problems);
+        match config {
+            Some(config) if problems.list.is_empty() => Ok(config),
+            _ => Err(problems),
+        }
+    }
+
+    /// The reference: every key with its documentation and default.
+    pub fn reference() -> String {
+        let mut reference = Reference::default();
+        Config::default().write_keys(&mut reference);
+        format!("{REFERENCE_HEAD}{}", reference.into_text())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+use super::{Config, LogLevel, Problems, StoreKind};
+use crate::config::fill::Outside;
+
+struct Env(&'static [(&'static str, &'static str)]);
+
+impl Outside for Env {
+    fn env(&self, name: &str) -> Option<String> {
+        self.0
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| (*value).to_owned())
+    }
+    fn file(&self, _path: &str) -> Result<String, String> {
+        Err("no such file".to_owned())
+    }
+}
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(text, "t.yaml", &Env(&[("SIZE", "123"), ("PW", "s3cret")]))
+}
+
+/// `TIDEGATE_WRITE_REFERENCE=1 cargo test -p tidegate reference` writes the file anew.
+#[test]
+fn r51_reference_is_the_default_configuration() {
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config/reference.yaml");
+    let written = Config::reference();
+    if std::env::var_os("TIDEGATE_WRITE_REFERENCE").is_some() {
+        std::fs::write(&path, &written).unwrap();
+    }
+    let standing = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(standing, written, "see this test's documentation");
+    assert_eq!(parse(&standing).unwrap(), Config::default());
+    assert_eq!(parse("").unwrap(), Config::default());
+
+    let lines: Vec<&str> = standing.lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        let bare = line.trim_start_matches("# ").trim();
+        let is_key = bare.split_once(':').is_some_and(|(key, _)| {
+            !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        });
+        let is_example_head = line.starts_with("# ") && bare == "sources:";
+        if is_key && !line.trim_start().starts_with("# e") && !is_example_head {
+            let above = lines[index - 1].trim();
+            assert!(above.starts_with('#'), "no documentation above `{line}`");
+        }
+    }
+    assert!(Config::default().unsafe_options().is_empty());
+}
+
+#[test]
+fn the_example_in_the_reference_reads_back() {
+    let reference = Config::reference();
+    let (_, example) = reference.split_once("# sources:\n").unwrap();
+    let (example, _) = example.split_once("\n# What bounds").unwrap();
+    let example: String = example
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line)))
+        .collect();
+    let filled = example
+        .replace("name: null", "name: orders")
+        .replace("paths: []", "paths: [a.ndjson]")
+        .replace("stream: null", "stream: orders")
+        .replace("tenant: null", "tenant: acme");
+    let config = parse(&format!("sources:\n{filled}")).unwrap();
+    assert_eq!(config.sources.len(), 1);
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_its_line_and_key() {
+    let text = "\
+node:
+  nmae: a
+store:
+  kind: postgras
+  sqlite: { path: \"\" }
+limits:
+  batch_events_max: 10001
+  commits_max: many
+  commits_max: 3
+sources:
+  - name: Orders
+    stream: orders
+log: verbose
+retention: { log_days: 0 }
+";
+    let problems = parse(text).unwrap_err().to_string();
+    let expected = "\
+t.yaml:2: node.nmae: unknown key; did you mean `name`?
+t.yaml:4: store.kind: expected one of sqlite, postgres; did you mean `postgres`?
+t.yaml:5: store.sqlite.path: expected a path, found empty text
+t.yaml:7: limits.batch_events_max: expected 1 to 10000, found 10001
+t.yaml:8: limits.commits_max: expected a whole number, found text
+t.yaml:9: limits.commits_max: stands here a second time; the first is in line 8
+t.yaml:11: sources[0].name: expected 1 to 63 of a-z, 0-9, `-` and `_`, beginning with a letter or digit, found `Orders` (6 bytes)
+t.yaml:13: log: expected a map, found text
+t.yaml:14: retention.log_days: expected 1 to 36500, found 0";
+    assert_eq!(problems, expected);
+}
+
+#[test]
+fn what_does_not_fit_together_is_a_problem() {
+    let text = "\
+store: { kind: postgres }
+limits: { tenant_events_max: 60000 }
+sources:
+  - name: a
+    paths: [x]
+    stream: s
+  - name: a
+    paths: [y]
+    stream: s
+    tenant: t
+    tenant_from_event_unsafe: true
+";
+    let problems = parse(text).unwrap_err().to_string();
+    for says in [
+        "t.yaml:1: store.postgres.url: is needed",
+        "t.yaml:2: limits.tenant_events_max: 60000 is more than `node_events_max`, 50000",
+        "sources[0].tenant: is needed",
+        "sources[1].tenant: is given, and `tenant_from_event_unsafe` too",
+    ] {
+        assert!(problems.contains(says), "{says} not in:\n{problems}");
+    }
+}
+
+#[test]
+fn filled_text_may_stand_for_a_number_and_a_literal_may_not() {
+    let config = parse("limits: { commits_max: \"${env:SIZE}\" }\nlog:\n  level: debug\n").unwrap();
+    assert_eq!(config.limits.commits_max, 123);
+    assert_eq!(config.log.level, LogLevel::Debug);
+    assert!(parse("limits: { commits_max: \"12\" }").is_err());
+    assert!(parse("node: { name: 12 }").is_err());
+}
+
+#[test]
+fn r13_secrets_come_from_outside_and_are_never_shown() {
+    let text = "store:\n  kind: postgres\n  postgres:\n    url: postgres://app:${env:PW}@db/x\n";
+    let config = parse(text).unwrap();
+    assert_eq!(config.store.kind, StoreKind::Postgres);
+    let url = config.store.postgres.url.as_ref().unwrap();
+    assert_eq!(url.expose(), "postgres://app:s3cret@db/x");
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let literal = text.replace("${env:PW}", "hunter2");
+    let problems = parse(&literal).unwrap_err().to_string();
+    assert!(problems.contains("t.yaml:4: store.postgres.url: a password stands here"));
+    assert!(!problems.contains("hunter2"));
+}
+
+#[test]
+fn r51_each_unsafe_option_in_force_is_named() {
+    let text = "\
+sources:
+  - { name: a, paths: [x], stream: s, tenant_from_event_unsafe: true }
+";
+    assert_eq!(
+        parse(text).unwrap().unsafe_options(),
+        ["sources[0].tenant_from_event_unsafe"]
+    );
+}
