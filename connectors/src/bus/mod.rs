@@ -1,1 +1,3 @@
 //! The EventBus implementations.
+
+pub mod memory;

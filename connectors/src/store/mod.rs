@@ -1,1 +1,4 @@
-//! The StateStore implementations.
+//! The StateStore implementations, and what they all check of a batch before they touch anything.
+
+pub mod batch_form;
+pub mod memory;

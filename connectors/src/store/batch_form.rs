@@ -1,0 +1,142 @@
+//! The form of a batch: sorted arrays, no key twice, every tenant named, one source partition. Every
+//! store checks it before its first write, because a batch out of form is a fault of ours and must
+//! stop the source partition instead of deadlocking a database or hiding a row. Never looks at values.
+
+use tidegate_engine::commit::CommitBatch;
+use tidegate_engine::position::Version;
+use tidegate_engine::store::StoreError;
+use tidegate_engine::tenant::TenantId;
+
+/// The batch is not in form: an array out of order, a key twice, a tenant that is not named, a row of
+/// another source partition.
+pub const CODE_FORM: &str = "TG001";
+
+/// A segment does not begin where the log of its stream partition ends.
+pub const CODE_LOG_GAP: &str = "TG002";
+
+/// An update of a dead letter that is not there or not open any more: permanent for that update,
+/// since somebody else has already decided.
+pub const CODE_DEAD_LETTER_NOT_OPEN: &str = "TG003";
+
+/// An entity's row number is another entity's, or of no entity at all.
+pub const CODE_ROW: &str = "TG004";
+
+/// A machine's version is stored already, with another text.
+pub const CODE_DEFINITION: &str = "TG005";
+
+/// Checks the form of a batch; the error names the array and the place, never a value.
+pub fn check(batch: &CommitBatch) -> Result<(), StoreError> {
+    in_order("tenants", &batch.tenants, |tenant| tenant)?;
+    in_order("segments", &batch.segments, |segment| {
+        &segment.stream_partition
+    })?;
+    in_order("dedupe", &batch.dedupe, |mark| (&mark.tenant, mark.key))?;
+    in_order("entities", &batch.entities, |write| &write.name)?;
+    in_order("open_work", &batch.open_work, |work| {
+        (&work.tenant, work.id)
+    })?;
+    in_order("dead_letters", &batch.dead_letters, |letter| {
+        (&letter.tenant, letter.id)
+    })?;
+    in_order("dead_letter_updates", &batch.dead_letter_updates, |it| {
+        (&it.tenant, it.id)
+    })?;
+    check_tenants(batch)?;
+    check_rows(batch)
+}
+
+/// An error of the batch's form.
+pub fn out_of_form(detail: impl Into<String>) -> StoreError {
+    StoreError::Unexpected {
+        code: CODE_FORM.to_owned(),
+        detail: detail.into(),
+    }
+}
+
+/// Strictly ascending keys: sorted and no key twice in one pass.
+fn in_order<'r, R, K: Ord>(
+    array: &str,
+    rows: &'r [R],
+    key: impl Fn(&'r R) -> K,
+) -> Result<(), StoreError> {
+    match rows
+        .iter()
+        .zip(rows.iter().skip(1))
+        .position(|(left, right)| key(left) >= key(right))
+    {
+        None => Ok(()),
+        Some(place) => Err(out_of_form(format!(
+            "`{array}` must be sorted without a key twice, places {place} and {} are not",
+            place + 1
+        ))),
+    }
+}
+
+/// Every row's tenant is one that the batch names.
+fn check_tenants(batch: &CommitBatch) -> Result<(), StoreError> {
+    let segments = batch.segments.iter().map(|it| &it.stream_partition.tenant);
+    let dedupe = batch.dedupe.iter().map(|it| &it.tenant);
+    let entities = batch.entities.iter().map(|it| &it.name.tenant);
+    let open_work = batch.open_work.iter().map(|it| &it.tenant);
+    let dead_letters = batch.dead_letters.iter().map(|it| &it.tenant);
+    let updates = batch.dead_letter_updates.iter().map(|it| &it.tenant);
+    all_named("segments", &batch.tenants, segments)?;
+    all_named("dedupe", &batch.tenants, dedupe)?;
+    all_named("entities", &batch.tenants, entities)?;
+    all_named("open_work", &batch.tenants, open_work)?;
+    all_named("dead_letters", &batch.tenants, dead_letters)?;
+    all_named("dead_letter_updates", &batch.tenants, updates)
+}
+
+/// Both lists are sorted, so one walk over the names suffices.
+fn all_named<'r>(
+    array: &str,
+    named: &[TenantId],
+    rows: impl Iterator<Item = &'r TenantId>,
+) -> Result<(), StoreError> {
+    let mut names = named.iter().peekable();
+    for (place, tenant) in rows.enumerate() {
+        while names.next_if(|name| *name < tenant).is_some() {}
+        if names.peek() != Some(&tenant) {
+            return Err(out_of_form(format!(
+                "the tenant of `{array}` at place {place} is not named in `tenants`"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_rows(batch: &CommitBatch) -> Result<(), StoreError> {
+    for (place, segment) in batch.segments.iter().enumerate() {
+        if segment.stream_partition.source_partition != batch.source_partition {
+            return Err(out_of_form(format!(
+                "the segment at place {place} belongs to another source partition"
+            )));
+        }
+        if segment.count == 0 {
+            return Err(out_of_form(format!(
+                "the segment at place {place} is empty"
+            )));
+        }
+    }
+    for (place, write) in batch.entities.iter().enumerate() {
+        if write.version <= write.expected {
+            return Err(out_of_form(format!(
+                "the entity at place {place} does not get a higher version"
+            )));
+        }
+        if write.expected > Version(0) && write.row.is_none() {
+            return Err(out_of_form(format!(
+                "the entity at place {place} exists, but its row is not named"
+            )));
+        }
+    }
+    for (place, work) in batch.open_work.iter().enumerate() {
+        if work.cause.source_partition != batch.source_partition {
+            return Err(out_of_form(format!(
+                "the open work at place {place} belongs to another source partition"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,298 @@
+//! The tables and what one transaction does to them. Everything is checked before anything is written,
+//! so that a batch takes effect whole or not at all without an undo. Never waits, and iterates in
+//! order of key only, so that one seed gives one run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate_engine::chain::ChainHead;
+use tidegate_engine::checkpoint::{Checkpoint, Counts, DoneAbove, Progress};
+use tidegate_engine::clock::Timestamp;
+use tidegate_engine::commit::{
+    CommitBatch, CommitReply, EntityName, EntityRow, KnownKey, OpenWork, Segment, StoredEntity,
+    Surprises,
+};
+use tidegate_engine::dead_letter::DeadLetterState;
+use tidegate_engine::hash::Hash128;
+use tidegate_engine::planted::{self, Bug};
+use tidegate_engine::position::Version;
+use tidegate_engine::position::{Epoch, Revision, Sequence, SourcePartition, StreamPartition};
+use tidegate_engine::state::MachineName;
+use tidegate_engine::store::{Claim, StoreError, StoredDeadLetter, StoredDefinition};
+use tidegate_engine::tenant::TenantId;
+
+use crate::store::batch_form;
+
+/// The log of one stream partition.
+#[derive(Debug, Default)]
+pub(super) struct StreamLog {
+    /// What is still there, by first sequence.
+    pub(super) segments: BTreeMap<Sequence, Segment>,
+    /// The sequence of the next record. Kept beside the segments: it outlives their retention.
+    pub(super) next_sequence: Sequence,
+    /// The chain's head; outlives the segments too.
+    pub(super) chain_head: ChainHead,
+    /// Where the log begins, once retention dropped something.
+    pub(super) anchor: Option<(Sequence, ChainHead)>,
+}
+
+/// Admitted keys with the conflict hash that each was admitted with.
+pub(super) type DedupeTable = BTreeMap<(TenantId, Hash128), Hash128>;
+
+/// Everything that is stored.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) tenants: BTreeSet<TenantId>,
+    pub(super) checkpoints: BTreeMap<SourcePartition, Checkpoint>,
+    pub(super) streams: BTreeMap<StreamPartition, StreamLog>,
+    /// Keys admitted since the last rotation.
+    pub(super) dedupe_current: DedupeTable,
+    /// Keys of the rotation before: still known, dropped by the next rotation.
+    pub(super) dedupe_older: DedupeTable,
+    /// When the current table was begun; `None` until upkeep tells the time for the first time.
+    pub(super) dedupe_since: Option<Timestamp>,
+    pub(super) entities: BTreeMap<EntityName, StoredEntity>,
+    /// The highest row number given out. Never reused.
+    pub(super) last_row: i64,
+    pub(super) open_work: BTreeMap<(TenantId, Hash128), OpenWork>,
+    pub(super) dead_letters: BTreeMap<(TenantId, Hash128), StoredDeadLetter>,
+    pub(super) definitions: BTreeMap<(MachineName, u64), StoredDefinition>,
+}
+
+impl Tables {
+    /// Takes a source partition.
+    pub(super) fn claim(&mut self, claim: Claim) -> Checkpoint {
+        let checkpoint = self
+            .checkpoints
+            .entry(claim.source_partition.clone())
+            .or_insert_with(|| Checkpoint {
+                source_partition: claim.source_partition,
+                epoch: Epoch(0),
+                owner: String::new(),
+                revision: Revision(0),
+                incarnation: claim.incarnation,
+                progress: Progress {
+                    next_offset: claim.start,
+                    done_above: DoneAbove::default(),
+                    fingerprint: None,
+                    counts: Counts::default(),
+                },
+            });
+        checkpoint.epoch = checkpoint.epoch.next();
+        checkpoint.owner = claim.owner;
+        checkpoint.clone()
+    }
+
+    /// One transaction: the fence, then all that stands in the way, then the writes.
+    pub(super) fn commit(
+        &mut self,
+        batch: &CommitBatch,
+        busy: &[EntityName],
+    ) -> Result<CommitReply, StoreError> {
+        batch_form::check(batch)?;
+        if !self.is_owner(batch) {
+            return Ok(CommitReply::Fenced);
+        }
+        let surprises = self.surprises(batch, busy);
+        if !surprises.is_empty() {
+            return Ok(CommitReply::Surprised(surprises));
+        }
+        self.check_log(batch)?;
+        self.check_rows(batch)?;
+        self.check_dead_letters(batch)?;
+        Ok(CommitReply::Committed {
+            new_rows: self.write(batch),
+        })
+    }
+
+    /// `epoch = mine AND revision = r`.
+    fn is_owner(&self, batch: &CommitBatch) -> bool {
+        self.checkpoints
+            .get(&batch.source_partition)
+            .is_some_and(|checkpoint| {
+                let epoch_holds =
+                    checkpoint.epoch == batch.epoch || planted::active(Bug::NoEpochCheck);
+                let revision_holds =
+                    checkpoint.revision == batch.revision || planted::active(Bug::NoRevisionCheck);
+                epoch_holds && revision_holds
+            })
+    }
+
+    /// All that stands in the way, in the order of the batch's arrays.
+    fn surprises(&self, batch: &CommitBatch, busy: &[EntityName]) -> Surprises {
+        let mut surprises = Surprises::default();
+        for mark in &batch.dedupe {
+            if let Some(conflict) = self.known_key(&mark.tenant, mark.key) {
+                surprises.known_keys.push(KnownKey {
+                    tenant: mark.tenant.clone(),
+                    key: mark.key,
+                    conflict,
+                });
+            }
+        }
+        for write in &batch.entities {
+            let stored = self.entities.get(&write.name);
+            if stored.is_some() && busy.contains(&write.name) {
+                // Who holds the row may be changing it: its version is not known to us.
+                surprises.busy.push(write.name.clone());
+                continue;
+            }
+            let version = stored.map_or(Version(0), |entity| entity.version);
+            if version != write.expected && !planted::active(Bug::CacheAsTruth) {
+                surprises
+                    .entities
+                    .push((write.name.clone(), stored.cloned()));
+            }
+        }
+        surprises
+    }
+
+    /// The conflict hash of a key that was admitted within the window.
+    fn known_key(&self, tenant: &TenantId, key: Hash128) -> Option<Hash128> {
+        let place = (tenant.clone(), key);
+        let older = || {
+            if planted::active(Bug::DedupeProbeLeftOut) {
+                None
+            } else {
+                self.dedupe_older.get(&place)
+            }
+        };
+        self.dedupe_current.get(&place).or_else(older).copied()
+    }
+
+    /// Each segment begins where its log ends.
+    fn check_log(&self, batch: &CommitBatch) -> Result<(), StoreError> {
+        for segment in &batch.segments {
+            let next = self
+                .streams
+                .get(&segment.stream_partition)
+                .map_or(Sequence(0), |log| log.next_sequence);
+            if segment.first_sequence != next {
+                return Err(StoreError::Unexpected {
+                    code: batch_form::CODE_LOG_GAP.to_owned(),
+                    detail: format!(
+                        "the log of {} goes on at {next}, the segment begins at {}",
+                        segment.stream_partition, segment.first_sequence
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Each entity that is to be updated stands in the row that the batch names.
+    fn check_rows(&self, batch: &CommitBatch) -> Result<(), StoreError> {
+        for (place, write) in batch.entities.iter().enumerate() {
+            let stored = self.entities.get(&write.name).map(|entity| entity.row);
+            if write.expected > Version(0) && stored.is_some() && write.row != stored {
+                return Err(StoreError::Unexpected {
+                    code: batch_form::CODE_ROW.to_owned(),
+                    detail: format!("the entity at place {place} is not in the row that is named"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Each update finds its dead letter open, or in the same batch.
+    fn check_dead_letters(&self, batch: &CommitBatch) -> Result<(), StoreError> {
+        for (place, update) in batch.dead_letter_updates.iter().enumerate() {
+            let letter = self
+                .dead_letters
+                .get(&(update.tenant.clone(), update.id))
+                .map(|stored| stored.state);
+            let in_batch = batch
+                .dead_letters
+                .iter()
+                .any(|letter| letter.tenant == update.tenant && letter.id == update.id);
+            let open = letter.map_or(in_batch, |state| state == DeadLetterState::Open);
+            if !open {
+                return Err(StoreError::Refused {
+                    code: batch_form::CODE_DEAD_LETTER_NOT_OPEN.to_owned(),
+                    detail: format!("the dead letter of the update at place {place} is not open"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of a checked batch.
+    fn write(&mut self, batch: &CommitBatch) -> Vec<EntityRow> {
+        self.tenants.extend(batch.tenants.iter().cloned());
+        for segment in &batch.segments {
+            let log = self
+                .streams
+                .entry(segment.stream_partition.clone())
+                .or_default();
+            log.next_sequence = Sequence(segment.first_sequence.0 + u64::from(segment.count));
+            log.chain_head = segment.chain_head;
+            log.segments.insert(segment.first_sequence, segment.clone());
+        }
+        for mark in &batch.dedupe {
+            self.dedupe_current
+                .insert((mark.tenant.clone(), mark.key), mark.conflict);
+        }
+        let new_rows = self.write_entities(batch);
+        for work in &batch.open_work {
+            self.open_work
+                .entry((work.tenant.clone(), work.id))
+                .or_insert_with(|| work.clone());
+        }
+        self.write_dead_letters(batch);
+        if let Some(checkpoint) = self.checkpoints.get_mut(&batch.source_partition) {
+            checkpoint.revision = checkpoint.revision.next();
+            checkpoint.progress = batch.progress.clone();
+        }
+        new_rows
+    }
+
+    fn write_entities(&mut self, batch: &CommitBatch) -> Vec<EntityRow> {
+        let mut new_rows = Vec::new();
+        for write in &batch.entities {
+            let row = match self.entities.get(&write.name) {
+                Some(stored) => stored.row,
+                None => {
+                    self.last_row += 1;
+                    EntityRow(self.last_row)
+                }
+            };
+            if write.expected == Version(0) {
+                new_rows.push(row);
+            }
+            self.entities.insert(
+                write.name.clone(),
+                StoredEntity {
+                    name: write.name.clone(),
+                    row,
+                    version: write.version,
+                    status: write.status.clone(),
+                    data: write.data.clone(),
+                },
+            );
+        }
+        new_rows
+    }
+
+    fn write_dead_letters(&mut self, batch: &CommitBatch) {
+        for letter in &batch.dead_letters {
+            self.dead_letters
+                .entry((letter.tenant.clone(), letter.id))
+                .or_insert_with(|| StoredDeadLetter {
+                    letter: letter.clone(),
+                    state: DeadLetterState::Open,
+                    attempts: 1,
+                });
+        }
+        for update in &batch.dead_letter_updates {
+            if let Some(stored) = self
+                .dead_letters
+                .get_mut(&(update.tenant.clone(), update.id))
+            {
+                stored.state = update.state;
+                // Giving up is no attempt.
+                if update.state != DeadLetterState::Discarded {
+                    stored.attempts = stored.attempts.saturating_add(1);
+                }
+            }
+        }
+    }
+}
