@@ -1,3 +1,4 @@
 //! The EventBus implementations.
 
+pub mod file;
 pub mod memory;
