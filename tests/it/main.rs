@@ -1,0 +1,5 @@
+//! The promises of the whole and of its outside, a module each.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod file_bus;
