@@ -9,6 +9,10 @@ use crate::hash::{Hash128, hash_fields};
 use crate::position::{Offset, SourcePartition, StreamName};
 use crate::tenant::{TenantBinding, TenantId};
 
+/// What an event costs in memory beyond its payload, measured roughly: the envelope's texts, the queue's
+/// entry and the entry's share of a batch in the making.
+pub const ENVELOPE_BYTES: usize = 512;
+
 /// A delivery after it was read: of a known tenant, and either an event or kept as unreadable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Received {
@@ -56,40 +60,24 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
         binding.tenant.check(&event)?;
         Ok(event)
     });
-    let (tenant, content, bytes) = match read {
+    let (tenant, content) = match read {
         Ok(event) => {
             let (key, conflict) = (event.idempotency_hash(), event.conflict_hash());
-            let (tenant, bytes) = (event.tenant.clone(), event.bytes_held());
-            (
-                tenant,
-                Content::Event {
-                    event: Box::new(event),
-                    key,
-                    conflict,
-                },
-                bytes,
-            )
+            let tenant = event.tenant.clone();
+            (tenant, Content::Event { event: Box::new(event), key, conflict })
         }
         Err(fault) => {
-            let content = Content::Unreadable {
-                payload: delivery.payload.clone(),
-                fault,
-            };
-            (
-                binding.tenant.tenant_of_unreadable(),
-                content,
-                delivery.payload.len(),
-            )
+            let content = Content::Unreadable { payload: delivery.payload.clone(), fault };
+            (binding.tenant.tenant_of_unreadable(), content)
         }
     };
-    (
-        tenant,
-        Received {
-            offset: delivery.offset,
-            bytes,
-            content,
-        },
-    )
+    (tenant, Received { offset: delivery.offset, bytes: bytes_held(delivery), content })
+}
+
+/// Bytes that a delivery holds until it is settled: its payload and a flat share for what we make of it.
+/// Permits count these.
+pub fn bytes_held(delivery: &Delivery) -> usize {
+    delivery.payload.len() + ENVELOPE_BYTES
 }
 
 /// Whether a key was admitted before.

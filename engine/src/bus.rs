@@ -135,7 +135,9 @@ pub trait EventBus: Send + Sync + 'static {
         offset: Offset,
     ) -> Result<Option<Hash128>, BusError>;
 
-    /// From now on delivers the partition's records from `offset`. Also called again after a re-claim.
+    /// From now on delivers the partition's records from `offset`. Also called again after a re-claim,
+    /// and while a [`EventBus::receive`] waits: once this has returned, nothing is received of the
+    /// partition that was fetched for an earlier position.
     async fn seek(&self, partition: u32, offset: Offset) -> Result<(), BusError>;
 
     /// Tells the broker how far everything is settled: a hint for its tools, never the truth.

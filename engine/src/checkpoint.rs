@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Hash128;
-use crate::limits::DONE_ABOVE_RANGES_MAX;
+use crate::limits::DONE_ABOVE_FRAGMENTED;
 use crate::position::{Epoch, Incarnation, Offset, Revision, SourcePartition};
 
 /// How often each outcome happened in a source partition, ever. What was delivered adds up:
@@ -221,8 +221,10 @@ impl OffsetTracker {
         let mut ranges: Vec<DoneRange> = Vec::new();
         let mut joined = true;
         let mut extend = false;
+        let mut also = also_settled.iter().peekable();
         for record in &self.records {
-            let settled = record.settled || also_settled.binary_search(&record.offset).is_ok();
+            while also.next_if(|offset| **offset < record.offset).is_some() {}
+            let settled = record.settled || also.next_if(|offset| **offset == record.offset).is_some();
             if joined && settled {
                 next_offset = record.next;
                 if let Some(hash) = record.fingerprint {
@@ -278,8 +280,7 @@ impl OffsetTracker {
             }
             extend = record.settled;
         }
-        // Half the bound: a batch in flight can add as many holes as are there.
-        ranges >= DONE_ABOVE_RANGES_MAX / 2
+        ranges >= DONE_ABOVE_FRAGMENTED
     }
 
     fn find(&mut self, offset: Offset) -> Option<&mut Tracked> {

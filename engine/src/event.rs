@@ -260,12 +260,6 @@ impl Event {
         }
         out.push('}');
     }
-
-    /// Bytes this event keeps in memory, for permits: the payload and a flat share for the envelope.
-    pub fn bytes_held(&self) -> usize {
-        const ENVELOPE_BYTES: usize = 256;
-        ENVELOPE_BYTES + self.data.stored_bytes().len()
-    }
 }
 
 /// Appends `text` as a JSON string.

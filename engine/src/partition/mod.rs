@@ -297,6 +297,11 @@ impl<P> Partition<P> {
         self.queue.len()
     }
 
+    /// The offset of the oldest event that is not settled.
+    pub fn oldest_unsettled(&self) -> Option<Offset> {
+        self.queue.front().map(|queued| queued.received.offset)
+    }
+
     /// Batches prepared and not settled.
     pub fn prepared(&self) -> usize {
         self.overlays.len()

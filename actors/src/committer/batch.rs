@@ -1,0 +1,97 @@
+//! Puts the parts of several tenants together into one batch.
+
+use std::collections::BTreeMap;
+
+use tidegate_engine::checkpoint::{Counts, Progress};
+use tidegate_engine::clock::Timestamp;
+use tidegate_engine::commit::{CommitBatch, EntityName, EntityRow};
+use tidegate_engine::commit_protocol::Terms;
+use tidegate_engine::partition::Part;
+use tidegate_engine::planted::{Bug, active};
+use tidegate_engine::position::{Offset, SourcePartition, Version};
+use tidegate_engine::tenant::TenantId;
+
+/// Parts of a batch, and what has to be known of them once it is durable.
+pub(super) struct Assembled {
+    parts: Vec<Part>,
+    /// Events in it.
+    pub events: usize,
+    /// Their offsets, sorted.
+    pub offsets: Vec<Offset>,
+    /// Their outcomes.
+    pub counts: Counts,
+    /// For each tenant, in order, how many entities its part creates.
+    pub created: Vec<(TenantId, usize)>,
+}
+
+impl Assembled {
+    pub fn new(mut parts: Vec<Part>) -> Self {
+        if !active(Bug::UnsortedArrays) {
+            parts.sort_by(|left, right| left.tenant.cmp(&right.tenant));
+        }
+        let mut counts = Counts::default();
+        let mut offsets = Vec::with_capacity(parts.iter().map(|part| part.offsets.len()).sum());
+        let mut created = Vec::with_capacity(parts.len());
+        for part in &parts {
+            counts.add(&part.counts);
+            offsets.extend_from_slice(&part.offsets);
+            let new = part.entities.iter().filter(|entity| entity.expected == Version(0)).count();
+            if let Some(tenant) = &part.tenant {
+                created.push((tenant.clone(), new));
+            }
+        }
+        offsets.sort_unstable();
+        Self { events: offsets.len(), parts, offsets, counts, created }
+    }
+
+    /// Moves the parts into a batch. `fresh_rows` names entities that were created by the batch before,
+    /// whose rows were not known when these parts were made.
+    pub fn into_batch(
+        mut self,
+        source_partition: &SourcePartition,
+        terms: Terms,
+        progress: Progress,
+        at: Timestamp,
+        fresh_rows: &BTreeMap<EntityName, EntityRow>,
+    ) -> (Self, CommitBatch) {
+        let mut batch = CommitBatch {
+            source_partition: source_partition.clone(),
+            epoch: terms.epoch,
+            revision: terms.revision,
+            path: terms.path,
+            tenants: self.created.iter().map(|(tenant, _)| tenant.clone()).collect(),
+            progress,
+            segments: Vec::with_capacity(self.parts.len()),
+            dedupe: Vec::with_capacity(self.events),
+            entities: Vec::with_capacity(self.events),
+            open_work: Vec::new(),
+            dead_letters: Vec::new(),
+            dead_letter_updates: Vec::new(),
+            at,
+        };
+        for part in std::mem::take(&mut self.parts) {
+            batch.segments.extend(part.segment);
+            batch.dedupe.extend(part.dedupe);
+            batch.entities.extend(part.entities);
+            batch.open_work.extend(part.open_work);
+            batch.dead_letters.extend(part.dead_letters);
+        }
+        for entity in &mut batch.entities {
+            if entity.row.is_none() && entity.expected > Version(0) {
+                entity.row = fresh_rows.get(&entity.name).copied();
+            }
+        }
+        (self, batch)
+    }
+}
+
+/// The rows that a durable batch gave to the entities it created.
+pub(super) fn created(batch: &CommitBatch, new_rows: &[EntityRow]) -> BTreeMap<EntityName, EntityRow> {
+    batch
+        .entities
+        .iter()
+        .filter(|entity| entity.expected == Version(0))
+        .map(|entity| entity.name.clone())
+        .zip(new_rows.iter().copied())
+        .collect()
+}

@@ -1,0 +1,245 @@
+//! The node: sources, tenants and committers as one thing that is started, observed, drained and stopped.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tidegate_engine::checkpoint::Counts;
+use tidegate_engine::position::SourceName;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::committer::{Committer, CommitterSnapshot, ObserveCommitter};
+use crate::options::NodeOptions;
+use crate::permits::Stock;
+use crate::seams::{Context, NodeSeams};
+use crate::source::{Command, Held, Slots, Source, SourceStatus, SourceTask};
+use crate::supervisor::{ObserveSupervisor, SupervisorSnapshot};
+use crate::tenants::Tenants;
+
+/// Starts nodes.
+pub struct Node;
+
+/// A running node. Dropping the handle stops it without a drain.
+pub struct NodeHandle {
+    sources: Vec<SourceHandle>,
+    tenants: Arc<Tenants>,
+    node: Arc<Stock>,
+}
+
+struct SourceHandle {
+    name: SourceName,
+    slots: Slots,
+    commands: watch::Sender<Command>,
+    status: watch::Receiver<SourceStatus>,
+}
+
+/// What a node shows of itself.
+#[derive(Clone, Debug)]
+pub struct NodeSnapshot {
+    /// Its sources.
+    pub sources: Vec<SourceSnapshot>,
+    /// Its tenants.
+    pub tenants: Vec<TenantSnapshot>,
+    /// Events unsettled in the node.
+    pub unsettled_events: usize,
+    /// Bytes unsettled in the node.
+    pub unsettled_bytes: usize,
+}
+
+/// What a source shows of itself.
+#[derive(Clone, Debug)]
+pub struct SourceSnapshot {
+    /// Its name.
+    pub source: SourceName,
+    /// How it stands.
+    pub status: SourceStatus,
+    /// Its partitions that are owned.
+    pub partitions: Vec<CommitterSnapshot>,
+}
+
+/// What a tenant shows of itself.
+#[derive(Clone, Debug)]
+pub struct TenantSnapshot {
+    /// Its supervisor and partitions.
+    pub supervisor: SupervisorSnapshot,
+    /// Events in its lane.
+    pub lane_events: usize,
+    /// Bytes in its lane.
+    pub lane_bytes: usize,
+}
+
+impl NodeSnapshot {
+    /// The outcomes of every source partition together.
+    pub fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        for partition in self.sources.iter().flat_map(|source| &source.partitions) {
+            sum.add(&partition.counts);
+        }
+        sum
+    }
+}
+
+/// How a drain went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DrainReport {
+    /// True when everything received was settled in time.
+    pub drained: bool,
+    /// Events that were not: they stay in their source and are delivered again.
+    pub unsettled_events: usize,
+}
+
+/// Why a node's sources will not end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("source `{source_name}` failed: {reason}")]
+pub struct SourceFailed {
+    /// The source.
+    pub source_name: SourceName,
+    /// What happened.
+    pub reason: String,
+}
+
+impl Node {
+    /// Starts a node inside an actix system. Its sources run as owned tasks of the spawner.
+    pub fn start(options: NodeOptions, seams: NodeSeams, sources: Vec<Source>) -> NodeHandle {
+        let node = Stock::new(options.node_events_max, options.node_bytes_max);
+        let commit_slots = Arc::new(Semaphore::new(options.commit_slots.max(1)));
+        let context = Context { seams, options: Arc::new(options) };
+        let tenants = Arc::new(Tenants::new(context.clone()));
+        let sources = sources
+            .into_iter()
+            .map(|source| {
+                let (commands, commands_received) = watch::channel(Command::Run);
+                let (status, status_received) = watch::channel(SourceStatus::Running);
+                let slots: Slots = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
+                let name = source.bus.source().clone();
+                let task = SourceTask {
+                    context: context.clone(),
+                    source,
+                    tenants: tenants.clone(),
+                    node: node.clone(),
+                    commit_slots: commit_slots.clone(),
+                    slots: slots.clone(),
+                    commands: commands_received,
+                    status,
+                    moved: Arc::new(Notify::new()),
+                };
+                context.seams.spawner.spawn(Box::pin(task.run()));
+                SourceHandle { name, slots, commands, status: status_received }
+            })
+            .collect();
+        NodeHandle { sources, tenants, node }
+    }
+}
+
+impl NodeHandle {
+    /// Waits until every source is bounded, read to its end and settled, or until one fails.
+    pub async fn ended(&self) -> Result<(), SourceFailed> {
+        for source in &self.sources {
+            let mut status = source.status.clone();
+            let settled = status
+                .wait_for(|status| !matches!(status, SourceStatus::Running))
+                .await
+                .map_or(SourceStatus::Stopped, |status| status.clone());
+            match settled {
+                SourceStatus::Failed { reason } => {
+                    return Err(SourceFailed { source_name: source.name.clone(), reason });
+                }
+                SourceStatus::Stopped => {
+                    let reason = "it was stopped".to_owned();
+                    return Err(SourceFailed { source_name: source.name.clone(), reason });
+                }
+                SourceStatus::Ended | SourceStatus::Drained | SourceStatus::Running => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives nothing more, settles what was received within `limit`, then stops.
+    pub async fn drain(self, limit: Duration) -> DrainReport {
+        for source in &self.sources {
+            let _ = source.commands.send(Command::Drain);
+        }
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut drained = true;
+        for source in &self.sources {
+            let mut status = source.status.clone();
+            let waited = tokio::time::timeout_at(
+                deadline,
+                status.wait_for(|status| !matches!(status, SourceStatus::Running | SourceStatus::Ended)),
+            )
+            .await;
+            drained &= matches!(waited, Ok(Ok(ref status)) if **status == SourceStatus::Drained);
+        }
+        let unsettled_events = self.unsettled();
+        self.stop().await;
+        DrainReport { drained: drained && unsettled_events == 0, unsettled_events }
+    }
+
+    /// Stops at once. What is unsettled stays in its source and is delivered again.
+    pub async fn stop(self) {
+        self.kill();
+        for source in &self.sources {
+            let mut status = source.status.clone();
+            let _ = status.wait_for(|status| *status == SourceStatus::Stopped).await;
+        }
+        self.tenants.clear();
+    }
+
+    /// Tells everything to stop and waits for nothing.
+    pub fn kill(&self) {
+        for source in &self.sources {
+            let _ = source.commands.send(Command::Stop);
+            for slot in source.slots.lock().unwrap_or_else(PoisonError::into_inner).values() {
+                slot.end("the node stops");
+            }
+        }
+    }
+
+    /// Asks every actor for its snapshot.
+    pub async fn snapshot(&self) -> NodeSnapshot {
+        let mut sources = Vec::with_capacity(self.sources.len());
+        for source in &self.sources {
+            let mut partitions = Vec::new();
+            for committer in source.committers() {
+                partitions.extend(committer.send(ObserveCommitter).await);
+            }
+            let status = source.status.borrow().clone();
+            sources.push(SourceSnapshot { source: source.name.clone(), status, partitions });
+        }
+        let mut tenants = Vec::new();
+        for (_, tenant) in self.tenants.all() {
+            if let Ok(supervisor) = tenant.supervisor.send(ObserveSupervisor).await {
+                let (lane_events, lane_bytes) = tenant.lane.in_use();
+                tenants.push(TenantSnapshot { supervisor, lane_events, lane_bytes });
+            }
+        }
+        let (unsettled_events, unsettled_bytes) = self.node.in_use();
+        NodeSnapshot { sources, tenants, unsettled_events, unsettled_bytes }
+    }
+
+    fn unsettled(&self) -> usize {
+        let tracked = |source: &SourceHandle| -> usize {
+            let slots = source.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.values().filter_map(|slot| Some(slot.owned()?.0.tracker().tracked())).sum()
+        };
+        self.sources.iter().map(tracked).sum()
+    }
+}
+
+impl Drop for NodeHandle {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl SourceHandle {
+    fn committers(&self) -> Vec<actix::Addr<Committer>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots
+            .values()
+            .filter_map(|slot| match &slot.held {
+                Held::Owned { committer, .. } => Some(committer.clone()),
+                Held::Claiming | Held::Quarantined { .. } => None,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,78 @@
+//! Every bound of the movement that an operator may tune, with its unit and its default's reason.
+
+use std::time::Duration;
+
+use tidegate_engine::partition::PartitionLimits;
+use tidegate_engine::retry::BackOff;
+
+/// The bounds of one node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeOptions {
+    /// The node's name: the owner that checkpoints show.
+    pub name: String,
+    /// Events that may be unsettled in the whole node.
+    pub node_events_max: usize,
+    /// Bytes that may be unsettled in the whole node: what bounds its memory.
+    pub node_bytes_max: usize,
+    /// Events that may be unsettled in one tenant's lane: its share of the node.
+    pub tenant_events_max: usize,
+    /// Bytes that may be unsettled in one tenant's lane.
+    pub tenant_bytes_max: usize,
+    /// Records of one poll of a bus.
+    pub receive_events_max: usize,
+    /// Payload bytes of one poll of a bus; at least one delivery of the largest size.
+    pub receive_bytes_max: usize,
+    /// Events of one commit.
+    pub batch_events_max: usize,
+    /// Bytes of one commit; an event that is larger goes alone.
+    pub batch_bytes_max: usize,
+    /// Bytes that one tenant may put into a batch per turn of the round robin.
+    pub fair_quantum_bytes: usize,
+    /// Commits in flight in the whole node, each of another source partition.
+    pub commit_slots: usize,
+    /// Memories of one partition.
+    pub partition: PartitionLimits,
+    /// Entities asked for in one load.
+    pub load_entities_max: usize,
+    /// Spacing of retries.
+    pub back_off: BackOff,
+    /// How long a tenant waits whose entities another transaction holds.
+    pub busy_wait: Duration,
+    /// Rebuilds of one source partition within `restart_window` before it is quarantined.
+    pub restarts_max: u32,
+    /// The window of `restarts_max`.
+    pub restart_window: Duration,
+    /// Work waiting and no progress for so long is a stall: rebuild.
+    pub stall_limit: Duration,
+    /// How often actors look after each other.
+    pub watch_interval: Duration,
+    /// A partition without events for so long is put away.
+    pub passivate_after: Duration,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            name: "tidegate".to_owned(),
+            node_events_max: 100_000,
+            node_bytes_max: 256 * 1024 * 1024,
+            tenant_events_max: 25_000,
+            tenant_bytes_max: 64 * 1024 * 1024,
+            receive_events_max: 1_000,
+            receive_bytes_max: 2 * 1024 * 1024,
+            batch_events_max: 1_000,
+            batch_bytes_max: 4 * 1024 * 1024,
+            fair_quantum_bytes: 64 * 1024,
+            commit_slots: 4,
+            partition: PartitionLimits::default(),
+            load_entities_max: 2_000,
+            back_off: BackOff::default(),
+            busy_wait: Duration::from_millis(20),
+            restarts_max: 10,
+            restart_window: Duration::from_secs(60),
+            stall_limit: Duration::from_secs(30),
+            watch_interval: Duration::from_secs(1),
+            passivate_after: Duration::from_secs(60),
+        }
+    }
+}

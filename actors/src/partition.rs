@@ -1,0 +1,391 @@
+//! The partition actor: drives one [`Partition`] of the engine. Asks the store for the entities that
+//! queued events need, and answers its committer. Does no I/O itself and holds no state across an await.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{
+    Actor, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, Handler, Message, MessageResult, WrapFuture,
+};
+use tidegate_engine::admission::Received;
+use tidegate_engine::clock::Timestamp;
+use tidegate_engine::commit::{EntityName, EntityRow, StoredEntity, Surprises};
+use tidegate_engine::partition::{Allowance, Head, Part, Partition, Prepared};
+use tidegate_engine::position::{Offset, StreamPartition};
+use tidegate_engine::store::{StoreError, StreamHead};
+use tidegate_engine::tenant::TenantId;
+use tokio::time::Instant;
+
+use crate::committer::{Committer, Ready};
+use crate::ownership::{Ownership, Standing};
+use crate::permits::Permit;
+use crate::seams::Context;
+
+/// Messages that may wait in a partition's mailbox. Routing is bounded by permits and the committer has
+/// at most a handful outstanding, so this is a second fence, never the bound that is felt.
+pub const MAILBOX_MESSAGES_MAX: usize = 1_024;
+
+/// One tenant's partition of one ownership.
+pub struct PartitionActor {
+    context: Context,
+    ownership: Arc<Ownership>,
+    committer: Addr<Committer>,
+    tenant: TenantId,
+    /// Absent until the head of its log was read.
+    state: Option<Partition<Permit>>,
+    /// Events that came before that.
+    early: Vec<Admit>,
+    loads_in_flight: usize,
+    load_attempt: u32,
+    reports: u64,
+    active_at: Instant,
+    /// A report is on its way to the committer, …
+    telling: bool,
+    /// … and something changed since it left.
+    untold: bool,
+}
+
+/// Takes events in, in order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Admit {
+    /// The events, each with its permit.
+    pub events: Vec<(Received, Permit)>,
+    /// When they were admitted.
+    pub admitted_at: Timestamp,
+}
+
+/// Asks for a part of the next batch.
+#[derive(Message)]
+#[rtype(result = "Preparation")]
+pub struct Prepare {
+    /// How much of it.
+    pub allowance: Allowance,
+}
+
+/// A partition's answer to [`Prepare`].
+pub struct Preparation {
+    /// Its part, if any.
+    pub part: Option<Box<Part>>,
+    /// What is ready now.
+    pub report: Report,
+}
+
+/// What a partition has ready. Reports overtake each other; the higher number is the newer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// The report's number.
+    pub number: u64,
+    /// Events that could go into a batch.
+    pub events: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// The offset of its oldest event that is not settled.
+    pub oldest: Option<Offset>,
+}
+
+/// The oldest prepared part is durable.
+#[derive(Message)]
+#[rtype(result = "Report")]
+pub struct Settle {
+    /// Rows of the entities it created; `None` when the reply was lost.
+    pub new_rows: Option<Vec<EntityRow>>,
+}
+
+/// Nothing of what is prepared was written: apply it again.
+#[derive(Message)]
+#[rtype(result = "Report")]
+pub struct Reset {
+    /// What stood in the way.
+    pub surprises: Arc<Surprises>,
+    /// The one event whose values the store refuses, and what it said.
+    pub condemned: Option<(Offset, String)>,
+}
+
+/// Stop, unless there was work lately.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct RetireIfIdle;
+
+/// Asks for a snapshot.
+#[derive(Message)]
+#[rtype(result = "PartitionSnapshot")]
+pub struct ObservePartition;
+
+/// What a partition shows of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionSnapshot {
+    /// Whose log it writes.
+    pub stream_partition: StreamPartition,
+    /// Events not settled.
+    pub unsettled_events: usize,
+    /// Batches prepared and not settled.
+    pub prepared_batches: usize,
+    /// Loads of entities in flight.
+    pub loads_in_flight: usize,
+    /// Where its committed log ends, once that is known.
+    pub head: Option<Head>,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct HeadRead(Result<Vec<StreamHead>, StoreError>);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct EntitiesRead {
+    asked: Vec<EntityName>,
+    found: Result<Vec<StoredEntity>, StoreError>,
+}
+
+impl PartitionActor {
+    pub(crate) fn new(context: Context, ownership: Arc<Ownership>, committer: Addr<Committer>, tenant: TenantId) -> Self {
+        Self {
+            context,
+            ownership,
+            committer,
+            tenant,
+            state: None,
+            early: Vec::new(),
+            loads_in_flight: 0,
+            load_attempt: 0,
+            reports: 0,
+            active_at: Instant::now(),
+            telling: false,
+            untold: false,
+        }
+    }
+
+    fn read_head(&self, wait: Duration, context: &ActixContext<Self>) {
+        let (store, address) = (self.context.seams.store.clone(), context.address());
+        let (tenant, source_partition) = (self.tenant.clone(), self.ownership.source_partition.clone());
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let heads = store.stream_heads(&tenant, &source_partition).await;
+            // A closed mailbox means that the ownership is over.
+            let _ = address.send(HeadRead(heads)).await;
+        }));
+    }
+
+    fn load(&mut self, wait: Duration, context: &ActixContext<Self>) {
+        let Some(state) = &mut self.state else { return };
+        // One load at a time: while it runs, what else is needed gathers for the next.
+        if self.loads_in_flight > 0 {
+            return;
+        }
+        let asked = state.wanted(self.context.options.load_entities_max);
+        if asked.is_empty() {
+            return;
+        }
+        self.loads_in_flight += 1;
+        let (store, address, tenant) = (self.context.seams.store.clone(), context.address(), self.tenant.clone());
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let found = store.load_entities(&tenant, asked.clone()).await;
+            let _ = address.send(EntitiesRead { asked, found }).await;
+        }));
+    }
+
+    fn back_off(&mut self) -> Duration {
+        self.load_attempt += 1;
+        self.context.options.back_off.wait(self.load_attempt, self.context.seams.ids.next_u64())
+    }
+
+    fn report(&mut self) -> Report {
+        self.reports += 1;
+        let (events, bytes) = match &self.state {
+            Some(state) => state.ready(),
+            None => (0, 0),
+        };
+        let oldest = self.state.as_ref().and_then(Partition::oldest_unsettled);
+        Report { number: self.reports, events, bytes, oldest }
+    }
+
+    /// Tells the committer, unasked, what is ready. One such message is under way at a time; what
+    /// changes meanwhile is told right after.
+    fn tell(&mut self, context: &mut ActixContext<Self>) {
+        if self.telling {
+            self.untold = true;
+            return;
+        }
+        self.telling = true;
+        self.untold = false;
+        let ready = Ready { tenant: self.tenant.clone(), partition: context.address(), report: self.report() };
+        let told = self.committer.send(ready).into_actor(self).map(|told, actor, context| {
+            actor.telling = false;
+            if told.is_err() {
+                actor.ownership.end(Standing::Broken { reason: "the committer died".to_owned() });
+            } else if actor.untold {
+                actor.tell(context);
+            }
+        });
+        context.spawn(told);
+    }
+
+    fn take_in(state: &mut Partition<Permit>, admit: Admit) {
+        for (received, permit) in admit.events {
+            state.offer(received, permit, admit.admitted_at);
+        }
+    }
+}
+
+impl Actor for PartitionActor {
+    type Context = ActixContext<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+        self.read_head(Duration::ZERO, context);
+    }
+}
+
+impl Handler<HeadRead> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, HeadRead(heads): HeadRead, context: &mut Self::Context) {
+        let heads = match heads {
+            Ok(heads) => heads,
+            Err(error) => {
+                tracing::warn!(tenant_id = %self.tenant, partition = %self.ownership.source_partition, %error, "log head not read, trying again");
+                let wait = self.back_off();
+                return self.read_head(wait, context);
+            }
+        };
+        self.load_attempt = 0;
+        let stream_partition = StreamPartition {
+            tenant: self.tenant.clone(),
+            stream: self.ownership.stream.clone(),
+            source_partition: self.ownership.source_partition.clone(),
+        };
+        let head = heads
+            .into_iter()
+            .find(|head| head.stream_partition == stream_partition)
+            .map_or(Head::default(), |head| Head { next_sequence: head.next_sequence, chain_head: head.chain_head });
+        let machines = self.context.seams.machines.clone();
+        let mut state = Partition::new(stream_partition, machines, head, self.context.options.partition);
+        for admit in std::mem::take(&mut self.early) {
+            Self::take_in(&mut state, admit);
+        }
+        self.state = Some(state);
+        self.load(Duration::ZERO, context);
+        self.tell(context);
+    }
+}
+
+impl Handler<Admit> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, admit: Admit, context: &mut Self::Context) {
+        self.active_at = Instant::now();
+        let Some(state) = &mut self.state else { return self.early.push(admit) };
+        Self::take_in(state, admit);
+        self.load(Duration::ZERO, context);
+        self.tell(context);
+    }
+}
+
+impl Handler<EntitiesRead> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, EntitiesRead { asked, found }: EntitiesRead, context: &mut Self::Context) {
+        self.loads_in_flight -= 1;
+        let Some(state) = &mut self.state else { return };
+        let wait = match found {
+            Ok(found) => {
+                state.loaded(&asked, found);
+                self.load_attempt = 0;
+                Duration::ZERO
+            }
+            Err(error) => {
+                state.load_failed(&asked);
+                tracing::warn!(tenant_id = %self.tenant, partition = %self.ownership.source_partition, %error, "entities not read, trying again");
+                self.back_off()
+            }
+        };
+        self.load(wait, context);
+        self.tell(context);
+    }
+}
+
+impl Handler<Prepare> for PartitionActor {
+    type Result = MessageResult<Prepare>;
+
+    fn handle(&mut self, Prepare { allowance }: Prepare, context: &mut Self::Context) -> Self::Result {
+        let prepared = self.state.as_mut().map_or(Prepared::Empty, |state| state.prepare(allowance));
+        let waiting = matches!(prepared, Prepared::Waiting);
+        let part = match prepared {
+            Prepared::Part(part) => Some(part),
+            Prepared::Waiting | Prepared::Empty => None,
+        };
+        self.load(Duration::ZERO, context);
+        let mut report = self.report();
+        if waiting {
+            // Not ready before the load returns, which tells the committer anew.
+            (report.events, report.bytes) = (0, 0);
+        }
+        MessageResult(Preparation { part, report })
+    }
+}
+
+impl Handler<Settle> for PartitionActor {
+    type Result = MessageResult<Settle>;
+
+    fn handle(&mut self, Settle { new_rows }: Settle, context: &mut Self::Context) -> Self::Result {
+        if let Some(state) = &mut self.state {
+            Permit::release_all(state.settle(new_rows.as_deref()));
+        }
+        self.load(Duration::ZERO, context);
+        MessageResult(self.report())
+    }
+}
+
+impl Handler<Reset> for PartitionActor {
+    type Result = MessageResult<Reset>;
+
+    fn handle(&mut self, Reset { surprises, condemned }: Reset, context: &mut Self::Context) -> Self::Result {
+        if let Some(state) = &mut self.state {
+            if let Some((offset, detail)) = condemned {
+                state.condemn(offset, &detail);
+            }
+            state.reset(&surprises);
+        }
+        self.load(Duration::ZERO, context);
+        MessageResult(self.report())
+    }
+}
+
+impl Handler<RetireIfIdle> for PartitionActor {
+    type Result = bool;
+
+    fn handle(&mut self, _: RetireIfIdle, context: &mut Self::Context) -> bool {
+        let empty = self.early.is_empty() && self.state.as_ref().is_none_or(|state| state.unsettled() == 0);
+        let idle = empty && !self.telling && self.active_at.elapsed() >= self.context.options.passivate_after;
+        if idle {
+            use actix::ActorContext as _;
+            context.stop();
+        }
+        idle
+    }
+}
+
+impl Handler<ObservePartition> for PartitionActor {
+    type Result = MessageResult<ObservePartition>;
+
+    fn handle(&mut self, _: ObservePartition, _: &mut Self::Context) -> Self::Result {
+        let early: usize = self.early.iter().map(|admit| admit.events.len()).sum();
+        MessageResult(PartitionSnapshot {
+            stream_partition: StreamPartition {
+                tenant: self.tenant.clone(),
+                stream: self.ownership.stream.clone(),
+                source_partition: self.ownership.source_partition.clone(),
+            },
+            unsettled_events: early + self.state.as_ref().map_or(0, Partition::unsettled),
+            prepared_batches: self.state.as_ref().map_or(0, Partition::prepared),
+            loads_in_flight: self.loads_in_flight,
+            head: self.state.as_ref().map(Partition::head),
+        })
+    }
+}

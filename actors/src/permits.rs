@@ -1,0 +1,152 @@
+//! Permits: the right to have one more event, and its bytes, unsettled. Taken before a message exists
+//! and given back at settlement, because a mailbox bounds little (`do_send` ignores its capacity).
+//! A dropped permit returns its bytes; it never settles an offset.
+
+use std::sync::Arc;
+
+use tidegate_engine::planted::{Bug, active};
+use tokio::sync::Semaphore;
+
+/// A stock of events and bytes.
+#[derive(Debug)]
+pub struct Stock {
+    events: Semaphore,
+    events_max: usize,
+    bytes: Semaphore,
+    bytes_max: usize,
+}
+
+impl Stock {
+    /// A full stock.
+    pub fn new(events_max: usize, bytes_max: usize) -> Arc<Self> {
+        // Semaphores count in u32 steps; 4 GiB unsettled in one node is beyond every default by far.
+        let bytes_max = bytes_max.min(u32::MAX as usize);
+        let events_max = events_max.min(u32::MAX as usize);
+        Arc::new(Self {
+            events: Semaphore::new(events_max),
+            events_max,
+            bytes: Semaphore::new(bytes_max),
+            bytes_max,
+        })
+    }
+
+    /// Waits for events and bytes. More than the whole stock is cut to the stock: one huge event goes
+    /// through alone instead of never.
+    pub async fn take(self: &Arc<Self>, events: usize, bytes: usize) -> Allotment {
+        let events = events.min(self.events_max);
+        let bytes = bytes.min(self.bytes_max);
+        let mut allotment = Allotment { stock: self.clone(), events: 0, bytes: 0 };
+        // Each is recorded as soon as it is ours, so that a dropped wait gives it back. The
+        // semaphores are never closed, so neither wait can fail.
+        if let Ok(taken) = self.events.acquire_many(events as u32).await {
+            taken.forget();
+            allotment.events = events;
+        }
+        if let Ok(taken) = self.bytes.acquire_many(bytes as u32).await {
+            taken.forget();
+            allotment.bytes = bytes;
+        }
+        allotment
+    }
+
+    /// Events and bytes that are taken.
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.events_max - self.events.available_permits(), self.bytes_max - self.bytes.available_permits())
+    }
+}
+
+/// A part of a stock; given back when dropped.
+#[derive(Debug)]
+pub struct Allotment {
+    stock: Arc<Stock>,
+    events: usize,
+    bytes: usize,
+}
+
+impl Allotment {
+    /// Splits off a smaller allotment, at most what is left.
+    pub fn split(&mut self, events: usize, bytes: usize) -> Allotment {
+        let events = events.min(self.events);
+        let bytes = bytes.min(self.bytes);
+        self.events -= events;
+        self.bytes -= bytes;
+        Allotment { stock: self.stock.clone(), events, bytes }
+    }
+
+    /// Takes another allotment of the same stock in, so that both are given back in one step.
+    fn absorb(&mut self, other: &mut Allotment) {
+        self.events += std::mem::take(&mut other.events);
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
+impl Drop for Allotment {
+    fn drop(&mut self) {
+        if self.events > 0 {
+            self.stock.events.add_permits(self.events);
+        }
+        if self.bytes > 0 {
+            self.stock.bytes.add_permits(self.bytes);
+        }
+    }
+}
+
+/// What one event holds until it is settled: its share of the node and of its tenant's lane.
+#[derive(Debug)]
+pub struct Permit {
+    node: Allotment,
+    tenant: Allotment,
+}
+
+impl Permit {
+    /// Joins both shares.
+    pub fn new(node: Allotment, tenant: Allotment) -> Self {
+        Self { node, tenant }
+    }
+
+    /// Gives many permits of one tenant back in one step.
+    pub fn release_all(mut permits: Vec<Permit>) {
+        if active(Bug::DroppedPermit)
+            && let Some(lost) = permits.pop()
+        {
+            std::mem::forget(lost);
+        }
+        let Some(mut sum) = permits.pop() else { return };
+        for permit in &mut permits {
+            sum.node.absorb(&mut permit.node);
+            sum.tenant.absorb(&mut permit.tenant);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Permit, Stock};
+
+    #[actix::test]
+    async fn what_is_dropped_is_given_back_and_a_dropped_wait_leaks_nothing() {
+        let (node, lane) = (Stock::new(10, 1_000), Stock::new(4, 1_000));
+        let mut allowance = node.take(10, 1_000).await;
+        let tenant = lane.take(4, 400).await;
+        let permit = Permit::new(allowance.split(4, 400), tenant);
+        assert_eq!((node.in_use(), lane.in_use()), ((10, 1_000), (4, 400)));
+        drop(allowance);
+        assert_eq!(node.in_use(), (4, 400));
+        // Enough events, not enough bytes: the wait holds events when it is dropped.
+        let wait = tokio::time::timeout(Duration::from_millis(5), node.take(6, 1_000)).await;
+        assert!(wait.is_err());
+        assert_eq!(node.in_use(), (4, 400));
+        Permit::release_all(vec![permit]);
+        assert_eq!((node.in_use(), lane.in_use()), ((0, 0), (0, 0)));
+    }
+
+    #[actix::test]
+    async fn an_event_larger_than_the_stock_goes_alone() {
+        let stock = Stock::new(10, 100);
+        let held = stock.take(1, 5_000).await;
+        assert_eq!(stock.in_use(), (1, 100));
+        drop(held);
+    }
+}

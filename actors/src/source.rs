@@ -1,0 +1,391 @@
+//! The source task: one a bus. Receives with permits, claims what is assigned, routes to tenants, and
+//! looks after its ownerships: what breaks is claimed again within the restart budget, then quarantined.
+
+mod claim;
+mod slot;
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tidegate_engine::admission::{self, Binding, Received};
+use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
+use tidegate_engine::hash::hash_bytes;
+use tidegate_engine::position::{SourcePartition, StreamName};
+use tidegate_engine::tenant::{TenantBinding, TenantId};
+use tidegate_engine::checkpoint::Receipt;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::failpoint::{self, Failpoint};
+use crate::ownership::{Ownership, Standing};
+use crate::permits::{Allotment, Permit, Stock};
+use crate::seams::Context;
+use crate::supervisor::Route;
+use crate::tenants::Tenants;
+use claim::Claimed;
+pub(crate) use slot::{Held, Slot};
+
+/// A source of the node: a bus, and what its deliveries have in common.
+#[derive(Clone)]
+pub struct Source {
+    /// Where deliveries come from.
+    pub bus: Arc<dyn EventBus>,
+    /// The stream that they become.
+    pub stream: StreamName,
+    /// Where their tenant comes from.
+    pub tenant: TenantBinding,
+    /// Where a source partition starts that has no checkpoint.
+    pub start: Start,
+}
+
+/// What the node wants of a source task.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Command {
+    Run,
+    /// Receive nothing more; settle what was received.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// How a source stands as a whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SourceStatus {
+    /// It runs.
+    Running,
+    /// Bounded, and everything in it is settled.
+    Ended,
+    /// It was drained: nothing received is unsettled.
+    Drained,
+    /// Some partition is stopped or quarantined, with the reason; the others go on.
+    Failed {
+        /// What happened, by partition.
+        reason: String,
+    },
+    /// The task has ended.
+    Stopped,
+}
+
+/// The slots of a source, shared with whoever observes it.
+pub(crate) type Slots = Arc<Mutex<BTreeMap<u32, Slot>>>;
+
+pub(crate) struct SourceTask {
+    pub context: Context,
+    pub source: Source,
+    pub tenants: Arc<Tenants>,
+    pub node: Arc<Stock>,
+    pub commit_slots: Arc<Semaphore>,
+    pub slots: Slots,
+    pub commands: watch::Receiver<Command>,
+    pub status: watch::Sender<SourceStatus>,
+    pub moved: Arc<Notify>,
+}
+
+type Receiving = Pin<Box<dyn Future<Output = (Allotment, Result<Vec<BusEvent>, BusError>)> + Send>>;
+
+/// Claims that may wait to be taken in: one a partition at most, and the task takes them in at once.
+const CLAIMS_MAX: usize = 64;
+
+impl SourceTask {
+    /// Runs until it is told to stop.
+    pub async fn run(mut self) {
+        let (claims, mut claimed) = mpsc::channel::<Claimed>(CLAIMS_MAX);
+        let mut receiving: Option<Receiving> = None;
+        let mut watch = tokio::time::interval(self.context.options.watch_interval);
+        let mut failures = 0;
+        loop {
+            let command = *self.commands.borrow_and_update();
+            if command == Command::Stop {
+                break;
+            }
+            if command == Command::Drain {
+                failpoint::hit(Failpoint::Draining);
+                receiving = None;
+            }
+            self.look_after(&claims).await;
+            self.tell_status(command);
+            if receiving.is_none() && command == Command::Run {
+                receiving = Some(self.receive(failures));
+            }
+            let moved = self.moved.clone();
+            tokio::select! {
+                biased;
+                changed = self.commands.changed() => if changed.is_err() { break },
+                Some(done) = claimed.recv() => self.take_claim(done).await,
+                _ = moved.notified() => {}
+                _ = watch.tick() => {}
+                (allowance, received) = next(&mut receiving) => {
+                    receiving = None;
+                    match received {
+                        Ok(events) => {
+                            failures = 0;
+                            self.take_events(events, allowance, &claims).await;
+                        }
+                        Err(error) => {
+                            failures += 1;
+                            tracing::warn!(source = %self.source.bus.source(), %error, "nothing received");
+                            if error.kind() != tidegate_engine::error::ErrorKind::Transient {
+                                let _ = self.status.send_replace(SourceStatus::Failed { reason: error.to_string() });
+                                self.stop_all(&error.to_string());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        self.end_all("the node stops");
+        let _ = self.status.send_replace(SourceStatus::Stopped);
+    }
+
+    /// One poll of the bus, with permits for all it may return. After failures it waits first.
+    fn receive(&self, failures: u32) -> Receiving {
+        let options = self.context.options.clone();
+        let wait = match failures {
+            0 => None,
+            attempt => Some(options.back_off.wait(attempt, self.context.seams.ids.next_u64())),
+        };
+        let (node, bus) = (self.node.clone(), self.source.bus.clone());
+        let limit = ReceiveLimit { events_max: options.receive_events_max, bytes_max: options.receive_bytes_max };
+        let bytes = limit.bytes_max + limit.events_max * admission::ENVELOPE_BYTES;
+        Box::pin(async move {
+            if let Some(wait) = wait {
+                tokio::time::sleep(wait).await;
+            }
+            let allowance = node.take(limit.events_max, bytes).await;
+            let received = bus.receive(limit).await;
+            (allowance, received)
+        })
+    }
+
+    async fn take_events(&mut self, events: Vec<BusEvent>, mut allowance: Allotment, claims: &mpsc::Sender<Claimed>) {
+        for event in events {
+            match event {
+                BusEvent::Assigned { partition, incarnation } => {
+                    let options = &self.context.options;
+                    let slot = Slot::new(incarnation, options.restarts_max, options.restart_window);
+                    if let Some(old) = self.lock().insert(partition, slot) {
+                        old.end("assigned anew");
+                    }
+                    self.claim(partition, 0, claims);
+                }
+                BusEvent::Revoked { partition } => {
+                    if let Some(slot) = self.lock().get_mut(&partition) {
+                        slot.revoked = true;
+                    }
+                }
+                BusEvent::Lost { partition } => {
+                    if let Some(slot) = self.lock().remove(&partition) {
+                        slot.end("lost to another consumer");
+                    }
+                }
+                BusEvent::Delivered { partition, deliveries } => self.route(partition, deliveries, &mut allowance).await,
+                BusEvent::Ended { partition, end } => {
+                    if let Some(slot) = self.lock().get_mut(&partition) {
+                        slot.ended = Some(end);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Receipt and routing of one partition's records, in order.
+    async fn route(&mut self, partition: u32, deliveries: Vec<Delivery>, allowance: &mut Allotment) {
+        let Some((ownership, committer)) = self.lock().get(&partition).and_then(Slot::owned) else {
+            // Not claimed (any more): the claim will seek to where it has to go on.
+            return;
+        };
+        let admitted_at = self.context.seams.clock.now();
+        let binding = Binding { stream: self.source.stream.clone(), tenant: self.source.tenant.clone() };
+        let mut groups: BTreeMap<TenantId, Vec<Received>> = BTreeMap::new();
+        let fresh = note_receipt(&ownership, deliveries);
+        for delivery in &fresh {
+            let (tenant, received) = admission::read(delivery, &binding);
+            groups.entry(tenant).or_default().push(received);
+        }
+        for (tenant, events) in groups {
+            let lane = self.tenants.get(&tenant);
+            for events in self.cut(events) {
+                let (count, bytes) = (events.len(), events.iter().map(|event| event.bytes).sum());
+                let mut commands = self.commands.clone();
+                let taken = tokio::select! {
+                    biased;
+                    // A full lane stops the source; only the end of the node goes past it.
+                    _ = commands.wait_for(|command| *command == Command::Stop) => return,
+                    taken = lane.lane.take(count, bytes) => taken,
+                };
+                let route = Route {
+                    ownership: ownership.clone(),
+                    committer: committer.clone(),
+                    events: permitted(events, allowance, taken),
+                    admitted_at,
+                };
+                if lane.supervisor.send(route).await.is_err() {
+                    ownership.end(Standing::Broken { reason: "a tenant's supervisor died".to_owned() });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Cuts a tenant's events so that each piece fits its lane twice: one is committed while the next
+    /// is routed.
+    fn cut(&self, events: Vec<Received>) -> Vec<Vec<Received>> {
+        let events_max = (self.context.options.tenant_events_max / 2).max(1);
+        let bytes_max = self.context.options.tenant_bytes_max / 2;
+        let mut pieces: Vec<Vec<Received>> = Vec::new();
+        let mut bytes = 0;
+        for event in events {
+            match pieces.last_mut() {
+                Some(piece) if piece.len() < events_max && bytes + event.bytes <= bytes_max => {
+                    bytes += event.bytes;
+                    piece.push(event);
+                }
+                _ => {
+                    bytes = event.bytes;
+                    pieces.push(vec![event]);
+                }
+            }
+        }
+        pieces
+    }
+
+    fn claim(&self, partition: u32, attempt: u32, claims: &mpsc::Sender<Claimed>) {
+        let wait = match attempt {
+            0 => std::time::Duration::ZERO,
+            attempt => self.context.options.back_off.wait(attempt, self.context.seams.ids.next_u64()),
+        };
+        let Some(incarnation) = self.lock().get(&partition).map(|slot| slot.incarnation.clone()) else { return };
+        let request = claim::Request {
+            context: self.context.clone(),
+            bus: self.source.bus.clone(),
+            start: self.source.start,
+            source_partition: SourcePartition { source: self.source.bus.source().clone(), partition },
+            incarnation,
+            wait,
+        };
+        let claims = claims.clone();
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            // The receiver is gone when the task has ended: then nobody wants the claim.
+            let _ = claims.send(request.run().await).await;
+        }));
+    }
+
+    async fn take_claim(&mut self, claimed: Claimed) {
+        let partition = claimed.source_partition.partition;
+        let known = self.lock().get(&partition).is_some_and(|slot| matches!(slot.held, Held::Claiming));
+        if !known {
+            return;
+        }
+        let checkpoint = match claimed.checkpoint {
+            Ok(checkpoint) => checkpoint,
+            Err(reason) => {
+                tracing::error!(partition = %claimed.source_partition, %reason, "source partition stopped");
+                if let Some(slot) = self.lock().get_mut(&partition) {
+                    slot.held = Held::Quarantined { reason };
+                }
+                return;
+            }
+        };
+        failpoint::hit(Failpoint::Claimed);
+        let next_offset = checkpoint.progress.next_offset;
+        let (ownership, committer) = slot::take_ownership(
+            &self.context,
+            &self.source,
+            &checkpoint,
+            self.commit_slots.clone(),
+            self.moved.clone(),
+        );
+        tracing::info!(partition = %claimed.source_partition, epoch = checkpoint.epoch.0, revision = checkpoint.revision.0, next_offset = next_offset.0, "claimed");
+        if let Some(slot) = self.lock().get_mut(&partition) {
+            slot.held = Held::Owned { ownership: ownership.clone(), committer };
+            slot.ended = None;
+        }
+        if let Err(error) = self.source.bus.seek(partition, next_offset).await {
+            ownership.end(Standing::Broken { reason: error.to_string() });
+        }
+    }
+
+    /// Claims broken ownerships again, gives drained ones back, and notes what has ended.
+    async fn look_after(&mut self, claims: &mpsc::Sender<Claimed>) {
+        let now = Instant::now();
+        let partitions: Vec<u32> = self.lock().keys().copied().collect();
+        for partition in partitions {
+            let action = self.lock().get_mut(&partition).map_or(slot::Action::Nothing, |slot| slot.look(now));
+            match action {
+                slot::Action::Nothing => {}
+                slot::Action::Reclaim { attempt, reason } => {
+                    tracing::warn!(source = %self.source.bus.source(), partition, attempt, %reason, "ownership ended, claiming again");
+                    self.claim(partition, attempt, claims);
+                }
+                slot::Action::Quarantined { reason } => {
+                    tracing::error!(source = %self.source.bus.source(), partition, %reason, "source partition stopped");
+                }
+                slot::Action::Release => {
+                    self.lock().remove(&partition);
+                    if let Err(error) = self.source.bus.release(partition).await {
+                        tracing::warn!(source = %self.source.bus.source(), partition, %error, "not released");
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_status(&self, command: Command) {
+        let status = slot::status(&self.lock(), command);
+        self.status.send_if_modified(|current| {
+            let changed = *current != status;
+            *current = status;
+            changed
+        });
+    }
+
+    fn stop_all(&self, reason: &str) {
+        for slot in self.lock().values_mut() {
+            slot.end(reason);
+            slot.held = Held::Quarantined { reason: reason.to_owned() };
+        }
+    }
+
+    fn end_all(&self, reason: &str) {
+        for slot in self.lock().values() {
+            slot.end(reason);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes note of every record and leaves out what is settled already. The last record of a poll carries
+/// its hash, so that a checkpoint has a record to recognise the source by.
+fn note_receipt(ownership: &Ownership, deliveries: Vec<Delivery>) -> Vec<Delivery> {
+    let last = deliveries.last().map(|delivery| delivery.offset);
+    let mut tracker = ownership.tracker();
+    deliveries
+        .into_iter()
+        .filter(|delivery| {
+            let fingerprint = (Some(delivery.offset) == last).then(|| hash_bytes(&delivery.payload));
+            tracker.receive(delivery.offset, delivery.next, fingerprint) == Receipt::New
+        })
+        .collect()
+}
+
+fn permitted(events: Vec<Received>, node: &mut Allotment, mut tenant: Allotment) -> Vec<(Received, Permit)> {
+    events
+        .into_iter()
+        .map(|event| {
+            let permit = Permit::new(node.split(1, event.bytes), tenant.split(1, event.bytes));
+            (event, permit)
+        })
+        .collect()
+}
+
+/// Waits for the poll under way, for ever when there is none.
+async fn next(receiving: &mut Option<Receiving>) -> (Allotment, Result<Vec<BusEvent>, BusError>) {
+    match receiving {
+        Some(receiving) => receiving.await,
+        None => std::future::pending().await,
+    }
+}
