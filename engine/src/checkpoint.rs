@@ -259,7 +259,10 @@ impl OffsetTracker {
             }
             match ranges.last_mut() {
                 Some(open) if extend && range.first <= open.last => open.last = range.last,
-                _ => ranges.push(DoneRange { first: range.first.max(received_to), last: range.last }),
+                _ => ranges.push(DoneRange {
+                    first: range.first.max(received_to),
+                    last: range.last,
+                }),
             }
         }
         Progress {

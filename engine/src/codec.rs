@@ -97,7 +97,10 @@ mod tests {
     fn the_bytes_of_a_release_stay_readable() {
         let bytes = encode(&golden()).unwrap();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "01c2717abcbb17f7400201fafd0000000000010000fdffffffffffffffff");
+        assert_eq!(
+            hex,
+            "01c2717abcbb17f7400201fafd0000000000010000fdffffffffffffffff"
+        );
         assert_eq!(decode::<DoneAbove>(&bytes), Ok(golden()));
     }
 

@@ -33,4 +33,5 @@ pub mod store;
 pub mod tenant;
 pub mod text;
 pub mod transition;
+pub mod verify;
 pub mod yaml;
