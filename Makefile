@@ -1,0 +1,48 @@
+# Everything a developer types. `make` alone lists it.
+
+CARGO ?= cargo
+# With TIDEGATE_REQUIRE_SERVICES=1 (CI sets it), servers that cannot be had fail the run;
+# without it, the tests that need them say SKIPPED.
+WITH_SERVICES = deploy/dev/services run
+OR_WITHOUT = $(if $(filter 1,$(TIDEGATE_REQUIRE_SERVICES)),,--or-without)
+
+# More for `cargo test`, such as TEST_ARGS='--test simulation'.
+TEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench fmt lint doc deny advisories toolchain
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: toolchain ## 200,000 events of five tenants become verified state (DEMO_EXIT=1 ends it)
+	@$(CARGO) run --release --locked -- demo
+
+test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed around them
+	@$(WITH_SERVICES) $(OR_WITHOUT) $(CARGO) test --workspace --locked $(TEST_ARGS)
+
+bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
+	@$(WITH_SERVICES) $(CARGO) bench --locked
+
+fmt: ## format the code
+	@$(CARGO) fmt --all
+
+lint: ## what CI refuses: formatting and clippy
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+doc: ## the API documentation, warnings are errors
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+deny: ## banned crates, licences and sources of dependencies, offline
+	@$(CARGO) deny --offline --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" check bans licenses sources
+
+advisories: ## known vulnerabilities of dependencies; fetches the advisory database
+	@$(CARGO) deny --locked check advisories
+
+toolchain:
+	@missing=; \
+	for tool in $(firstword $(CARGO)) $${CC:-cc} perl; do \
+	  command -v $$tool >/dev/null || missing="$$missing $$tool"; \
+	done; \
+	[ -z "$$missing" ] || { echo "missing:$$missing (needed: Rust with cargo, a C compiler, make, perl)" >&2; exit 1; }
