@@ -52,3 +52,28 @@ pub const RECLAIM_ATTEMPTS_MAX: u32 = 5;
 
 /// Characters kept of a reason that a machine or a database gave.
 pub const REASON_CHARS_MAX: usize = 512;
+
+/// Bytes of one CEL expression.
+pub const EXPRESSION_BYTES_MAX: usize = 2_048;
+
+/// Nodes of one CEL expression's syntax tree. With [`COMPREHENSION_ITEMS_MAX`] and comprehensions one
+/// deep this bounds the steps of an evaluation, which the library does not.
+pub const EXPRESSION_NODES_MAX: usize = 512;
+
+/// Items of a list that a comprehension may visit.
+pub const COMPREHENSION_ITEMS_MAX: usize = 1_000;
+
+/// Bytes of a text, or items of a list, that `+` may make: what an entity could hold at all.
+pub const EXPRESSION_RESULT_MAX: usize = ENTITY_DATA_BYTES_MAX;
+
+/// States of one machine, and fields of one machine: each is a line that people read.
+pub const MACHINE_NAMES_MAX: usize = 256;
+
+/// Candidates for one event type: they are tried in order, so their number bounds an event's cost.
+pub const MACHINE_CANDIDATES_MAX: usize = 64;
+
+/// Events that one candidate may emit. With [`HOPS_MAX`] this bounds what one event can set off.
+pub const MACHINE_EMITS_MAX: usize = 16;
+
+/// Test cases in one definition, and given events in one case.
+pub const MACHINE_TESTS_MAX: usize = 1_000;

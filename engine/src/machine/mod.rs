@@ -2,8 +2,35 @@
 //! definition with CEL expressions or a Rust [`Processor`]; this module owns what both have in common.
 //! It never knows the time, randomness or I/O.
 
+mod candidate;
+mod cases;
+mod compiled;
+mod decimal;
+mod definition;
+mod document;
+mod expression;
+mod field;
+mod field_type;
+mod load_error;
+mod moment;
+mod operators;
+mod payload;
 pub mod processor;
+mod reach;
+mod rewrite;
+pub mod upgrade;
+mod variables;
+mod warnings;
 
+pub use cases::{Case, CaseResult, Difference};
+pub use compiled::CompiledMachine;
+pub use definition::{API_VERSION, MachineDefinition, OnUnmatched};
+pub use field_type::FieldType;
+pub use load_error::LoadError;
 pub use processor::{
     Change, DeadReason, Definition, Emitted, EventContext, Fault, MachineSet, Processor, Verdict,
 };
+pub use warnings::{Warning, warnings};
+
+#[cfg(test)]
+mod tests;

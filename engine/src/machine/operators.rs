@@ -1,0 +1,565 @@
+//! The operators and functions of expressions. The library's own refuse to mix int and double and let
+//! infinities through; expressions are rewritten to these, which promote, compare exactly, know
+//! decimals, and bound what they make. Everything else of the standard library that may be called is
+//! named in [`FUNCTIONS`] and [`METHODS`].
+
+use std::cmp::Ordering;
+use std::sync::{Arc, LazyLock};
+
+use cel::common::ast::operators as op;
+use cel::common::functions::Function;
+use cel::common::types::{
+    CelBool, CelDouble, CelInt, CelList, CelMap, CelString, CelTimestamp, DYN_TYPE, Type,
+};
+use cel::common::value::{CowVal, Val};
+use cel::{Env, ExecutionError};
+use rust_decimal::Decimal;
+
+use super::decimal::{CelDecimal, DECIMAL_TYPE};
+use super::moment;
+use crate::limits::{COMPREHENSION_ITEMS_MAX, EXPRESSION_RESULT_MAX};
+
+/// The operators that are rewritten, with the function that takes their place. No name of ours can be
+/// written in CEL: identifiers never contain `@`.
+pub(super) const REWRITTEN: [(&str, &str); 11] = [
+    (op::ADD, "@add"),
+    (op::SUBSTRACT, "@subtract"),
+    (op::MULTIPLY, "@multiply"),
+    (op::DIVIDE, "@divide"),
+    (op::LESS, "@less"),
+    (op::LESS_EQUALS, "@at_most"),
+    (op::GREATER, "@greater"),
+    (op::GREATER_EQUALS, "@at_least"),
+    (op::EQUALS, "@equal"),
+    (op::NOT_EQUALS, "@unequal"),
+    (op::IN, "@in"),
+];
+
+/// Operators that keep the library's meaning.
+pub(super) const KEPT: [&str; 7] = [
+    op::CONDITIONAL,
+    op::LOGICAL_AND,
+    op::LOGICAL_OR,
+    op::LOGICAL_NOT,
+    op::NEGATE,
+    op::MODULO,
+    op::INDEX,
+];
+
+/// Functions that expressions may call, how many arguments they take, and what is called in their
+/// place.
+pub(super) const FUNCTIONS: [(&str, usize, &str); 8] = [
+    ("size", 1, "size"),
+    ("int", 1, "int"),
+    ("double", 1, "@double"),
+    ("decimal", 1, "@decimal"),
+    ("string", 1, "string"),
+    ("bool", 1, "bool"),
+    ("timestamp", 1, "@timestamp"),
+    ("duration", 1, "duration"),
+];
+
+/// Methods that expressions may call, and how many arguments they take.
+pub(super) const METHODS: [(&str, usize); 14] = [
+    ("size", 0),
+    ("contains", 1),
+    ("startsWith", 1),
+    ("endsWith", 1),
+    ("getFullYear", 0),
+    ("getMonth", 0),
+    ("getDate", 0),
+    ("getDayOfMonth", 0),
+    ("getDayOfWeek", 0),
+    ("getDayOfYear", 0),
+    ("getHours", 0),
+    ("getMinutes", 0),
+    ("getSeconds", 0),
+    ("getMilliseconds", 0),
+];
+
+/// What the function in an error of ours begins with.
+pub(super) const OURS: char = '@';
+
+/// The function that guards what a comprehension visits.
+pub(super) const ITEMS: &str = "@items";
+
+/// The environment of every expression: the standard library and ours. Building it costs more than an
+/// evaluation, so there is one.
+pub(super) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut env = Env::stdlib().with_optional_support(false);
+    let binary: [(&str, Function); 11] = [
+        ("@add", add),
+        ("@subtract", subtract),
+        ("@multiply", multiply),
+        ("@divide", divide),
+        ("@less", less),
+        ("@at_most", at_most),
+        ("@greater", greater),
+        ("@at_least", at_least),
+        ("@equal", equal),
+        ("@unequal", unequal),
+        ("@in", is_in),
+    ];
+    let unary: [(&str, Function); 4] = [
+        ("@double", double),
+        ("@decimal", decimal),
+        ("@timestamp", timestamp),
+        (ITEMS, items),
+    ];
+    for (name, function) in binary {
+        declare(&mut env, name, vec![DYN_TYPE, DYN_TYPE], function);
+    }
+    for (name, function) in unary {
+        declare(&mut env, name, vec![DYN_TYPE], function);
+    }
+    declare(
+        &mut env,
+        "int",
+        vec![DECIMAL_TYPE.to_owned()],
+        int_from_decimal,
+    );
+    declare(
+        &mut env,
+        "string",
+        vec![DECIMAL_TYPE.to_owned()],
+        string_from_decimal,
+    );
+    Arc::new(env)
+});
+
+fn declare(env: &mut Env, name: &str, arguments: Vec<Type>, function: Function) {
+    let declared = env.add_overload(name, &format!("tidegate_{name}"), arguments, function);
+    assert!(declared.is_ok(), "{name} is declared twice: {declared:?}");
+}
+
+type Outcome<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
+
+/// A number of one of the three kinds that mix.
+#[derive(Clone, Copy)]
+enum Number {
+    Int(i64),
+    Double(f64),
+    Decimal(Decimal),
+}
+
+/// Two numbers of the same kind.
+enum Pair {
+    Int(i64, i64),
+    Double(f64, f64),
+    Decimal(Decimal, Decimal),
+}
+
+impl Number {
+    fn of(value: &dyn Val) -> Option<Self> {
+        if let Some(int) = value.downcast_ref::<CelInt>() {
+            Some(Number::Int(*int.inner()))
+        } else if let Some(double) = value.downcast_ref::<CelDouble>() {
+            Some(Number::Double(*double.inner()))
+        } else {
+            value
+                .downcast_ref::<CelDecimal>()
+                .map(|decimal| Number::Decimal(decimal.value()))
+        }
+    }
+
+    /// Both as one kind: int gives way to double and to decimal. An int that no double holds exactly
+    /// is an error rather than its neighbour; double and decimal never mix silently.
+    fn promoted(operator: &str, left: Self, right: Self) -> Result<Pair, ExecutionError> {
+        use Number::{Decimal as Dec, Double, Int};
+        let exactly = |int: i64| {
+            exact_double(int).ok_or_else(|| {
+                fault(
+                    operator,
+                    "an int that no double holds exactly meets a double",
+                )
+            })
+        };
+        match (left, right) {
+            (Int(l), Int(r)) => Ok(Pair::Int(l, r)),
+            (Double(l), Double(r)) => Ok(Pair::Double(l, r)),
+            (Int(l), Double(r)) => Ok(Pair::Double(exactly(l)?, r)),
+            (Double(l), Int(r)) => Ok(Pair::Double(l, exactly(r)?)),
+            (Dec(l), Dec(r)) => Ok(Pair::Decimal(l, r)),
+            (Int(l), Dec(r)) => Ok(Pair::Decimal(Decimal::from(l), r)),
+            (Dec(l), Int(r)) => Ok(Pair::Decimal(l, Decimal::from(r))),
+            (Double(_), Dec(_)) | (Dec(_), Double(_)) => Err(fault(
+                operator,
+                "a double and a decimal do not mix: convert one with `decimal()` or `double()`",
+            )),
+        }
+    }
+}
+
+/// The double that is exactly this int.
+pub(super) fn exact_double(int: i64) -> Option<f64> {
+    let double = int as f64;
+    // `i64::MAX as f64` is 2^63, which saturates back to i64::MAX and would look exact.
+    (double < 9_223_372_036_854_775_808.0 && double as i64 == int).then_some(double)
+}
+
+/// The int that is exactly this double.
+pub(super) fn exact_int(double: f64) -> Option<i64> {
+    let within = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&double);
+    (within && double.fract() == 0.0).then_some(double as i64)
+}
+
+/// An error of ours. The `@` tells it from the library's, whose messages hold values; ours never do.
+fn fault(operator: &str, message: &'static str) -> ExecutionError {
+    ExecutionError::function_error(&format!("{OURS}{operator}"), message)
+}
+
+fn two<'b, 'v>(
+    args: Vec<CowVal<'b, 'v>>,
+) -> Result<(CowVal<'b, 'v>, CowVal<'b, 'v>), ExecutionError> {
+    let mut args = args.into_iter();
+    match (args.next(), args.next()) {
+        (Some(left), Some(right)) => Ok((left, right)),
+        _ => Err(ExecutionError::missing_argument_or_target()),
+    }
+}
+
+fn one<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    args.into_iter()
+        .next()
+        .ok_or_else(ExecutionError::missing_argument_or_target)
+}
+
+fn arithmetic<'b, 'v>(
+    operator: &str,
+    left: Number,
+    right: Number,
+    ints: fn(i64, i64) -> Option<i64>,
+    doubles: fn(f64, f64) -> f64,
+    decimals: fn(Decimal, Decimal) -> Option<Decimal>,
+) -> Outcome<'b, 'v> {
+    let overflow = || fault(operator, "overflow");
+    match Number::promoted(operator, left, right)? {
+        Pair::Int(l, r) => ints(l, r)
+            .map(|int| CowVal::owned(CelInt::from(int)))
+            .ok_or_else(overflow),
+        Pair::Double(l, r) => finite(operator, doubles(l, r)),
+        Pair::Decimal(l, r) => decimals(l, r)
+            .map(|decimal| CowVal::owned(CelDecimal::new(decimal)))
+            .ok_or_else(overflow),
+    }
+}
+
+fn finite<'b, 'v>(operator: &str, double: f64) -> Outcome<'b, 'v> {
+    if double.is_finite() {
+        Ok(CowVal::owned(CelDouble::from(double)))
+    } else {
+        Err(fault(operator, "overflow"))
+    }
+}
+
+fn unfit(operator: &str, left: &dyn Val, right: &dyn Val) -> ExecutionError {
+    let name = |value: &dyn Val| value.get_type().name().to_owned();
+    ExecutionError::no_such_overload(operator, vec![name(left), name(right)])
+}
+
+fn add<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let (left, right) = two(args)?;
+    if let (Some(l), Some(r)) = (Number::of(left.as_ref()), Number::of(right.as_ref())) {
+        return arithmetic(
+            "+",
+            l,
+            r,
+            i64::checked_add,
+            |l, r| l + r,
+            Decimal::checked_add,
+        );
+    }
+    let length = |value: &dyn Val| {
+        if let Some(text) = value.downcast_ref::<CelString<'_>>() {
+            text.inner().len()
+        } else {
+            value
+                .downcast_ref::<CelList<'_>>()
+                .map_or(0, |list| list.inner().len())
+        }
+    };
+    if length(left.as_ref()) + length(right.as_ref()) > EXPRESSION_RESULT_MAX {
+        return Err(fault(
+            "+",
+            "the result is longer than an expression may make",
+        ));
+    }
+    let lists = left.downcast_ref::<CelList<'_>>().is_some();
+    if lists && right.downcast_ref::<CelList<'_>>().is_none() {
+        // The library would append whatever iterates, a map's keys in random order included.
+        return Err(unfit("+", left.as_ref(), right.as_ref()));
+    }
+    let adder = left
+        .as_adder()
+        .ok_or_else(|| unfit("+", left.as_ref(), right.as_ref()))?;
+    Ok(CowVal::Owned(adder.add(right.as_ref())?.into_owned()))
+}
+
+fn subtract<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let (left, right) = two(args)?;
+    if let (Some(l), Some(r)) = (Number::of(left.as_ref()), Number::of(right.as_ref())) {
+        return arithmetic(
+            "-",
+            l,
+            r,
+            i64::checked_sub,
+            |l, r| l - r,
+            Decimal::checked_sub,
+        );
+    }
+    let subtractor = left
+        .as_subtractor()
+        .ok_or_else(|| unfit("-", left.as_ref(), right.as_ref()))?;
+    Ok(CowVal::Owned(subtractor.sub(right.as_ref())?.into_owned()))
+}
+
+fn multiply<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let (left, right) = two(args)?;
+    match (Number::of(left.as_ref()), Number::of(right.as_ref())) {
+        (Some(l), Some(r)) => arithmetic(
+            "*",
+            l,
+            r,
+            i64::checked_mul,
+            |l, r| l * r,
+            Decimal::checked_mul,
+        ),
+        _ => Err(unfit("*", left.as_ref(), right.as_ref())),
+    }
+}
+
+fn divide<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let (left, right) = two(args)?;
+    let (Some(l), Some(r)) = (Number::of(left.as_ref()), Number::of(right.as_ref())) else {
+        return Err(unfit("/", left.as_ref(), right.as_ref()));
+    };
+    let by_zero = match r {
+        Number::Int(int) => int == 0,
+        Number::Double(double) => double == 0.0,
+        Number::Decimal(decimal) => decimal.is_zero(),
+    };
+    if by_zero {
+        return Err(fault("/", "division by zero"));
+    }
+    arithmetic(
+        "/",
+        l,
+        r,
+        i64::checked_div,
+        |l, r| l / r,
+        Decimal::checked_div,
+    )
+}
+
+/// The order of two values, or `None` when they have none.
+fn order(left: &dyn Val, right: &dyn Val) -> Option<Ordering> {
+    match (Number::of(left), Number::of(right)) {
+        (Some(l), Some(r)) => order_of_numbers(l, r),
+        _ => left.as_comparer()?.compare(right).ok(),
+    }
+}
+
+/// Exact, also where promotion would round.
+fn order_of_numbers(left: Number, right: Number) -> Option<Ordering> {
+    use Number::{Decimal as Dec, Double, Int};
+    match (left, right) {
+        (Int(l), Int(r)) => Some(l.cmp(&r)),
+        (Double(l), Double(r)) => l.partial_cmp(&r),
+        (Dec(l), Dec(r)) => Some(l.cmp(&r)),
+        (Int(l), Dec(r)) => Some(Decimal::from(l).cmp(&r)),
+        (Dec(l), Int(r)) => Some(l.cmp(&Decimal::from(r))),
+        (Int(l), Double(r)) => order_int_double(l, r),
+        (Double(l), Int(r)) => order_int_double(r, l).map(Ordering::reverse),
+        (Double(_), Dec(_)) | (Dec(_), Double(_)) => None,
+    }
+}
+
+fn order_int_double(int: i64, double: f64) -> Option<Ordering> {
+    if double.is_nan() {
+        return None;
+    }
+    if double >= 9_223_372_036_854_775_808.0 {
+        return Some(Ordering::Less);
+    }
+    if double < -9_223_372_036_854_775_808.0 {
+        return Some(Ordering::Greater);
+    }
+    // Within i64: compare whole parts exactly, then what is after the point.
+    let whole = int.cmp(&(double.trunc() as i64));
+    Some(whole.then_with(|| 0.0_f64.total_cmp(&(double.fract() + 0.0))))
+}
+
+/// Equality with the same numeric rules at every depth. Values of kinds that never equal are unequal,
+/// not an error, as CEL has it.
+fn same(left: &dyn Val, right: &dyn Val) -> bool {
+    if let (Some(l), Some(r)) = (Number::of(left), Number::of(right)) {
+        return order_of_numbers(l, r) == Some(Ordering::Equal);
+    }
+    if let (Some(l), Some(r)) = (
+        left.downcast_ref::<CelList<'_>>(),
+        right.downcast_ref::<CelList<'_>>(),
+    ) {
+        return l.inner().len() == r.inner().len()
+            && l.inner()
+                .iter()
+                .zip(r.inner())
+                .all(|(l, r)| same(l.as_ref(), r.as_ref()));
+    }
+    if let (Some(l), Some(r)) = (
+        left.downcast_ref::<CelMap<'_>>(),
+        right.downcast_ref::<CelMap<'_>>(),
+    ) {
+        // The order of a hash map does not matter to `all`.
+        return l.inner().len() == r.inner().len()
+            && l.inner().iter().all(|(key, value)| {
+                r.inner()
+                    .get(key)
+                    .is_some_and(|other| same(value.as_ref(), other.as_ref()))
+            });
+    }
+    left.equals(right)
+}
+
+fn compared<'b, 'v>(
+    operator: &str,
+    args: Vec<CowVal<'b, 'v>>,
+    holds: fn(Ordering) -> bool,
+) -> Outcome<'b, 'v> {
+    let (left, right) = two(args)?;
+    order(left.as_ref(), right.as_ref())
+        .map(|ordering| boolean(holds(ordering)))
+        .ok_or_else(|| unfit(operator, left.as_ref(), right.as_ref()))
+}
+
+fn boolean<'b, 'v>(value: bool) -> CowVal<'b, 'v> {
+    CowVal::owned(CelBool::from(value))
+}
+
+fn less<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    compared("<", args, Ordering::is_lt)
+}
+
+fn at_most<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    compared("<=", args, Ordering::is_le)
+}
+
+fn greater<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    compared(">", args, Ordering::is_gt)
+}
+
+fn at_least<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    compared(">=", args, Ordering::is_ge)
+}
+
+fn equal<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let (left, right) = two(args)?;
+    Ok(boolean(same(left.as_ref(), right.as_ref())))
+}
+
+fn unequal<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let (left, right) = two(args)?;
+    Ok(boolean(!same(left.as_ref(), right.as_ref())))
+}
+
+fn is_in<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let (item, container) = two(args)?;
+    if let Some(list) = container.downcast_ref::<CelList<'_>>() {
+        let found = list
+            .inner()
+            .iter()
+            .any(|other| same(item.as_ref(), other.as_ref()));
+        return Ok(boolean(found));
+    }
+    let unfit = || unfit("in", item.as_ref(), container.as_ref());
+    container
+        .as_container()
+        .ok_or_else(unfit)?
+        .contains(item.as_ref())
+        .map(boolean)
+        .map_err(|_| unfit())
+}
+
+fn double<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let value = one(args)?;
+    if let Some(text) = value.downcast_ref::<CelString<'_>>() {
+        let number = text
+            .inner()
+            .parse::<f64>()
+            .map_err(|_| fault("double", "the text is no number"))?;
+        return finite("double", number);
+    }
+    match Number::of(value.as_ref()) {
+        // Asked for in so many words, so the nearest double will do.
+        Some(Number::Int(int)) => Ok(CowVal::owned(CelDouble::from(int as f64))),
+        Some(Number::Double(double)) => finite("double", double),
+        Some(Number::Decimal(decimal)) => {
+            let number = decimal
+                .to_string()
+                .parse::<f64>()
+                .map_err(|_| fault("double", "overflow"))?;
+            finite("double", number)
+        }
+        None => Err(ExecutionError::no_such_overload(
+            "double",
+            vec![value.get_type().name().to_owned()],
+        )),
+    }
+}
+
+fn decimal<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let value = one(args)?;
+    CelDecimal::from_val(value.as_ref())
+        .map(CowVal::owned)
+        .ok_or_else(|| {
+            fault(
+                "decimal",
+                "expected a number, or its text, of at most 28 digits",
+            )
+        })
+}
+
+fn timestamp<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let value = one(args)?;
+    let moment = if let Some(text) = value.downcast_ref::<CelString<'_>>() {
+        moment::parse(text.inner())
+    } else if let Some(seconds) = value.downcast_ref::<CelInt>() {
+        moment::from_seconds(*seconds.inner())
+    } else {
+        value.downcast_ref::<CelTimestamp>().and_then(moment::of)
+    };
+    moment
+        .and_then(moment::to_cel)
+        .map(CowVal::owned)
+        .ok_or_else(|| fault("timestamp", "expected RFC 3339 text or seconds since 1970"))
+}
+
+fn items<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let value = one(args)?;
+    let Some(list) = value.downcast_ref::<CelList<'_>>() else {
+        return Err(fault(
+            "comprehension",
+            "only lists are visited; a map has no order",
+        ));
+    };
+    if list.inner().len() > COMPREHENSION_ITEMS_MAX {
+        return Err(fault("comprehension", "more than 1,000 items"));
+    }
+    Ok(value)
+}
+
+fn int_from_decimal<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let value = one(args)?;
+    value
+        .downcast_ref::<CelDecimal>()
+        .and_then(|decimal| CelDecimal::new(decimal.value().trunc()).to_int())
+        .map(|int| CowVal::owned(CelInt::from(int)))
+        .ok_or_else(|| fault("int", "overflow"))
+}
+
+fn string_from_decimal<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let value = one(args)?;
+    value
+        .downcast_ref::<CelDecimal>()
+        .map(|decimal| CowVal::owned(CelString::from(decimal.to_string())))
+        .ok_or_else(ExecutionError::missing_argument_or_target)
+}
