@@ -3,3 +3,4 @@
 //! names concrete stores and buses.
 
 pub mod config;
+pub mod runtime;
