@@ -4,33 +4,31 @@
 //! [`CommitProtocol`]; this actor only carries it out.
 
 mod batch;
+mod carry_out;
 mod messages;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, WrapFuture,
+};
 use tidegate_engine::bus::EventBus;
 use tidegate_engine::checkpoint::Counts;
-use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, EntityRow, Surprises};
-use tidegate_engine::commit_protocol::{CommitProtocol, Next};
+use tidegate_engine::commit::{CommitBatch, EntityName, EntityRow};
+use tidegate_engine::commit_protocol::CommitProtocol;
 use tidegate_engine::partition::{Allowance, Part};
-use tidegate_engine::planted::{Bug, active};
 use tidegate_engine::position::Offset;
-use tidegate_engine::store::StoreError;
 use tidegate_engine::tenant::TenantId;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::failpoint::{self, Failpoint};
 use crate::fair_queue::FairQueue;
 use crate::ownership::{Ownership, Standing};
-use crate::partition::{PartitionActor, Preparation, Prepare, Report, Reset, Settle};
+use crate::partition::{PartitionActor, Preparation, Prepare, Report};
 use crate::seams::Context;
 use batch::Assembled;
 pub use messages::{CommitterSnapshot, ObserveCommitter, Ready, Retire};
-use messages::{CheckpointRead, Replied};
 
 /// Messages that may wait in a committer's mailbox: one report of each partition at most, the rest is
 /// one reply and one observer.
@@ -144,26 +142,52 @@ impl Committer {
             return;
         }
         let options = self.context.options.clone();
-        let events_max = if terms.one_event { 1 } else { options.batch_events_max };
-        let batch = Allowance { events_max, bytes_max: options.batch_bytes_max };
+        let events_max = if terms.one_event {
+            1
+        } else {
+            options.batch_events_max
+        };
+        let batch = Allowance {
+            events_max,
+            bytes_max: options.batch_bytes_max,
+        };
         let now = Instant::now();
         let holder = self.watermark_holder();
         let grants = self.queue.grant(batch, |tenant| {
-            let waits = self.lanes.get(tenant).and_then(|lane| lane.not_before).is_some_and(|until| until > now);
+            let waits = self
+                .lanes
+                .get(tenant)
+                .and_then(|lane| lane.not_before)
+                .is_some_and(|until| until > now);
             !waits && holder.as_ref().is_none_or(|holder| holder == tenant)
         });
-        if grants.is_empty() {
+        let asked: Vec<_> = grants
+            .into_iter()
+            .filter_map(|(tenant, allowance)| {
+                let asked = self
+                    .lanes
+                    .get(&tenant)?
+                    .partition
+                    .send(Prepare { allowance });
+                Some((tenant, asked))
+            })
+            .collect();
+        if asked.is_empty() {
             return;
         }
         self.round += 1;
         let round = self.round;
-        self.preparing = Some(Preparing { round, awaited: grants.len(), parts: Vec::new() });
-        for (tenant, allowance) in grants {
-            let Some(lane) = self.lanes.get_mut(&tenant) else { continue };
-            let asked = lane.partition.send(Prepare { allowance });
-            let prepared = asked.into_actor(self).map(move |answer, committer, context| {
-                committer.prepared(round, tenant, answer.ok(), context);
-            });
+        self.preparing = Some(Preparing {
+            round,
+            awaited: asked.len(),
+            parts: Vec::new(),
+        });
+        for (tenant, asked) in asked {
+            let prepared = asked
+                .into_actor(self)
+                .map(move |answer, committer, context| {
+                    committer.prepared(round, tenant, answer.ok(), context);
+                });
             context.spawn(prepared);
         }
     }
@@ -192,7 +216,11 @@ impl Committer {
             return self.broken("a partition's actor died", context);
         };
         self.take_report(&tenant, report);
-        let Some(preparing) = self.preparing.as_mut().filter(|preparing| preparing.round == round) else {
+        let Some(preparing) = self
+            .preparing
+            .as_mut()
+            .filter(|preparing| preparing.round == round)
+        else {
             // Of before a reset: the partition has dropped or will drop that part.
             return self.advance(context);
         };
@@ -213,178 +241,6 @@ impl Committer {
         self.advance(context);
     }
 
-    // --- commit -------------------------------------------------------------------------------
-
-    fn submit(&mut self, assembled: Assembled, context: &mut ActixContext<Self>) {
-        let mut counts = self.counts;
-        counts.add(&assembled.counts);
-        let progress = self.ownership.tracker().progress_with(&assembled.offsets, counts);
-        if active(Bug::AcknowledgeBeforeCommit) {
-            let (bus, partition) = (self.bus.clone(), self.ownership.source_partition.partition);
-            let low_watermark = progress.next_offset;
-            self.context.seams.spawner.spawn(Box::pin(async move {
-                let _ = bus.acknowledge(partition, low_watermark).await;
-            }));
-        }
-        let at = self.context.seams.clock.now();
-        let terms = self.protocol.terms(0);
-        let (assembled, batch) =
-            assembled.into_batch(&self.ownership.source_partition, terms, progress, at, &self.fresh_rows);
-        self.in_flight = Some(InFlight { assembled, batch: Arc::new(batch) });
-        self.hand_over(context);
-    }
-
-    fn hand_over(&mut self, context: &mut ActixContext<Self>) {
-        let Some(in_flight) = &self.in_flight else { return };
-        self.protocol.submitted();
-        let (store, slots, batch) =
-            (self.context.seams.store.clone(), self.slots.clone(), in_flight.batch.clone());
-        let address = context.address();
-        self.context.seams.spawner.spawn(Box::pin(async move {
-            let slot = slots.acquire_owned().await;
-            failpoint::hit(Failpoint::BeforeCommit);
-            let reply = store.commit(batch).await;
-            failpoint::hit(Failpoint::AfterCommit);
-            drop(slot);
-            // A closed mailbox means that the ownership is over; the checkpoint knows what happened.
-            let _ = address.send(Replied(reply)).await;
-        }));
-    }
-
-    fn replied(&mut self, reply: Result<CommitReply, StoreError>, context: &mut ActixContext<Self>) {
-        let Some(in_flight) = &self.in_flight else { return };
-        if let Err(error) = &reply {
-            tracing::warn!(partition = %self.ownership.source_partition, epoch = self.ownership.epoch.0, %error, "commit failed");
-        }
-        let (events, last) = (in_flight.assembled.events, in_flight.assembled.offsets.last().copied());
-        let next = self.protocol.on_reply(reply, events, last, self.context.seams.ids.next_u64());
-        self.follow(next, context);
-    }
-
-    fn checkpoint_read(&mut self, CheckpointRead(read): CheckpointRead, context: &mut ActixContext<Self>) {
-        let Some(in_flight) = &self.in_flight else { return };
-        let last = in_flight.assembled.offsets.last().copied();
-        let next = self.protocol.on_checkpoint(read, last, self.context.seams.ids.next_u64());
-        self.follow(next, context);
-    }
-
-    fn follow(&mut self, next: Next, context: &mut ActixContext<Self>) {
-        self.progressed_at = Instant::now();
-        match next {
-            Next::Settle { new_rows } => self.settle(new_rows, context),
-            Next::Reapply(surprises) => {
-                self.surprises += 1;
-                self.reset(surprises, None, context);
-            }
-            Next::Condemn { detail } => {
-                let offset = self.in_flight.as_ref().and_then(|in_flight| in_flight.assembled.offsets.first().copied());
-                tracing::error!(partition = %self.ownership.source_partition, offset = offset.map(|o| o.0), %detail, "the store refuses an event's values: it is dead");
-                self.reset(Surprises::default(), offset.map(|offset| (offset, detail)), context);
-            }
-            Next::SubmitAgain(wait) => {
-                context.run_later(wait, |committer, context| {
-                    if committer.ownership.is_owned() {
-                        committer.hand_over(context);
-                    }
-                });
-            }
-            Next::ReadCheckpoint(wait) => self.read_checkpoint(wait, context),
-            Next::Drop => self.broken("fenced: another owner has the source partition", context),
-            Next::Stop { detail } => {
-                let reason = format!("{detail}; nothing of the batch was written. Fix the cause, then restart this node");
-                self.ownership.end(Standing::Stopped { reason });
-                self.retire(context);
-            }
-        }
-    }
-
-    fn read_checkpoint(&mut self, wait: Duration, context: &mut ActixContext<Self>) {
-        let (store, address) = (self.context.seams.store.clone(), context.address());
-        let source_partition = self.ownership.source_partition.clone();
-        self.context.seams.spawner.spawn(Box::pin(async move {
-            tokio::time::sleep(wait).await;
-            let read = store.checkpoint(&source_partition).await;
-            let _ = address.send(CheckpointRead(read)).await;
-        }));
-    }
-
-    // --- settle and acknowledge ---------------------------------------------------------------
-
-    fn settle(&mut self, new_rows: Option<Vec<EntityRow>>, context: &mut ActixContext<Self>) {
-        let Some(InFlight { assembled, batch }) = self.in_flight.take() else { return };
-        self.commits += 1;
-        self.counts = batch.progress.counts;
-        self.fresh_rows = new_rows.as_deref().map(|rows| batch::created(&batch, rows)).unwrap_or_default();
-        let mut rows = new_rows.as_deref().unwrap_or_default();
-        for (tenant, created) in &assembled.created {
-            let (mine, rest) = rows.split_at(rows.len().min(*created));
-            rows = rest;
-            let settle = Settle { new_rows: new_rows.as_ref().map(|_| mine.to_vec()) };
-            self.tell(tenant, settle, context);
-            if let Some(lane) = self.lanes.get_mut(tenant) {
-                lane.prepared -= 1;
-            }
-        }
-        let low_watermark = self.ownership.settle(&assembled.offsets);
-        self.acknowledge(low_watermark, context);
-        if new_rows.is_none() {
-            // What was made meanwhile may name entities whose rows nobody told us.
-            return self.reset(Surprises::default(), None, context);
-        }
-        self.advance(context);
-    }
-
-    /// One acknowledgement at a time, always of the latest low watermark: a hint for the broker's tools.
-    fn acknowledge(&mut self, low_watermark: Offset, context: &mut ActixContext<Self>) {
-        if self.acknowledging || low_watermark <= self.acknowledged {
-            return;
-        }
-        self.acknowledging = true;
-        self.acknowledged = low_watermark;
-        let (bus, partition) = (self.bus.clone(), self.ownership.source_partition.partition);
-        let (done, answer) = tokio::sync::oneshot::channel();
-        self.context.seams.spawner.spawn(Box::pin(async move {
-            failpoint::hit(Failpoint::BeforeAcknowledge);
-            // The receiver is gone when the ownership is over: then nobody waits for this hint.
-            let _ = done.send(bus.acknowledge(partition, low_watermark).await);
-        }));
-        let answered = answer.into_actor(self).map(|acknowledged, committer, context| {
-            committer.acknowledging = false;
-            if let Ok(Err(error)) = acknowledged {
-                tracing::warn!(partition = %committer.ownership.source_partition, %error, "not acknowledged; the checkpoint holds all the same");
-            }
-            let low_watermark = committer.ownership.tracker().low_watermark();
-            committer.acknowledge(low_watermark, context);
-        });
-        context.spawn(answered);
-    }
-
-    /// Drops every prepared batch; the partitions apply their events again.
-    fn reset(&mut self, surprises: Surprises, condemned: Option<(Offset, String)>, context: &mut ActixContext<Self>) {
-        self.in_flight = None;
-        self.next = None;
-        self.preparing = None;
-        self.round += 1;
-        let not_before = Instant::now() + self.context.options.busy_wait;
-        for name in &surprises.busy {
-            if let Some(lane) = self.lanes.get_mut(&name.tenant) {
-                lane.not_before = Some(not_before);
-            }
-        }
-        if !surprises.busy.is_empty() {
-            context.run_later(self.context.options.busy_wait, |committer, context| committer.advance(context));
-        }
-        let surprises = Arc::new(surprises);
-        let tenants: Vec<TenantId> = self.lanes.keys().cloned().collect();
-        for tenant in tenants {
-            let reset = Reset { surprises: surprises.clone(), condemned: condemned.clone() };
-            self.tell(&tenant, reset, context);
-            if let Some(lane) = self.lanes.get_mut(&tenant) {
-                lane.prepared = 0;
-            }
-        }
-    }
-
     // --- lanes --------------------------------------------------------------------------------
 
     /// Sends a message that a partition answers with a report.
@@ -393,15 +249,21 @@ impl Committer {
         M: actix::Message<Result = Report> + Send + 'static,
         PartitionActor: actix::Handler<M>,
     {
-        let Some(lane) = self.lanes.get(tenant) else { return };
+        let Some(lane) = self.lanes.get(tenant) else {
+            return;
+        };
         let tenant = tenant.clone();
-        let told = lane.partition.send(message).into_actor(self).map(move |answer, committer, context| match answer {
-            Ok(report) => {
-                committer.take_report(&tenant, report);
-                committer.advance(context);
-            }
-            Err(_) => committer.broken("a partition's actor died", context),
-        });
+        let told =
+            lane.partition
+                .send(message)
+                .into_actor(self)
+                .map(move |answer, committer, context| match answer {
+                    Ok(report) => {
+                        committer.take_report(&tenant, report);
+                        committer.advance(context);
+                    }
+                    Err(_) => committer.broken("a partition's actor died", context),
+                });
         context.spawn(told);
     }
 
@@ -413,9 +275,19 @@ impl Committer {
                 return self.broken("a tenant has two partitions", context);
             }
             _ => {
-                let report = Report { number: 0, events: 0, bytes: 0, oldest: None };
+                let report = Report {
+                    number: 0,
+                    events: 0,
+                    bytes: 0,
+                    oldest: None,
+                };
                 let partition = ready.partition.clone();
-                let lane = Lane { partition, report, not_before: None, prepared: 0 };
+                let lane = Lane {
+                    partition,
+                    report,
+                    not_before: None,
+                    prepared: 0,
+                };
                 self.lanes.insert(ready.tenant.clone(), lane);
             }
         }
@@ -424,7 +296,9 @@ impl Committer {
     }
 
     fn take_report(&mut self, tenant: &TenantId, report: Report) {
-        let Some(lane) = self.lanes.get_mut(tenant) else { return };
+        let Some(lane) = self.lanes.get_mut(tenant) else {
+            return;
+        };
         if report.number > lane.report.number {
             lane.report = report;
             self.queue.set(tenant, report.events, report.bytes);
@@ -438,7 +312,8 @@ impl Committer {
             return self.retire(context);
         }
         // A partition that was put away is idle; one that died with work is not.
-        self.lanes.retain(|_, lane| lane.partition.connected() || !lane.is_idle());
+        self.lanes
+            .retain(|_, lane| lane.partition.connected() || !lane.is_idle());
         if self.lanes.values().any(|lane| !lane.partition.connected()) {
             return self.broken("a partition's actor died", context);
         }
@@ -453,7 +328,9 @@ impl Committer {
     }
 
     fn broken(&mut self, reason: &str, context: &mut ActixContext<Self>) {
-        self.ownership.end(Standing::Broken { reason: reason.to_owned() });
+        self.ownership.end(Standing::Broken {
+            reason: reason.to_owned(),
+        });
         self.retire(context);
     }
 
@@ -468,6 +345,8 @@ impl Actor for Committer {
 
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
-        context.run_interval(self.context.options.watch_interval, |committer, context| committer.watch(context));
+        context.run_interval(self.context.options.watch_interval, |committer, context| {
+            committer.watch(context)
+        });
     }
 }

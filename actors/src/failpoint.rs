@@ -34,9 +34,13 @@ impl Failpoint {
 pub fn hit(failpoint: Failpoint) {
     use std::sync::atomic::{AtomicU64, Ordering};
     static HITS: AtomicU64 = AtomicU64::new(0);
-    let Ok(wanted) = std::env::var("TIDEGATE_FAILPOINT") else { return };
+    let Ok(wanted) = std::env::var("TIDEGATE_FAILPOINT") else {
+        return;
+    };
     let (name, hits) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-    if name == failpoint.as_str() && HITS.fetch_add(1, Ordering::SeqCst) + 1 == hits.parse().unwrap_or(1) {
+    if name == failpoint.as_str()
+        && HITS.fetch_add(1, Ordering::SeqCst) + 1 == hits.parse().unwrap_or(1)
+    {
         eprintln!("failpoint {name} reached: the process ends here");
         std::process::abort();
     }

@@ -27,7 +27,11 @@ pub struct FairQueue {
 impl FairQueue {
     /// An empty queue; `quantum_bytes` a turn.
     pub fn new(quantum_bytes: usize) -> Self {
-        Self { quantum_bytes: quantum_bytes.max(1), backlogs: BTreeMap::new(), turn: VecDeque::new() }
+        Self {
+            quantum_bytes: quantum_bytes.max(1),
+            backlogs: BTreeMap::new(),
+            turn: VecDeque::new(),
+        }
     }
 
     /// A tenant has so much ready now.
@@ -41,7 +45,14 @@ impl FairQueue {
         match self.backlogs.get_mut(tenant) {
             Some(backlog) => (backlog.events, backlog.bytes) = (events, bytes),
             None => {
-                self.backlogs.insert(tenant.clone(), Backlog { events, bytes, deficit_bytes: 0 });
+                self.backlogs.insert(
+                    tenant.clone(),
+                    Backlog {
+                        events,
+                        bytes,
+                        deficit_bytes: 0,
+                    },
+                );
                 self.turn.push_back(tenant.clone());
             }
         }
@@ -59,12 +70,18 @@ impl FairQueue {
 
     /// Fills a batch: tenants in turn, each by its deficit, until the batch is full or all have had
     /// their say. `may_go` leaves tenants out for now. What is granted no longer counts as ready.
-    pub fn grant(&mut self, batch: Allowance, may_go: impl Fn(&TenantId) -> bool) -> Vec<(TenantId, Allowance)> {
+    pub fn grant(
+        &mut self,
+        batch: Allowance,
+        may_go: impl Fn(&TenantId) -> bool,
+    ) -> Vec<(TenantId, Allowance)> {
         let mut grants: BTreeMap<TenantId, Allowance> = BTreeMap::new();
         let (mut events_left, mut bytes_left) = (batch.events_max, batch.bytes_max);
         let mut passes_without_grant = 0;
         while events_left > 0 && bytes_left > 0 && passes_without_grant < self.turn.len() {
-            let Some(tenant) = self.turn.pop_front() else { break };
+            let Some(tenant) = self.turn.pop_front() else {
+                break;
+            };
             passes_without_grant += 1;
             if let Some(backlog) = self.backlogs.get_mut(&tenant)
                 && may_go(&tenant)
@@ -74,7 +91,10 @@ impl FairQueue {
                 let average = (backlog.bytes / backlog.events).max(1);
                 // At least one event a turn, so that an event larger than the quantum still goes.
                 let by_deficit = (backlog.deficit_bytes / average).max(1);
-                let events = by_deficit.min(backlog.events).min(events_left).min((bytes_left / average).max(1));
+                let events = by_deficit
+                    .min(backlog.events)
+                    .min(events_left)
+                    .min((bytes_left / average).max(1));
                 let bytes = (events * average).min(backlog.bytes);
                 backlog.deficit_bytes = backlog.deficit_bytes.saturating_sub(bytes);
                 backlog.events -= events;
@@ -84,20 +104,38 @@ impl FairQueue {
                 }
                 events_left -= events;
                 bytes_left = bytes_left.saturating_sub(bytes);
-                let grant = grants.entry(tenant.clone()).or_insert(Allowance { events_max: 0, bytes_max: 0 });
+                let grant = grants.entry(tenant.clone()).or_insert(Allowance {
+                    events_max: 0,
+                    bytes_max: 0,
+                });
                 grant.events_max += events;
                 grant.bytes_max += bytes;
                 passes_without_grant = 0;
             }
             self.turn.push_back(tenant);
         }
-        let spent: Vec<TenantId> =
-            self.backlogs.iter().filter(|(_, backlog)| backlog.events == 0).map(|(tenant, _)| tenant.clone()).collect();
+        let spent: Vec<TenantId> = self
+            .backlogs
+            .iter()
+            .filter(|(_, backlog)| backlog.events == 0)
+            .map(|(tenant, _)| tenant.clone())
+            .collect();
         for tenant in spent {
             self.set(&tenant, 0, 0);
         }
         // Events differ in size: the grant counts them, the batch's own bound guards the bytes.
-        grants.into_iter().map(|(tenant, grant)| (tenant, Allowance { bytes_max: batch.bytes_max, ..grant })).collect()
+        grants
+            .into_iter()
+            .map(|(tenant, grant)| {
+                (
+                    tenant,
+                    Allowance {
+                        bytes_max: batch.bytes_max,
+                        ..grant
+                    },
+                )
+            })
+            .collect()
     }
 }
 
@@ -117,8 +155,19 @@ mod tests {
         let mut queue = FairQueue::new(1_000);
         queue.set(&tenant("noisy"), 100_000, 10_000_000);
         queue.set(&tenant("quiet"), 20, 2_000);
-        let grants = queue.grant(Allowance { events_max: 100, bytes_max: 100_000 }, |_| true);
-        let of = |name: &str| grants.iter().find(|(who, _)| *who == tenant(name)).map_or(0, |(_, a)| a.events_max);
+        let grants = queue.grant(
+            Allowance {
+                events_max: 100,
+                bytes_max: 100_000,
+            },
+            |_| true,
+        );
+        let of = |name: &str| {
+            grants
+                .iter()
+                .find(|(who, _)| *who == tenant(name))
+                .map_or(0, |(_, a)| a.events_max)
+        };
         assert_eq!(of("quiet"), 20, "all that the quiet tenant has");
         assert_eq!(of("noisy"), 80, "the rest of the batch");
     }
@@ -128,12 +177,28 @@ mod tests {
         let mut queue = FairQueue::new(100);
         queue.set(&tenant("a"), 10, 1_000);
         queue.set(&tenant("b"), 10, 1_000);
-        let batch = Allowance { events_max: 4, bytes_max: 10_000 };
+        let batch = Allowance {
+            events_max: 4,
+            bytes_max: 10_000,
+        };
         let grants = queue.grant(batch, |who| *who != tenant("a"));
-        assert_eq!(grants, vec![(tenant("b"), Allowance { events_max: 4, bytes_max: 10_000 })]);
+        assert_eq!(
+            grants,
+            vec![(
+                tenant("b"),
+                Allowance {
+                    events_max: 4,
+                    bytes_max: 10_000
+                }
+            )]
+        );
         let mut served = 0;
         while !queue.is_empty() {
-            served += queue.grant(batch, |_| true).iter().map(|(_, grant)| grant.events_max).sum::<usize>();
+            served += queue
+                .grant(batch, |_| true)
+                .iter()
+                .map(|(_, grant)| grant.events_max)
+                .sum::<usize>();
         }
         assert_eq!(served, 16);
     }
@@ -142,7 +207,13 @@ mod tests {
     fn an_event_larger_than_quantum_and_batch_still_goes() {
         let mut queue = FairQueue::new(10);
         queue.set(&tenant("a"), 1, 1_000_000);
-        let grants = queue.grant(Allowance { events_max: 10, bytes_max: 100 }, |_| true);
+        let grants = queue.grant(
+            Allowance {
+                events_max: 10,
+                bytes_max: 100,
+            },
+            |_| true,
+        );
         assert_eq!(grants.len(), 1);
     }
 }

@@ -1,4 +1,36 @@
-//! The movement of Tidegate: the only crate that knows actors.
+//! The movement of Tidegate: the only crate that knows actors. It carries events through the seven
+//! verbs; what each verb *means* is decided in `tidegate-engine`.
+//!
+//! ```text
+//!  bus ── receive ≤ 1000 events, 2 MiB a poll, under the node's permits (100000 events, 256 MiB)
+//!   │
+//!   ▼
+//!  source task (one a bus) ── claims, seeks, looks after its ownerships (10 restarts in 60 s)
+//!   │
+//!   │ route: one message under way, under the tenant's permits (25000 events, 64 MiB)
+//!   ▼
+//!  TenantSupervisor (one a tenant) ── mailbox ≤ 256 messages
+//!   │
+//!   │ admit: one message under way
+//!   ▼
+//!  Partition (one a tenant and source partition) ── mailbox ≤ 1024 messages; one load of
+//!   │  ▲                                            ≤ 2000 entities under way; 100000 entities and
+//!   │  │ prepare, settle, reset                     200000 keys remembered; apply: 2 batches deep
+//!   ▼  │
+//!  Committer (one a source partition) ── mailbox ≤ 16384 messages; fair order, 64 KiB a turn;
+//!   │                                    a batch ≤ 1000 events, 4 MiB
+//!   │ commit: one in flight a source partition, 4 in the node
+//!   ▼
+//!  store ── settle: permits back, low watermark ── acknowledge: one under way
+//! ```
+//!
+//! A test holds the figures in this picture against [`NodeOptions::default`] and the mailbox bounds.
+//!
+//! **What is deliberately absent.** No actor does I/O or holds state across an await: store and bus
+//! calls run as owned tasks of the `Spawner` and come back as messages. No actor is restarted in place:
+//! whatever breaks (a panic, a stall, a fence, a lost outcome) ends the *ownership* of its source
+//! partition, and a new claim rebuilds everything from the store under a new epoch. There is one way to
+//! recover, and it is the one that a crash takes.
 
 pub mod committer;
 pub mod failpoint;
@@ -20,3 +52,81 @@ pub use options::NodeOptions;
 pub use placement::Placement;
 pub use seams::NodeSeams;
 pub use source::{Source, SourceStatus};
+
+#[cfg(test)]
+mod tests {
+    use crate::{NodeOptions, committer, partition, supervisor};
+
+    #[test]
+    fn the_picture_shows_the_bounds_that_hold() {
+        const MIB: usize = 1024 * 1024;
+        let options = NodeOptions::default();
+        let picture: String = include_str!("lib.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//!"))
+            .map(|line| line.replace(['│', '▼', '▲'], " "))
+            .flat_map(|line| {
+                line.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .collect::<Vec<_>>()
+            .join(" ");
+        let shown = [
+            format!(
+                "receive ≤ {} events, {} MiB a poll, under the node's permits ({} events, {} MiB)",
+                options.receive_events_max,
+                options.receive_bytes_max / MIB,
+                options.node_events_max,
+                options.node_bytes_max / MIB
+            ),
+            format!(
+                "({} restarts in {} s)",
+                options.restarts_max,
+                options.restart_window.as_secs()
+            ),
+            format!(
+                "tenant's permits ({} events, {} MiB)",
+                options.tenant_events_max,
+                options.tenant_bytes_max / MIB
+            ),
+            format!(
+                "TenantSupervisor (one a tenant) ── mailbox ≤ {} messages",
+                supervisor::MAILBOX_MESSAGES_MAX
+            ),
+            format!(
+                "source partition) ── mailbox ≤ {} messages; one load of",
+                partition::MAILBOX_MESSAGES_MAX
+            ),
+            format!(
+                "≤ {} entities under way; {} entities",
+                options.load_entities_max, options.partition.entities_max
+            ),
+            format!("{} keys remembered", options.partition.known_keys_max),
+            format!(
+                "apply: {} batches deep",
+                tidegate_engine::partition::PREPARED_MAX
+            ),
+            format!(
+                "mailbox ≤ {} messages; fair order, {} KiB a turn",
+                committer::MAILBOX_MESSAGES_MAX,
+                options.fair_quantum_bytes / 1024
+            ),
+            format!(
+                "a batch ≤ {} events, {} MiB",
+                options.batch_events_max,
+                options.batch_bytes_max / MIB
+            ),
+            format!(
+                "one in flight a source partition, {} in the node",
+                options.commit_slots
+            ),
+        ];
+        for figure in shown {
+            assert!(
+                picture.contains(&figure),
+                "the picture does not say: {figure}\n{picture}"
+            );
+        }
+    }
+}

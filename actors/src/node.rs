@@ -102,7 +102,10 @@ impl Node {
     pub fn start(options: NodeOptions, seams: NodeSeams, sources: Vec<Source>) -> NodeHandle {
         let node = Stock::new(options.node_events_max, options.node_bytes_max);
         let commit_slots = Arc::new(Semaphore::new(options.commit_slots.max(1)));
-        let context = Context { seams, options: Arc::new(options) };
+        let context = Context {
+            seams,
+            options: Arc::new(options),
+        };
         let tenants = Arc::new(Tenants::new(context.clone()));
         let sources = sources
             .into_iter()
@@ -123,10 +126,19 @@ impl Node {
                     moved: Arc::new(Notify::new()),
                 };
                 context.seams.spawner.spawn(Box::pin(task.run()));
-                SourceHandle { name, slots, commands, status: status_received }
+                SourceHandle {
+                    name,
+                    slots,
+                    commands,
+                    status: status_received,
+                }
             })
             .collect();
-        NodeHandle { sources, tenants, node }
+        NodeHandle {
+            sources,
+            tenants,
+            node,
+        }
     }
 }
 
@@ -141,11 +153,17 @@ impl NodeHandle {
                 .map_or(SourceStatus::Stopped, |status| status.clone());
             match settled {
                 SourceStatus::Failed { reason } => {
-                    return Err(SourceFailed { source_name: source.name.clone(), reason });
+                    return Err(SourceFailed {
+                        source_name: source.name.clone(),
+                        reason,
+                    });
                 }
                 SourceStatus::Stopped => {
                     let reason = "it was stopped".to_owned();
-                    return Err(SourceFailed { source_name: source.name.clone(), reason });
+                    return Err(SourceFailed {
+                        source_name: source.name.clone(),
+                        reason,
+                    });
                 }
                 SourceStatus::Ended | SourceStatus::Drained | SourceStatus::Running => {}
             }
@@ -164,14 +182,19 @@ impl NodeHandle {
             let mut status = source.status.clone();
             let waited = tokio::time::timeout_at(
                 deadline,
-                status.wait_for(|status| !matches!(status, SourceStatus::Running | SourceStatus::Ended)),
+                status.wait_for(|status| {
+                    !matches!(status, SourceStatus::Running | SourceStatus::Ended)
+                }),
             )
             .await;
             drained &= matches!(waited, Ok(Ok(ref status)) if **status == SourceStatus::Drained);
         }
         let unsettled_events = self.unsettled();
         self.stop().await;
-        DrainReport { drained: drained && unsettled_events == 0, unsettled_events }
+        DrainReport {
+            drained: drained && unsettled_events == 0,
+            unsettled_events,
+        }
     }
 
     /// Stops at once. What is unsettled stays in its source and is delivered again.
@@ -179,7 +202,9 @@ impl NodeHandle {
         self.kill();
         for source in &self.sources {
             let mut status = source.status.clone();
-            let _ = status.wait_for(|status| *status == SourceStatus::Stopped).await;
+            let _ = status
+                .wait_for(|status| *status == SourceStatus::Stopped)
+                .await;
         }
         self.tenants.clear();
     }
@@ -188,7 +213,12 @@ impl NodeHandle {
     pub fn kill(&self) {
         for source in &self.sources {
             let _ = source.commands.send(Command::Stop);
-            for slot in source.slots.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            for slot in source
+                .slots
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+            {
                 slot.end("the node stops");
             }
         }
@@ -203,23 +233,39 @@ impl NodeHandle {
                 partitions.extend(committer.send(ObserveCommitter).await);
             }
             let status = source.status.borrow().clone();
-            sources.push(SourceSnapshot { source: source.name.clone(), status, partitions });
+            sources.push(SourceSnapshot {
+                source: source.name.clone(),
+                status,
+                partitions,
+            });
         }
         let mut tenants = Vec::new();
         for (_, tenant) in self.tenants.all() {
             if let Ok(supervisor) = tenant.supervisor.send(ObserveSupervisor).await {
                 let (lane_events, lane_bytes) = tenant.lane.in_use();
-                tenants.push(TenantSnapshot { supervisor, lane_events, lane_bytes });
+                tenants.push(TenantSnapshot {
+                    supervisor,
+                    lane_events,
+                    lane_bytes,
+                });
             }
         }
         let (unsettled_events, unsettled_bytes) = self.node.in_use();
-        NodeSnapshot { sources, tenants, unsettled_events, unsettled_bytes }
+        NodeSnapshot {
+            sources,
+            tenants,
+            unsettled_events,
+            unsettled_bytes,
+        }
     }
 
     fn unsettled(&self) -> usize {
         let tracked = |source: &SourceHandle| -> usize {
             let slots = source.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.values().filter_map(|slot| Some(slot.owned()?.0.tracker().tracked())).sum()
+            slots
+                .values()
+                .filter_map(|slot| Some(slot.owned()?.0.tracker().tracked()))
+                .sum()
         };
         self.sources.iter().map(tracked).sum()
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, Handler, Message, MessageResult, WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, Handler, Message,
+    MessageResult, WrapFuture,
 };
 use tidegate_engine::admission::Received;
 use tidegate_engine::clock::Timestamp;
@@ -139,7 +140,12 @@ struct EntitiesRead {
 }
 
 impl PartitionActor {
-    pub(crate) fn new(context: Context, ownership: Arc<Ownership>, committer: Addr<Committer>, tenant: TenantId) -> Self {
+    pub(crate) fn new(
+        context: Context,
+        ownership: Arc<Ownership>,
+        committer: Addr<Committer>,
+        tenant: TenantId,
+    ) -> Self {
         Self {
             context,
             ownership,
@@ -158,7 +164,8 @@ impl PartitionActor {
 
     fn read_head(&self, wait: Duration, context: &ActixContext<Self>) {
         let (store, address) = (self.context.seams.store.clone(), context.address());
-        let (tenant, source_partition) = (self.tenant.clone(), self.ownership.source_partition.clone());
+        let (tenant, source_partition) =
+            (self.tenant.clone(), self.ownership.source_partition.clone());
         self.context.seams.spawner.spawn(Box::pin(async move {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
@@ -180,7 +187,11 @@ impl PartitionActor {
             return;
         }
         self.loads_in_flight += 1;
-        let (store, address, tenant) = (self.context.seams.store.clone(), context.address(), self.tenant.clone());
+        let (store, address, tenant) = (
+            self.context.seams.store.clone(),
+            context.address(),
+            self.tenant.clone(),
+        );
         self.context.seams.spawner.spawn(Box::pin(async move {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
@@ -192,7 +203,10 @@ impl PartitionActor {
 
     fn back_off(&mut self) -> Duration {
         self.load_attempt += 1;
-        self.context.options.back_off.wait(self.load_attempt, self.context.seams.ids.next_u64())
+        self.context
+            .options
+            .back_off
+            .wait(self.load_attempt, self.context.seams.ids.next_u64())
     }
 
     fn report(&mut self) -> Report {
@@ -202,7 +216,12 @@ impl PartitionActor {
             None => (0, 0),
         };
         let oldest = self.state.as_ref().and_then(Partition::oldest_unsettled);
-        Report { number: self.reports, events, bytes, oldest }
+        Report {
+            number: self.reports,
+            events,
+            bytes,
+            oldest,
+        }
     }
 
     /// Tells the committer, unasked, what is ready. One such message is under way at a time; what
@@ -214,15 +233,25 @@ impl PartitionActor {
         }
         self.telling = true;
         self.untold = false;
-        let ready = Ready { tenant: self.tenant.clone(), partition: context.address(), report: self.report() };
-        let told = self.committer.send(ready).into_actor(self).map(|told, actor, context| {
-            actor.telling = false;
-            if told.is_err() {
-                actor.ownership.end(Standing::Broken { reason: "the committer died".to_owned() });
-            } else if actor.untold {
-                actor.tell(context);
-            }
-        });
+        let ready = Ready {
+            tenant: self.tenant.clone(),
+            partition: context.address(),
+            report: self.report(),
+        };
+        let told = self
+            .committer
+            .send(ready)
+            .into_actor(self)
+            .map(|told, actor, context| {
+                actor.telling = false;
+                if told.is_err() {
+                    actor.ownership.end(Standing::Broken {
+                        reason: "the committer died".to_owned(),
+                    });
+                } else if actor.untold {
+                    actor.tell(context);
+                }
+            });
         context.spawn(told);
     }
 
@@ -263,9 +292,17 @@ impl Handler<HeadRead> for PartitionActor {
         let head = heads
             .into_iter()
             .find(|head| head.stream_partition == stream_partition)
-            .map_or(Head::default(), |head| Head { next_sequence: head.next_sequence, chain_head: head.chain_head });
+            .map_or(Head::default(), |head| Head {
+                next_sequence: head.next_sequence,
+                chain_head: head.chain_head,
+            });
         let machines = self.context.seams.machines.clone();
-        let mut state = Partition::new(stream_partition, machines, head, self.context.options.partition);
+        let mut state = Partition::new(
+            stream_partition,
+            machines,
+            head,
+            self.context.options.partition,
+        );
         for admit in std::mem::take(&mut self.early) {
             Self::take_in(&mut state, admit);
         }
@@ -280,7 +317,9 @@ impl Handler<Admit> for PartitionActor {
 
     fn handle(&mut self, admit: Admit, context: &mut Self::Context) {
         self.active_at = Instant::now();
-        let Some(state) = &mut self.state else { return self.early.push(admit) };
+        let Some(state) = &mut self.state else {
+            return self.early.push(admit);
+        };
         Self::take_in(state, admit);
         self.load(Duration::ZERO, context);
         self.tell(context);
@@ -313,8 +352,15 @@ impl Handler<EntitiesRead> for PartitionActor {
 impl Handler<Prepare> for PartitionActor {
     type Result = MessageResult<Prepare>;
 
-    fn handle(&mut self, Prepare { allowance }: Prepare, context: &mut Self::Context) -> Self::Result {
-        let prepared = self.state.as_mut().map_or(Prepared::Empty, |state| state.prepare(allowance));
+    fn handle(
+        &mut self,
+        Prepare { allowance }: Prepare,
+        context: &mut Self::Context,
+    ) -> Self::Result {
+        let prepared = self
+            .state
+            .as_mut()
+            .map_or(Prepared::Empty, |state| state.prepare(allowance));
         let waiting = matches!(prepared, Prepared::Waiting);
         let part = match prepared {
             Prepared::Part(part) => Some(part),
@@ -345,7 +391,14 @@ impl Handler<Settle> for PartitionActor {
 impl Handler<Reset> for PartitionActor {
     type Result = MessageResult<Reset>;
 
-    fn handle(&mut self, Reset { surprises, condemned }: Reset, context: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        Reset {
+            surprises,
+            condemned,
+        }: Reset,
+        context: &mut Self::Context,
+    ) -> Self::Result {
         if let Some(state) = &mut self.state {
             if let Some((offset, detail)) = condemned {
                 state.condemn(offset, &detail);
@@ -361,8 +414,14 @@ impl Handler<RetireIfIdle> for PartitionActor {
     type Result = bool;
 
     fn handle(&mut self, _: RetireIfIdle, context: &mut Self::Context) -> bool {
-        let empty = self.early.is_empty() && self.state.as_ref().is_none_or(|state| state.unsettled() == 0);
-        let idle = empty && !self.telling && self.active_at.elapsed() >= self.context.options.passivate_after;
+        let empty = self.early.is_empty()
+            && self
+                .state
+                .as_ref()
+                .is_none_or(|state| state.unsettled() == 0);
+        let idle = empty
+            && !self.telling
+            && self.active_at.elapsed() >= self.context.options.passivate_after;
         if idle {
             use actix::ActorContext as _;
             context.stop();

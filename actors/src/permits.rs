@@ -35,7 +35,11 @@ impl Stock {
     pub async fn take(self: &Arc<Self>, events: usize, bytes: usize) -> Allotment {
         let events = events.min(self.events_max);
         let bytes = bytes.min(self.bytes_max);
-        let mut allotment = Allotment { stock: self.clone(), events: 0, bytes: 0 };
+        let mut allotment = Allotment {
+            stock: self.clone(),
+            events: 0,
+            bytes: 0,
+        };
         // Each is recorded as soon as it is ours, so that a dropped wait gives it back. The
         // semaphores are never closed, so neither wait can fail.
         if let Ok(taken) = self.events.acquire_many(events as u32).await {
@@ -51,7 +55,10 @@ impl Stock {
 
     /// Events and bytes that are taken.
     pub fn in_use(&self) -> (usize, usize) {
-        (self.events_max - self.events.available_permits(), self.bytes_max - self.bytes.available_permits())
+        (
+            self.events_max - self.events.available_permits(),
+            self.bytes_max - self.bytes.available_permits(),
+        )
     }
 }
 
@@ -70,7 +77,11 @@ impl Allotment {
         let bytes = bytes.min(self.bytes);
         self.events -= events;
         self.bytes -= bytes;
-        Allotment { stock: self.stock.clone(), events, bytes }
+        Allotment {
+            stock: self.stock.clone(),
+            events,
+            bytes,
+        }
     }
 
     /// Takes another allotment of the same stock in, so that both are given back in one step.

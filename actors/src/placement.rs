@@ -25,7 +25,9 @@ impl Placement {
     where
         A: Actor<Context = Context<A>>,
     {
-        let Placement::Arbiters(arbiters) = self else { return A::create(make) };
+        let Placement::Arbiters(arbiters) = self else {
+            return A::create(make);
+        };
         let mut hasher = DefaultHasher::new();
         belongs_to.hash(&mut hasher);
         let index = hasher.finish() as usize % arbiters.len().max(1);

@@ -16,13 +16,21 @@ pub struct RestartBudget {
 impl RestartBudget {
     /// A full budget.
     pub fn new(restarts_max: u32, window: Duration) -> Self {
-        Self { restarts_max, window, spent: VecDeque::new() }
+        Self {
+            restarts_max,
+            window,
+            spent: VecDeque::new(),
+        }
     }
 
     /// Spends one restart. `Some(n)` is the number of this one within the window, `None` says that the
     /// budget is used up.
     pub fn spend(&mut self, now: Instant) -> Option<u32> {
-        while self.spent.front().is_some_and(|at| now.duration_since(*at) > self.window) {
+        while self
+            .spent
+            .front()
+            .is_some_and(|at| now.duration_since(*at) > self.window)
+        {
             self.spent.pop_front();
         }
         if self.spent.len() >= self.restarts_max as usize {

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tidegate_engine::admission::{self, Binding, Received};
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
+use tidegate_engine::checkpoint::Receipt;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::position::{SourcePartition, StreamName};
 use tidegate_engine::tenant::{TenantBinding, TenantId};
-use tidegate_engine::checkpoint::Receipt;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
@@ -143,10 +143,17 @@ impl SourceTask {
         let options = self.context.options.clone();
         let wait = match failures {
             0 => None,
-            attempt => Some(options.back_off.wait(attempt, self.context.seams.ids.next_u64())),
+            attempt => Some(
+                options
+                    .back_off
+                    .wait(attempt, self.context.seams.ids.next_u64()),
+            ),
         };
         let (node, bus) = (self.node.clone(), self.source.bus.clone());
-        let limit = ReceiveLimit { events_max: options.receive_events_max, bytes_max: options.receive_bytes_max };
+        let limit = ReceiveLimit {
+            events_max: options.receive_events_max,
+            bytes_max: options.receive_bytes_max,
+        };
         let bytes = limit.bytes_max + limit.events_max * admission::ENVELOPE_BYTES;
         Box::pin(async move {
             if let Some(wait) = wait {
@@ -158,10 +165,18 @@ impl SourceTask {
         })
     }
 
-    async fn take_events(&mut self, events: Vec<BusEvent>, mut allowance: Allotment, claims: &mpsc::Sender<Claimed>) {
+    async fn take_events(
+        &mut self,
+        events: Vec<BusEvent>,
+        mut allowance: Allotment,
+        claims: &mpsc::Sender<Claimed>,
+    ) {
         for event in events {
             match event {
-                BusEvent::Assigned { partition, incarnation } => {
+                BusEvent::Assigned {
+                    partition,
+                    incarnation,
+                } => {
                     let options = &self.context.options;
                     let slot = Slot::new(incarnation, options.restarts_max, options.restart_window);
                     if let Some(old) = self.lock().insert(partition, slot) {
@@ -179,7 +194,10 @@ impl SourceTask {
                         slot.end("lost to another consumer");
                     }
                 }
-                BusEvent::Delivered { partition, deliveries } => self.route(partition, deliveries, &mut allowance).await,
+                BusEvent::Delivered {
+                    partition,
+                    deliveries,
+                } => self.route(partition, deliveries, &mut allowance).await,
                 BusEvent::Ended { partition, end } => {
                     if let Some(slot) = self.lock().get_mut(&partition) {
                         slot.ended = Some(end);
@@ -190,13 +208,21 @@ impl SourceTask {
     }
 
     /// Receipt and routing of one partition's records, in order.
-    async fn route(&mut self, partition: u32, deliveries: Vec<Delivery>, allowance: &mut Allotment) {
+    async fn route(
+        &mut self,
+        partition: u32,
+        deliveries: Vec<Delivery>,
+        allowance: &mut Allotment,
+    ) {
         let Some((ownership, committer)) = self.lock().get(&partition).and_then(Slot::owned) else {
             // Not claimed (any more): the claim will seek to where it has to go on.
             return;
         };
         let admitted_at = self.context.seams.clock.now();
-        let binding = Binding { stream: self.source.stream.clone(), tenant: self.source.tenant.clone() };
+        let binding = Binding {
+            stream: self.source.stream.clone(),
+            tenant: self.source.tenant.clone(),
+        };
         let mut groups: BTreeMap<TenantId, Vec<Received>> = BTreeMap::new();
         let fresh = note_receipt(&ownership, deliveries);
         for delivery in &fresh {
@@ -221,7 +247,9 @@ impl SourceTask {
                     admitted_at,
                 };
                 if lane.supervisor.send(route).await.is_err() {
-                    ownership.end(Standing::Broken { reason: "a tenant's supervisor died".to_owned() });
+                    ownership.end(Standing::Broken {
+                        reason: "a tenant's supervisor died".to_owned(),
+                    });
                     return;
                 }
             }
@@ -253,14 +281,27 @@ impl SourceTask {
     fn claim(&self, partition: u32, attempt: u32, claims: &mpsc::Sender<Claimed>) {
         let wait = match attempt {
             0 => std::time::Duration::ZERO,
-            attempt => self.context.options.back_off.wait(attempt, self.context.seams.ids.next_u64()),
+            attempt => self
+                .context
+                .options
+                .back_off
+                .wait(attempt, self.context.seams.ids.next_u64()),
         };
-        let Some(incarnation) = self.lock().get(&partition).map(|slot| slot.incarnation.clone()) else { return };
+        let Some(incarnation) = self
+            .lock()
+            .get(&partition)
+            .map(|slot| slot.incarnation.clone())
+        else {
+            return;
+        };
         let request = claim::Request {
             context: self.context.clone(),
             bus: self.source.bus.clone(),
             start: self.source.start,
-            source_partition: SourcePartition { source: self.source.bus.source().clone(), partition },
+            source_partition: SourcePartition {
+                source: self.source.bus.source().clone(),
+                partition,
+            },
             incarnation,
             wait,
         };
@@ -273,7 +314,10 @@ impl SourceTask {
 
     async fn take_claim(&mut self, claimed: Claimed) {
         let partition = claimed.source_partition.partition;
-        let known = self.lock().get(&partition).is_some_and(|slot| matches!(slot.held, Held::Claiming));
+        let known = self
+            .lock()
+            .get(&partition)
+            .is_some_and(|slot| matches!(slot.held, Held::Claiming));
         if !known {
             return;
         }
@@ -298,11 +342,16 @@ impl SourceTask {
         );
         tracing::info!(partition = %claimed.source_partition, epoch = checkpoint.epoch.0, revision = checkpoint.revision.0, next_offset = next_offset.0, "claimed");
         if let Some(slot) = self.lock().get_mut(&partition) {
-            slot.held = Held::Owned { ownership: ownership.clone(), committer };
+            slot.held = Held::Owned {
+                ownership: ownership.clone(),
+                committer,
+            };
             slot.ended = None;
         }
         if let Err(error) = self.source.bus.seek(partition, next_offset).await {
-            ownership.end(Standing::Broken { reason: error.to_string() });
+            ownership.end(Standing::Broken {
+                reason: error.to_string(),
+            });
         }
     }
 
@@ -311,7 +360,10 @@ impl SourceTask {
         let now = Instant::now();
         let partitions: Vec<u32> = self.lock().keys().copied().collect();
         for partition in partitions {
-            let action = self.lock().get_mut(&partition).map_or(slot::Action::Nothing, |slot| slot.look(now));
+            let action = self
+                .lock()
+                .get_mut(&partition)
+                .map_or(slot::Action::Nothing, |slot| slot.look(now));
             match action {
                 slot::Action::Nothing => {}
                 slot::Action::Reclaim { attempt, reason } => {
@@ -343,7 +395,9 @@ impl SourceTask {
     fn stop_all(&self, reason: &str) {
         for slot in self.lock().values_mut() {
             slot.end(reason);
-            slot.held = Held::Quarantined { reason: reason.to_owned() };
+            slot.held = Held::Quarantined {
+                reason: reason.to_owned(),
+            };
         }
     }
 
@@ -366,13 +420,18 @@ fn note_receipt(ownership: &Ownership, deliveries: Vec<Delivery>) -> Vec<Deliver
     deliveries
         .into_iter()
         .filter(|delivery| {
-            let fingerprint = (Some(delivery.offset) == last).then(|| hash_bytes(&delivery.payload));
+            let fingerprint =
+                (Some(delivery.offset) == last).then(|| hash_bytes(&delivery.payload));
             tracker.receive(delivery.offset, delivery.next, fingerprint) == Receipt::New
         })
         .collect()
 }
 
-fn permitted(events: Vec<Received>, node: &mut Allotment, mut tenant: Allotment) -> Vec<(Received, Permit)> {
+fn permitted(
+    events: Vec<Received>,
+    node: &mut Allotment,
+    mut tenant: Allotment,
+) -> Vec<(Received, Permit)> {
     events
         .into_iter()
         .map(|event| {

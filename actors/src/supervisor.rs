@@ -66,11 +66,19 @@ pub struct SupervisorSnapshot {
 
 impl TenantSupervisor {
     pub(crate) fn new(context: Context, tenant: TenantId) -> Self {
-        Self { context, tenant, partitions: BTreeMap::new() }
+        Self {
+            context,
+            tenant,
+            partitions: BTreeMap::new(),
+        }
     }
 
     /// The partition of an ownership; made from its factory when there is none or only an older one's.
-    fn partition_of(&mut self, ownership: &Arc<Ownership>, committer: &Addr<Committer>) -> Option<Addr<PartitionActor>> {
+    fn partition_of(
+        &mut self,
+        ownership: &Arc<Ownership>,
+        committer: &Addr<Committer>,
+    ) -> Option<Addr<PartitionActor>> {
         match self.partitions.get(&ownership.source_partition) {
             Some(slot) if slot.epoch > ownership.epoch => return None,
             Some(slot) if slot.epoch == ownership.epoch => return Some(slot.partition.clone()),
@@ -79,13 +87,16 @@ impl TenantSupervisor {
         let (context, tenant) = (self.context.clone(), self.tenant.clone());
         let (owned, committer) = (ownership.clone(), committer.clone());
         let belongs_to = (self.tenant.clone(), ownership.source_partition.clone());
-        let partition = self
-            .context
-            .seams
-            .placement
-            .start(belongs_to, move |_| PartitionActor::new(context, owned, committer, tenant));
-        let slot = Slot { epoch: ownership.epoch, ownership: ownership.clone(), partition: partition.clone() };
-        self.partitions.insert(ownership.source_partition.clone(), slot);
+        let partition = self.context.seams.placement.start(belongs_to, move |_| {
+            PartitionActor::new(context, owned, committer, tenant)
+        });
+        let slot = Slot {
+            epoch: ownership.epoch,
+            ownership: ownership.clone(),
+            partition: partition.clone(),
+        };
+        self.partitions
+            .insert(ownership.source_partition.clone(), slot);
         Some(partition)
     }
 
@@ -93,7 +104,9 @@ impl TenantSupervisor {
     fn watch(&mut self) {
         self.partitions.retain(|_, slot| {
             if !slot.partition.connected() {
-                slot.ownership.end(Standing::Broken { reason: "a partition's actor died".to_owned() });
+                slot.ownership.end(Standing::Broken {
+                    reason: "a partition's actor died".to_owned(),
+                });
             }
             slot.ownership.is_owned()
         });
@@ -105,11 +118,15 @@ impl TenantSupervisor {
         for (source_partition, slot) in &self.partitions {
             let source_partition = source_partition.clone();
             let asked = slot.partition.send(RetireIfIdle);
-            context.wait(asked.into_actor(self).map(move |retired, supervisor: &mut Self, _| {
-                if retired.unwrap_or(false) {
-                    supervisor.partitions.remove(&source_partition);
-                }
-            }));
+            context.wait(
+                asked
+                    .into_actor(self)
+                    .map(move |retired, supervisor: &mut Self, _| {
+                        if retired.unwrap_or(false) {
+                            supervisor.partitions.remove(&source_partition);
+                        }
+                    }),
+            );
         }
     }
 }
@@ -121,7 +138,9 @@ impl Actor for TenantSupervisor {
         context.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
         let options = self.context.options.clone();
         context.run_interval(options.watch_interval, |supervisor, _| supervisor.watch());
-        context.run_interval(options.passivate_after, |supervisor, context| supervisor.passivate(context));
+        context.run_interval(options.passivate_after, |supervisor, context| {
+            supervisor.passivate(context)
+        });
     }
 }
 
@@ -129,17 +148,27 @@ impl Handler<Route> for TenantSupervisor {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, route: Route, _: &mut Self::Context) -> Self::Result {
-        let Route { ownership, committer, events, admitted_at } = route;
+        let Route {
+            ownership,
+            committer,
+            events,
+            admitted_at,
+        } = route;
         let partition = match self.partition_of(&ownership, &committer) {
             Some(partition) if ownership.is_owned() => partition,
             // Of an ownership that is over: the permits go back, the offsets stay unsettled.
             _ => return Box::pin(actix::fut::ready(())),
         };
         // Enqueued here, in order; the future only waits for the partition to have taken it in.
-        let admitted = partition.send(Admit { events, admitted_at });
+        let admitted = partition.send(Admit {
+            events,
+            admitted_at,
+        });
         Box::pin(admitted.into_actor(self).map(move |admitted, _, _| {
             if admitted.is_err() {
-                ownership.end(Standing::Broken { reason: "a partition's actor died".to_owned() });
+                ownership.end(Standing::Broken {
+                    reason: "a partition's actor died".to_owned(),
+                });
             }
         }))
     }
@@ -149,7 +178,11 @@ impl Handler<ObserveSupervisor> for TenantSupervisor {
     type Result = ResponseActFuture<Self, SupervisorSnapshot>;
 
     fn handle(&mut self, _: ObserveSupervisor, _: &mut Self::Context) -> Self::Result {
-        let asked: Vec<_> = self.partitions.values().map(|slot| slot.partition.send(ObservePartition)).collect();
+        let asked: Vec<_> = self
+            .partitions
+            .values()
+            .map(|slot| slot.partition.send(ObservePartition))
+            .collect();
         let tenant = self.tenant.clone();
         let observed = async move {
             let mut partitions = Vec::with_capacity(asked.len());

@@ -25,7 +25,10 @@ pub(crate) struct Tenant {
 
 impl Tenants {
     pub fn new(context: Context) -> Self {
-        Self { context, tenants: DashMap::new() }
+        Self {
+            context,
+            tenants: DashMap::new(),
+        }
     }
 
     /// The tenant, with its supervisor started or, if that died, rebuilt. The lane stays the same: its
@@ -38,10 +41,14 @@ impl Tenants {
         }
         let lane = self.tenants.get(id).map(|tenant| tenant.lane.clone());
         let options = &self.context.options;
-        let lane = lane.unwrap_or_else(|| Stock::new(options.tenant_events_max, options.tenant_bytes_max));
+        let lane =
+            lane.unwrap_or_else(|| Stock::new(options.tenant_events_max, options.tenant_bytes_max));
         let (context, tenant_id) = (self.context.clone(), id.clone());
-        let supervisor =
-            self.context.seams.placement.start(id, move |_| TenantSupervisor::new(context, tenant_id));
+        let supervisor = self
+            .context
+            .seams
+            .placement
+            .start(id, move |_| TenantSupervisor::new(context, tenant_id));
         let tenant = Tenant { supervisor, lane };
         self.tenants.insert(id.clone(), tenant.clone());
         tenant
@@ -49,7 +56,11 @@ impl Tenants {
 
     /// Every tenant, in order.
     pub fn all(&self) -> Vec<(TenantId, Tenant)> {
-        let mut all: Vec<_> = self.tenants.iter().map(|entry| (entry.key().clone(), entry.value().clone())).collect();
+        let mut all: Vec<_> = self
+            .tenants
+            .iter()
+            .map(|entry| (entry.key().clone(), entry.value().clone()))
+            .collect();
         all.sort_by(|left, right| left.0.cmp(&right.0));
         all
     }

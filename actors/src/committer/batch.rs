@@ -35,13 +35,23 @@ impl Assembled {
         for part in &parts {
             counts.add(&part.counts);
             offsets.extend_from_slice(&part.offsets);
-            let new = part.entities.iter().filter(|entity| entity.expected == Version(0)).count();
+            let new = part
+                .entities
+                .iter()
+                .filter(|entity| entity.expected == Version(0))
+                .count();
             if let Some(tenant) = &part.tenant {
                 created.push((tenant.clone(), new));
             }
         }
         offsets.sort_unstable();
-        Self { events: offsets.len(), parts, offsets, counts, created }
+        Self {
+            events: offsets.len(),
+            parts,
+            offsets,
+            counts,
+            created,
+        }
     }
 
     /// Moves the parts into a batch. `fresh_rows` names entities that were created by the batch before,
@@ -59,7 +69,11 @@ impl Assembled {
             epoch: terms.epoch,
             revision: terms.revision,
             path: terms.path,
-            tenants: self.created.iter().map(|(tenant, _)| tenant.clone()).collect(),
+            tenants: self
+                .created
+                .iter()
+                .map(|(tenant, _)| tenant.clone())
+                .collect(),
             progress,
             segments: Vec::with_capacity(self.parts.len()),
             dedupe: Vec::with_capacity(self.events),
@@ -86,7 +100,10 @@ impl Assembled {
 }
 
 /// The rows that a durable batch gave to the entities it created.
-pub(super) fn created(batch: &CommitBatch, new_rows: &[EntityRow]) -> BTreeMap<EntityName, EntityRow> {
+pub(super) fn created(
+    batch: &CommitBatch,
+    new_rows: &[EntityRow],
+) -> BTreeMap<EntityName, EntityRow> {
     batch
         .entities
         .iter()

@@ -111,7 +111,10 @@ impl Handler<ObserveCommitter> for Committer {
             counts: self.counts,
             tracked_events: tracker.tracked(),
             ready_events: self.queue.events(),
-            in_flight_events: self.in_flight.as_ref().map_or(0, |in_flight| in_flight.assembled.events),
+            in_flight_events: self
+                .in_flight
+                .as_ref()
+                .map_or(0, |in_flight| in_flight.assembled.events),
             commits: self.commits,
             surprises: self.surprises,
             tenants: self.lanes.len(),

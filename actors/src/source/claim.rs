@@ -43,12 +43,18 @@ impl Request {
             attempt += 1;
             let failure = match self.attempt().await {
                 Ok(checkpoint) => {
-                    return Claimed { source_partition: self.source_partition, checkpoint: Ok(checkpoint) };
+                    return Claimed {
+                        source_partition: self.source_partition,
+                        checkpoint: Ok(checkpoint),
+                    };
                 }
                 Err(failure) => failure,
             };
             if failure.kind != ErrorKind::Transient {
-                return Claimed { source_partition: self.source_partition, checkpoint: Err(failure.detail) };
+                return Claimed {
+                    source_partition: self.source_partition,
+                    checkpoint: Err(failure.detail),
+                };
             }
             tracing::warn!(partition = %self.source_partition, attempt, error = %failure.detail, "not claimed, trying again");
             let random = self.context.seams.ids.next_u64();
@@ -90,24 +96,41 @@ impl Request {
                 checkpoint.incarnation, self.incarnation
             )));
         }
-        let Some(fingerprint) = checkpoint.progress.fingerprint else { return Ok(()) };
-        let found = self.bus.fingerprint_at(self.source_partition.partition, fingerprint.offset).await?;
+        let Some(fingerprint) = checkpoint.progress.fingerprint else {
+            return Ok(());
+        };
+        let found = self
+            .bus
+            .fingerprint_at(self.source_partition.partition, fingerprint.offset)
+            .await?;
         match found {
             Some(hash) if hash == fingerprint.hash => Ok(()),
-            Some(_) => Err(other(format!("another record stands at offset {}", fingerprint.offset))),
-            None => Err(other(format!("no record stands at offset {}", fingerprint.offset))),
+            Some(_) => Err(other(format!(
+                "another record stands at offset {}",
+                fingerprint.offset
+            ))),
+            None => Err(other(format!(
+                "no record stands at offset {}",
+                fingerprint.offset
+            ))),
         }
     }
 }
 
 impl From<tidegate_engine::store::StoreError> for Failure {
     fn from(error: tidegate_engine::store::StoreError) -> Self {
-        Self { kind: error.kind(), detail: error.to_string() }
+        Self {
+            kind: error.kind(),
+            detail: error.to_string(),
+        }
     }
 }
 
 impl From<tidegate_engine::bus::BusError> for Failure {
     fn from(error: tidegate_engine::bus::BusError) -> Self {
-        Self { kind: error.kind(), detail: error.to_string() }
+        Self {
+            kind: error.kind(),
+            detail: error.to_string(),
+        }
     }
 }

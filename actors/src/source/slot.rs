@@ -22,7 +22,10 @@ pub(crate) enum Held {
     /// A claim is under way.
     Claiming,
     /// It is ours.
-    Owned { ownership: Arc<Ownership>, committer: Addr<Committer> },
+    Owned {
+        ownership: Arc<Ownership>,
+        committer: Addr<Committer>,
+    },
     /// Stopped with an alarm; an operator decides.
     Quarantined { reason: String },
 }
@@ -49,21 +52,36 @@ pub(crate) enum Action {
 impl Slot {
     pub fn new(incarnation: Incarnation, restarts_max: u32, restart_window: Duration) -> Self {
         let budget = RestartBudget::new(restarts_max, restart_window);
-        Self { incarnation, held: Held::Claiming, budget, ended: None, revoked: false }
+        Self {
+            incarnation,
+            held: Held::Claiming,
+            budget,
+            ended: None,
+            revoked: false,
+        }
     }
 
     /// The ownership and its committer, while it is ours.
     pub fn owned(&self) -> Option<(Arc<Ownership>, Addr<Committer>)> {
         match &self.held {
-            Held::Owned { ownership, committer } if ownership.is_owned() => Some((ownership.clone(), committer.clone())),
+            Held::Owned {
+                ownership,
+                committer,
+            } if ownership.is_owned() => Some((ownership.clone(), committer.clone())),
             _ => None,
         }
     }
 
     /// Ends the ownership, if there is one.
     pub fn end(&self, reason: &str) {
-        if let Held::Owned { ownership, committer } = &self.held {
-            ownership.end(Standing::Broken { reason: reason.to_owned() });
+        if let Held::Owned {
+            ownership,
+            committer,
+        } = &self.held
+        {
+            ownership.end(Standing::Broken {
+                reason: reason.to_owned(),
+            });
             // Full or closed, its own watch ends it.
             let _ = committer.try_send(crate::committer::Retire);
         }
@@ -71,7 +89,8 @@ impl Slot {
 
     /// True when nothing received is unsettled.
     pub fn is_settled(&self) -> bool {
-        self.owned().is_some_and(|(ownership, _)| ownership.tracker().tracked() == 0)
+        self.owned()
+            .is_some_and(|(ownership, _)| ownership.tracker().tracked() == 0)
     }
 
     /// True when a bounded partition was read to its end and everything in it is settled.
@@ -81,9 +100,17 @@ impl Slot {
 
     /// Looks at the ownership and takes the next step where one is due.
     pub fn look(&mut self, now: Instant) -> Action {
-        let Held::Owned { ownership, committer } = &self.held else { return Action::Nothing };
+        let Held::Owned {
+            ownership,
+            committer,
+        } = &self.held
+        else {
+            return Action::Nothing;
+        };
         if !committer.connected() {
-            ownership.end(Standing::Broken { reason: "the committer died".to_owned() });
+            ownership.end(Standing::Broken {
+                reason: "the committer died".to_owned(),
+            });
         }
         match ownership.standing() {
             Standing::Owned if self.revoked && ownership.tracker().tracked() == 0 => {
@@ -97,13 +124,18 @@ impl Slot {
                     Action::Reclaim { attempt, reason }
                 }
                 None => {
-                    let reason = format!("the restart budget is used up; the last reason: {reason}");
-                    self.held = Held::Quarantined { reason: reason.clone() };
+                    let reason =
+                        format!("the restart budget is used up; the last reason: {reason}");
+                    self.held = Held::Quarantined {
+                        reason: reason.clone(),
+                    };
                     Action::Quarantined { reason }
                 }
             },
             Standing::Stopped { reason } => {
-                self.held = Held::Quarantined { reason: reason.clone() };
+                self.held = Held::Quarantined {
+                    reason: reason.clone(),
+                };
                 Action::Quarantined { reason }
             }
         }
@@ -120,11 +152,19 @@ pub(super) fn status(slots: &BTreeMap<u32, Slot>, command: Command) -> SourceSta
         })
         .collect();
     if !reasons.is_empty() {
-        return SourceStatus::Failed { reason: reasons.join("; ") };
+        return SourceStatus::Failed {
+            reason: reasons.join("; "),
+        };
     }
     if command == Command::Drain {
-        let drained = slots.values().all(|slot| slot.is_settled() || matches!(slot.held, Held::Claiming));
-        return if drained { SourceStatus::Drained } else { SourceStatus::Running };
+        let drained = slots
+            .values()
+            .all(|slot| slot.is_settled() || matches!(slot.held, Held::Claiming));
+        return if drained {
+            SourceStatus::Drained
+        } else {
+            SourceStatus::Running
+        };
     }
     if !slots.is_empty() && slots.values().all(Slot::is_finished) {
         return SourceStatus::Ended;
@@ -151,8 +191,11 @@ pub(super) fn take_ownership(
     let protocol = CommitProtocol::new(checkpoint, context.options.back_off);
     let counts = checkpoint.progress.counts;
     let (context_for, owned, bus) = (context.clone(), ownership.clone(), source.bus.clone());
-    let committer = context.seams.placement.start(checkpoint.source_partition.clone(), move |_| {
-        Committer::new(context_for, owned, bus, commit_slots, protocol, counts)
-    });
+    let committer = context
+        .seams
+        .placement
+        .start(checkpoint.source_partition.clone(), move |_| {
+            Committer::new(context_for, owned, bus, commit_slots, protocol, counts)
+        });
     (ownership, committer)
 }

@@ -1,0 +1,256 @@
+//! Carries out what the commit protocol decides: hands a batch over, settles it and acknowledges, or
+//! resets the partitions so that they apply their events again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{ActorFutureExt, AsyncContext, Context as ActixContext, WrapFuture};
+use tidegate_engine::commit::{CommitReply, EntityRow, Surprises};
+use tidegate_engine::commit_protocol::Next;
+use tidegate_engine::planted::{Bug, active};
+use tidegate_engine::position::Offset;
+use tidegate_engine::store::StoreError;
+use tidegate_engine::tenant::TenantId;
+use tokio::time::Instant;
+
+use super::batch::{self, Assembled};
+use super::messages::{CheckpointRead, Replied};
+use super::{Committer, InFlight};
+use crate::failpoint::{self, Failpoint};
+use crate::ownership::Standing;
+use crate::partition::{Reset, Settle};
+
+impl Committer {
+    // --- commit -------------------------------------------------------------------------------
+
+    pub(super) fn submit(&mut self, assembled: Assembled, context: &mut ActixContext<Self>) {
+        let mut counts = self.counts;
+        counts.add(&assembled.counts);
+        let progress = self
+            .ownership
+            .tracker()
+            .progress_with(&assembled.offsets, counts);
+        if active(Bug::AcknowledgeBeforeCommit) {
+            let (bus, partition) = (self.bus.clone(), self.ownership.source_partition.partition);
+            let low_watermark = progress.next_offset;
+            self.context.seams.spawner.spawn(Box::pin(async move {
+                let _ = bus.acknowledge(partition, low_watermark).await;
+            }));
+        }
+        let at = self.context.seams.clock.now();
+        let terms = self.protocol.terms(0);
+        let (assembled, batch) = assembled.into_batch(
+            &self.ownership.source_partition,
+            terms,
+            progress,
+            at,
+            &self.fresh_rows,
+        );
+        self.in_flight = Some(InFlight {
+            assembled,
+            batch: Arc::new(batch),
+        });
+        self.hand_over(context);
+    }
+
+    fn hand_over(&mut self, context: &mut ActixContext<Self>) {
+        let Some(in_flight) = &self.in_flight else {
+            return;
+        };
+        self.protocol.submitted();
+        let (store, slots, batch) = (
+            self.context.seams.store.clone(),
+            self.slots.clone(),
+            in_flight.batch.clone(),
+        );
+        let address = context.address();
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            let slot = slots.acquire_owned().await;
+            failpoint::hit(Failpoint::BeforeCommit);
+            let reply = store.commit(batch).await;
+            failpoint::hit(Failpoint::AfterCommit);
+            drop(slot);
+            // A closed mailbox means that the ownership is over; the checkpoint knows what happened.
+            let _ = address.send(Replied(reply)).await;
+        }));
+    }
+
+    pub(super) fn replied(
+        &mut self,
+        reply: Result<CommitReply, StoreError>,
+        context: &mut ActixContext<Self>,
+    ) {
+        let Some(in_flight) = &self.in_flight else {
+            return;
+        };
+        if let Err(error) = &reply {
+            tracing::warn!(partition = %self.ownership.source_partition, epoch = self.ownership.epoch.0, %error, "commit failed");
+        }
+        let (events, last) = (
+            in_flight.assembled.events,
+            in_flight.assembled.offsets.last().copied(),
+        );
+        let next = self
+            .protocol
+            .on_reply(reply, events, last, self.context.seams.ids.next_u64());
+        self.follow(next, context);
+    }
+
+    pub(super) fn checkpoint_read(
+        &mut self,
+        CheckpointRead(read): CheckpointRead,
+        context: &mut ActixContext<Self>,
+    ) {
+        let Some(in_flight) = &self.in_flight else {
+            return;
+        };
+        let last = in_flight.assembled.offsets.last().copied();
+        let next = self
+            .protocol
+            .on_checkpoint(read, last, self.context.seams.ids.next_u64());
+        self.follow(next, context);
+    }
+
+    fn follow(&mut self, next: Next, context: &mut ActixContext<Self>) {
+        self.progressed_at = Instant::now();
+        match next {
+            Next::Settle { new_rows } => self.settle(new_rows, context),
+            Next::Reapply(surprises) => {
+                self.surprises += 1;
+                self.reset(surprises, None, context);
+            }
+            Next::Condemn { detail } => {
+                let offset = self
+                    .in_flight
+                    .as_ref()
+                    .and_then(|in_flight| in_flight.assembled.offsets.first().copied());
+                tracing::error!(partition = %self.ownership.source_partition, offset = offset.map(|o| o.0), %detail, "the store refuses an event's values: it is dead");
+                self.reset(
+                    Surprises::default(),
+                    offset.map(|offset| (offset, detail)),
+                    context,
+                );
+            }
+            Next::SubmitAgain(wait) => {
+                context.run_later(wait, |committer, context| {
+                    if committer.ownership.is_owned() {
+                        committer.hand_over(context);
+                    }
+                });
+            }
+            Next::ReadCheckpoint(wait) => self.read_checkpoint(wait, context),
+            Next::Drop => self.broken("fenced: another owner has the source partition", context),
+            Next::Stop { detail } => {
+                let reason = format!(
+                    "{detail}; nothing of the batch was written. Fix the cause, then restart this node"
+                );
+                self.ownership.end(Standing::Stopped { reason });
+                self.retire(context);
+            }
+        }
+    }
+
+    fn read_checkpoint(&mut self, wait: Duration, context: &mut ActixContext<Self>) {
+        let (store, address) = (self.context.seams.store.clone(), context.address());
+        let source_partition = self.ownership.source_partition.clone();
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            let read = store.checkpoint(&source_partition).await;
+            let _ = address.send(CheckpointRead(read)).await;
+        }));
+    }
+
+    // --- settle and acknowledge ---------------------------------------------------------------
+
+    fn settle(&mut self, new_rows: Option<Vec<EntityRow>>, context: &mut ActixContext<Self>) {
+        let Some(InFlight { assembled, batch }) = self.in_flight.take() else {
+            return;
+        };
+        self.commits += 1;
+        self.counts = batch.progress.counts;
+        self.fresh_rows = new_rows
+            .as_deref()
+            .map(|rows| batch::created(&batch, rows))
+            .unwrap_or_default();
+        let mut rows = new_rows.as_deref().unwrap_or_default();
+        for (tenant, created) in &assembled.created {
+            let (mine, rest) = rows.split_at(rows.len().min(*created));
+            rows = rest;
+            let settle = Settle {
+                new_rows: new_rows.as_ref().map(|_| mine.to_vec()),
+            };
+            self.tell(tenant, settle, context);
+            if let Some(lane) = self.lanes.get_mut(tenant) {
+                lane.prepared -= 1;
+            }
+        }
+        let low_watermark = self.ownership.settle(&assembled.offsets);
+        self.acknowledge(low_watermark, context);
+        if new_rows.is_none() {
+            // What was made meanwhile may name entities whose rows nobody told us.
+            return self.reset(Surprises::default(), None, context);
+        }
+        self.advance(context);
+    }
+
+    /// One acknowledgement at a time, always of the latest low watermark: a hint for the broker's tools.
+    fn acknowledge(&mut self, low_watermark: Offset, context: &mut ActixContext<Self>) {
+        if self.acknowledging || low_watermark <= self.acknowledged {
+            return;
+        }
+        self.acknowledging = true;
+        self.acknowledged = low_watermark;
+        let (bus, partition) = (self.bus.clone(), self.ownership.source_partition.partition);
+        let (done, answer) = tokio::sync::oneshot::channel();
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            failpoint::hit(Failpoint::BeforeAcknowledge);
+            // The receiver is gone when the ownership is over: then nobody waits for this hint.
+            let _ = done.send(bus.acknowledge(partition, low_watermark).await);
+        }));
+        let answered = answer.into_actor(self).map(|acknowledged, committer, context| {
+            committer.acknowledging = false;
+            if let Ok(Err(error)) = acknowledged {
+                tracing::warn!(partition = %committer.ownership.source_partition, %error, "not acknowledged; the checkpoint holds all the same");
+            }
+            let low_watermark = committer.ownership.tracker().low_watermark();
+            committer.acknowledge(low_watermark, context);
+        });
+        context.spawn(answered);
+    }
+
+    /// Drops every prepared batch; the partitions apply their events again.
+    fn reset(
+        &mut self,
+        surprises: Surprises,
+        condemned: Option<(Offset, String)>,
+        context: &mut ActixContext<Self>,
+    ) {
+        self.in_flight = None;
+        self.next = None;
+        self.preparing = None;
+        self.round += 1;
+        let not_before = Instant::now() + self.context.options.busy_wait;
+        for name in &surprises.busy {
+            if let Some(lane) = self.lanes.get_mut(&name.tenant) {
+                lane.not_before = Some(not_before);
+            }
+        }
+        if !surprises.busy.is_empty() {
+            context.run_later(self.context.options.busy_wait, |committer, context| {
+                committer.advance(context)
+            });
+        }
+        let surprises = Arc::new(surprises);
+        let tenants: Vec<TenantId> = self.lanes.keys().cloned().collect();
+        for tenant in tenants {
+            let reset = Reset {
+                surprises: surprises.clone(),
+                condemned: condemned.clone(),
+            };
+            self.tell(&tenant, reset, context);
+            if let Some(lane) = self.lanes.get_mut(&tenant) {
+                lane.prepared = 0;
+            }
+        }
+    }
+}
