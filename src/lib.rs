@@ -2,5 +2,9 @@
 //! the movement in `tidegate-actors`, the outside in `tidegate-connectors`; only this crate's wiring
 //! names concrete stores and buses.
 
+pub mod cli;
 pub mod config;
+pub mod machines;
+pub mod operator;
 pub mod runtime;
+pub mod telemetry;

@@ -1,3 +1,7 @@
 //! The `tidegate` binary: everything is in the library, so that tests share it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

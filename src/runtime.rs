@@ -47,6 +47,8 @@ impl Spawner for RuntimeSpawner {
 /// A fixed number of arbiters that do no I/O; call inside an actix system.
 #[allow(clippy::disallowed_methods, reason = "production's place for actors; a simulation has none")]
 pub fn arbiters(count: usize) -> Placement {
+    // The wiring that the ban speaks of.
+    #[allow(clippy::disallowed_methods)]
     let handles: Vec<_> = (0..count.max(1)).map(|_| Arbiter::new().handle()).collect();
     Placement::Arbiters(Arc::from(handles))
 }

@@ -18,6 +18,7 @@ pub mod commit_protocol;
 pub mod dead_letter;
 pub mod error;
 pub mod event;
+pub mod follow_up;
 pub mod hash;
 pub mod json_text;
 pub mod limits;

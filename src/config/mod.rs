@@ -30,6 +30,7 @@ const REFERENCE_HEAD: &str = "\
 # A string may hold ${env:NAME}, ${env:NAME:-default} and ${file:PATH}; a literal ${ is written $${.
 # They are filled in after the file was parsed, so no value can change its structure. Secrets come in
 # this way only: a password that stands in this file is refused. Unknown keys are refused.
+# Relative paths are relative to the directory that the file is in.
 # Keys whose name contains `unsafe` give a protection up; each one in force is logged at start.
 
 ";
@@ -39,7 +40,11 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, Problems> {
         let file = path.display().to_string();
         match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &file, &fill::Process),
+            Ok(text) => {
+                let mut config = Self::parse(&text, &file, &fill::Process)?;
+                config.resolve(path.parent().unwrap_or(Path::new("")));
+                Ok(config)
+            }
             Err(error) => {
                 let mut problems = Problems::new(&file);
                 problems.add(1, "", format!("cannot be read: {error}"));
@@ -63,6 +68,19 @@ impl Config {
         match config {
             Some(config) if problems.list.is_empty() => Ok(config),
             _ => Err(problems),
+        }
+    }
+
+    /// Takes relative paths as relative to the directory that the file is in, not to wherever the
+    /// command was started.
+    fn resolve(&mut self, directory: &Path) {
+        let sources = self.sources.iter_mut().flat_map(|source| &mut source.paths);
+        let paths = [&mut self.store.sqlite.path]
+            .into_iter()
+            .chain(&mut self.machines.paths)
+            .chain(sources);
+        for path in paths.filter(|path| path.is_relative()) {
+            *path = directory.join(&*path);
         }
     }
 

@@ -158,3 +158,19 @@ sources:
         ["sources[0].tenant_from_event_unsafe"]
     );
 }
+
+#[test]
+fn relative_paths_are_relative_to_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("t.yaml");
+    std::fs::write(&file, "machines: { paths: [m, /abs/m] }\n").unwrap();
+    let config = Config::load(&file).unwrap();
+    assert_eq!(
+        config.store.sqlite.path,
+        directory.path().join("tidegate.db")
+    );
+    assert_eq!(
+        config.machines.paths,
+        [directory.path().join("m"), "/abs/m".into()]
+    );
+}

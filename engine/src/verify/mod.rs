@@ -291,7 +291,7 @@ pub async fn verify(
 }
 
 /// The stored record at a position; `None` when there is none (any more).
-pub(crate) async fn stored_record(
+pub async fn stored_record(
     store: &dyn StateStore,
     tenant: &TenantId,
     at: &RecordPosition,

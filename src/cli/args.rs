@@ -1,0 +1,285 @@
+//! The command line as it is typed: every command and flag, with its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate_engine::position::{RecordPosition, SourceName, StreamName};
+use tidegate_engine::state::{EntityKey, MachineName};
+use tidegate_engine::tenant::TenantId;
+
+use super::exit::EXIT_CODES;
+use super::output::Format;
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegate demo                                       200,000 events become verified state
+  tidegate validate machines/*.yaml                   every mistake in them at once
+  tidegate test machines/order.yaml                   the tests that stand in it
+  tidegate ingest orders.ndjson --machines machines   into ./tidegate.db
+  zcat old.ndjson.gz | tidegate ingest - --source backfill --tenant acme
+  tidegate state get order o-17 --tenant acme
+  tidegate events tail --tenant acme -n 5 -o json
+  tidegate dead-letters list --tenant acme
+  tidegate verify
+  tidegate ingest orders.ndjson -c postgres.yaml      into Postgres, as the file says";
+
+/// A multi-tenant stream-processing engine: events become state exactly once, in your own database.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    after_help = "`tidegate --help` shows examples and exit codes; `tidegate COMMAND --help` tells more.",
+    after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub global: Global,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration; without it the defaults, which keep everything in ./tidegate.db
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "TIDEGATE_CONFIG"
+    )]
+    pub config: Option<PathBuf>,
+
+    /// How data on standard output is written
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+
+    /// How much is logged on standard error: off, error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check machine definitions and configuration files; report every mistake at once
+    Validate(Files),
+    /// Run the tests that stand in machine definitions
+    Test(Files),
+}
+
+/// `tidegate demo`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Writes generated events of five tenants as NDJSON into a directory, reads them into an embedded \
+database there, compares what the database says with what was generated, and verifies it. Set \
+DEMO_EXIT=1 to end without waiting for a key.")]
+pub struct Demo {
+    /// Where its files go; they are replaced when they are from an earlier demo
+    #[arg(long, value_name = "DIR", default_value = "tidegate-demo")]
+    pub dir: PathBuf,
+
+    /// How many events
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    pub events: u64,
+
+    /// The seed they are generated from: the same seed, the same events
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// `tidegate ingest`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Reads newline-delimited CloudEvents (JSON) from files, or from standard input for `-`, until their end. \
+Run again, it goes on at its checkpoint: nothing is lost and nothing takes effect twice. Without FILE, \
+the sources of the configuration are read. Machines are those given here or in the configuration; \
+without any, the ones that are active in the store.
+
+Each file is a source of its own, named after its path. With --source, all files together are one source \
+with one partition a file: keep their order then.")]
+pub struct Ingest {
+    /// Files of one JSON event a line, or `-` for standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// The tenant all events belong to; without it, each event's `tenantid` is believed
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<TenantId>,
+
+    /// The name their log gets
+    #[arg(long, value_name = "STREAM", default_value = "events")]
+    pub stream: StreamName,
+
+    /// The name their checkpoint is kept under
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<SourceName>,
+
+    /// Machine definitions: files, or directories of *.yaml
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub machines: Vec<PathBuf>,
+}
+
+/// Files to look at.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// Files, or directories of *.yaml; without any, what the configuration names
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+/// `tidegate state`
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// Show one entity
+    Get {
+        /// The machine
+        #[arg(value_name = "MACHINE")]
+        machine: MachineName,
+        /// The entity's key
+        #[arg(value_name = "KEY")]
+        key: EntityKey,
+        /// Whose it is
+        #[arg(long, value_name = "TENANT")]
+        tenant: TenantId,
+    },
+}
+
+/// `tidegate events`
+#[derive(Debug, Subcommand)]
+pub enum Events {
+    /// Show one stored event with what it did
+    Get {
+        /// Its position, `stream:source/partition:sequence`
+        #[arg(value_name = "POSITION")]
+        position: RecordPosition,
+        /// Whose it is
+        #[arg(long, value_name = "TENANT")]
+        tenant: TenantId,
+    },
+    /// Show the last stored events
+    Tail {
+        /// Whose
+        #[arg(long, value_name = "TENANT")]
+        tenant: TenantId,
+        /// Only of this stream
+        #[arg(long, value_name = "STREAM")]
+        stream: Option<StreamName>,
+        /// How many
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        lines: u32,
+        /// Go on showing what arrives, until interrupted (needs a store that several processes share)
+        #[arg(short, long)]
+        follow: bool,
+    },
+}
+
+/// Which dead letters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LetterState {
+    /// Waits for a person
+    Open,
+    /// Was offered again
+    Retried,
+    /// Was given up
+    Discarded,
+    /// Any of them
+    All,
+}
+
+/// `tidegate dead-letters`
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// List them
+    List {
+        /// Whose; all tenants without it
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<TenantId>,
+        /// In which state
+        #[arg(long, value_enum, default_value = "open")]
+        state: LetterState,
+        /// How many at most for each tenant
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+    },
+    /// Show one with the event or the bytes that it is about
+    Show {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Whose it is
+        #[arg(long, value_name = "TENANT")]
+        tenant: TenantId,
+    },
+    /// Offer them again to the machine for which they are dead, with the state as it is now
+    Retry(Decide),
+    /// Give them up: they will never take effect
+    Discard(Decide),
+}
+
+/// Which dead letters to decide about.
+#[derive(Debug, Args)]
+pub struct Decide {
+    /// Their ids
+    #[arg(value_name = "ID", required_unless_present = "all")]
+    pub ids: Vec<String>,
+
+    /// Whose they are
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: TenantId,
+
+    /// Every open one
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+
+    /// Who decides, for the log; your user name without it
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+
+    /// The stream that an event gets which was unreadable before, when it is not known from its source
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Option<StreamName>,
+}
+
+/// `tidegate verify`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Checks the hash chains of all logs, that sequences and entity versions have no gap, replays every entity \
+from its log with the definitions it names and compares each state hash and the stored bytes, and \
+compares what was counted with what is there. Ends with 1 and names the first difference if there is one.")]
+pub struct Verify {
+    /// Only these tenants
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Vec<TenantId>,
+
+    /// Entities held in memory at once; a log of more is read several times
+    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    pub held_max: u64,
+}
+
+/// Who creates the roles.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Roles {
+    /// This command does: it needs CREATEROLE
+    Create,
+    /// Somebody has: this command needs no more than to own the database's schema
+    Existing,
+}
+
+/// `tidegate migrate`
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Print what would be executed, and execute nothing
+    #[arg(long)]
+    pub print_sql: bool,
+
+    /// Who creates the roles
+    #[arg(long, value_enum, default_value = "create")]
+    pub roles: Roles,
+}

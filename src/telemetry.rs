@@ -1,0 +1,118 @@
+//! Logs: JSON lines on standard error (text on a terminal), with the ids of events where they are known
+//! and never a payload. Owns the format and the level; what is logged is decided where it happens.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::{LogFormat, LogLevel};
+
+/// The environment variable that overrides the configured level: a level, or filter directives such as
+/// `info,tidegate_actors=debug`.
+pub const LEVEL_VARIABLE: &str = "TIDEGATE_LOG";
+
+/// What draws on the terminal while logs are written: it steps aside for each line.
+pub type StepAside = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
+/// Standard error, shared with whatever draws there.
+#[derive(Clone, Default)]
+pub struct LogWriter(Arc<Mutex<Option<StepAside>>>);
+
+impl LogWriter {
+    /// From now on every line is written through `step_aside`; `None` writes straight again.
+    pub fn share_with(&self, step_aside: Option<StepAside>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = step_aside;
+    }
+}
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let step_aside = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        // A log that nobody can read must not end the work.
+        let mut written = || {
+            let _ = io::stderr().lock().write_all(line);
+        };
+        match step_aside {
+            Some(step_aside) => step_aside(&mut written),
+            None => written(),
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = LogWriter;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.clone()
+    }
+}
+
+/// Starts logging. `TIDEGATE_LOG` comes before `level`. Returns the writer, to share the terminal with.
+pub fn start(level: LogLevel, format: LogFormat) -> Result<LogWriter, String> {
+    let filter = filter(std::env::var(LEVEL_VARIABLE).ok().as_deref(), level)?;
+    let writer = LogWriter::default();
+    let on_terminal = io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer.clone());
+    let json = match format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !on_terminal,
+    };
+    let started = if json {
+        let builder = builder.json().flatten_event(true);
+        builder.with_span_list(false).try_init()
+    } else {
+        let ansi = on_terminal && crate::cli::output::colours_wanted();
+        builder.with_ansi(ansi).with_target(false).try_init()
+    };
+    started.map_err(|error| error.to_string())?;
+    Ok(writer)
+}
+
+/// Our own crates at the level; everybody else at `warn` at most, since what libraries say at finer
+/// levels is not ours to promise (statements, addresses).
+fn filter(variable: Option<&str>, level: LogLevel) -> Result<EnvFilter, String> {
+    let wanted = match variable.map(str::trim) {
+        Some(text) if !text.is_empty() => text.to_owned(),
+        _ => level.as_str().to_owned(),
+    };
+    let directives = match wanted.as_str() {
+        "off" | "error" | "warn" => wanted,
+        "info" | "debug" | "trace" => format!("warn,tidegate={wanted}"),
+        _ => wanted,
+    };
+    EnvFilter::try_new(&directives)
+        .map_err(|error| format!("{LEVEL_VARIABLE}: no level and no filter: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+    use crate::config::LogLevel;
+
+    #[test]
+    fn the_variable_comes_first_and_libraries_stay_quiet() {
+        for (variable, level, expected) in [
+            (None, LogLevel::Info, "tidegate=info,warn"),
+            (Some(""), LogLevel::Debug, "tidegate=debug,warn"),
+            (Some("error"), LogLevel::Debug, "error"),
+            (Some("warn,sqlx=debug"), LogLevel::Info, "sqlx=debug,warn"),
+        ] {
+            assert_eq!(filter(variable, level).unwrap().to_string(), expected);
+        }
+        assert!(filter(Some("tidegate=loud"), LogLevel::Info).is_err());
+    }
+}
