@@ -3,3 +3,6 @@
 
 pub mod bus;
 pub mod store;
+
+#[cfg(feature = "contract")]
+pub mod contract;

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod bus_contract;
 mod file_bus;
 mod follow_up;
 mod node;
+mod store_contract;
+mod support;

@@ -1,0 +1,357 @@
+//! Writers at once. What they agree on is the store's work alone: nothing here caches keys or versions
+//! beyond what a reply told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidegate_engine::commit::{CommitPath, CommitReply, EntityName, StoredEntity};
+use tidegate_engine::hash::Hash128;
+use tidegate_engine::position::Version;
+use tidegate_engine::record::{Record, RecordBody};
+use tidegate_engine::store::StateStore;
+use tokio::sync::Barrier;
+
+use super::reading::verified_records;
+use super::{StoreUnderTest, begin, patiently, rotate, submit};
+use crate::contract::batch::{Entry, Writer, entity_name, source_partition, tenant};
+
+/// Writers of R24 and of the race with rotation.
+const WRITERS: u32 = 16;
+
+async fn writer_of(store: &dyn StateStore, partition: u32) -> Writer {
+    let place = source_partition("orders", partition);
+    patiently(|| Writer::claim(store, &place, "racer", begin())).await
+}
+
+async fn load(store: &dyn StateStore, name: &EntityName) -> Option<StoredEntity> {
+    let mut found = patiently(|| store.load_entities(&name.tenant, vec![name.clone()])).await;
+    found.pop()
+}
+
+/// Commits until the batch is in, leaving out what is known; returns the keys that took effect.
+async fn commit_unknown(
+    store: &dyn StateStore,
+    writer: &mut Writer,
+    mut entries: Vec<Entry>,
+) -> Vec<Hash128> {
+    loop {
+        let batch = writer.batch(&entries);
+        match patiently(|| submit(store, &batch)).await {
+            CommitReply::Committed { .. } => {
+                writer.settle(&batch);
+                return entries.iter().map(Entry::key_hash).collect();
+            }
+            CommitReply::Surprised(surprises) => {
+                assert!(!surprises.known_keys.is_empty(), "{surprises:?}");
+                for known in &surprises.known_keys {
+                    let before = entries.len();
+                    entries.retain(|entry| entry.key_hash() != known.key);
+                    assert_eq!(entries.len(), before - 1, "a key that was not asked for");
+                }
+            }
+            CommitReply::Fenced => panic!("nobody else owns this source partition"),
+        }
+    }
+}
+
+/// Every version of an entity in the logs, in the order in which records are read.
+fn versions(records: &[Record], key: &str) -> Vec<Version> {
+    let mut found: Vec<Version> = records
+        .iter()
+        .flat_map(|record| &record.effects)
+        .filter(|effect| effect.key.as_ref().is_some_and(|it| it.as_str() == key))
+        .filter_map(|effect| effect.version)
+        .collect();
+    found.sort();
+    found
+}
+
+fn gapless_to(last: u64) -> Vec<Version> {
+    (1..=last).map(Version).collect()
+}
+
+/// One entity that several writers move, each as fast as it can.
+struct Contest {
+    name: EntityName,
+    /// Versions to play for.
+    target: u64,
+    lost: AtomicU64,
+    busy: AtomicU64,
+}
+
+impl Contest {
+    /// Moves the entity on until its target; how often this writer won.
+    async fn play(&self, store: &dyn StateStore, partition: u32) -> u64 {
+        let mut writer = writer_of(store, partition).await;
+        let mut seen = load(store, &self.name).await;
+        let (mut won, mut attempt) = (0, 0_u64);
+        loop {
+            let expected = seen.as_ref().map_or(Version(0), |entity| entity.version);
+            if expected.0 >= self.target {
+                return won;
+            }
+            attempt += 1;
+            let row = seen.as_ref().map(|entity| entity.row);
+            let entry = Entry::new("acme", &format!("{partition}-{attempt}"));
+            let entry = entry.moves(self.name.key.as_str(), row, expected);
+            let mut batch = writer.batch(&[entry]);
+            // Between the read and the commit, others move: a store in memory would not let them.
+            tokio::task::yield_now().await;
+            if self.lost.load(Ordering::Relaxed) % 2 == 1 {
+                batch.path = CommitPath::Careful;
+            }
+            match patiently(|| submit(store, &batch)).await {
+                CommitReply::Committed { .. } => {
+                    writer.settle(&batch);
+                    won += 1;
+                    seen = load(store, &self.name).await;
+                }
+                CommitReply::Surprised(surprises) => {
+                    assert!(surprises.known_keys.is_empty(), "{surprises:?}");
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    if let Some((name, as_is)) = surprises.entities.into_iter().next() {
+                        assert_eq!(name, self.name);
+                        assert_ne!(as_is.as_ref().map(|it| it.version), Some(expected));
+                        seen = as_is;
+                    } else {
+                        assert_eq!(surprises.busy, vec![self.name.clone()]);
+                        self.busy.fetch_add(1, Ordering::Relaxed);
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+                CommitReply::Fenced => panic!("nobody else owns this source partition"),
+            }
+        }
+    }
+
+    fn new(target: u64) -> Arc<Self> {
+        Arc::new(Self {
+            name: entity_name("acme", "contested"),
+            target,
+            lost: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+        })
+    }
+
+    async fn run(self: Arc<Self>, subject: &StoreUnderTest, writers: u32) -> Vec<u64> {
+        let second = subject.second().await;
+        let players: Vec<_> = (0..writers)
+            .map(|partition| {
+                let store = Arc::clone(if partition % 2 == 0 {
+                    &subject.store
+                } else {
+                    &second
+                });
+                let contest = Arc::clone(&self);
+                tokio::spawn(async move { contest.play(store.as_ref(), partition).await })
+            })
+            .collect();
+        let mut won = Vec::new();
+        for player in players {
+            won.push(player.await.unwrap());
+        }
+        won
+    }
+}
+
+pub(super) async fn r24_one_writer_wins_each_version(subject: StoreUnderTest) {
+    let target = u64::from(subject.rounds);
+    let contest = Contest::new(target);
+    let won = Arc::clone(&contest).run(&subject, WRITERS).await;
+    println!(
+        "  {target} versions by {WRITERS} writers; won {won:?}, lost {}, of them busy {}",
+        contest.lost.load(Ordering::Relaxed),
+        contest.busy.load(Ordering::Relaxed)
+    );
+    // A writer that commits while another reaches the target does not overshoot it.
+    assert_eq!(won.iter().sum::<u64>(), target);
+    let store = subject.store.as_ref();
+    let records = verified_records(store, &tenant("acme")).await;
+    assert_eq!(versions(&records, "contested"), gapless_to(target));
+    let entity = load(store, &contest.name).await.unwrap();
+    assert_eq!(entity.version, Version(target));
+}
+
+pub(super) async fn three_source_partitions_share_an_entity_and_all_get_on(
+    subject: StoreUnderTest,
+) {
+    const EACH: u64 = 60;
+    let contest = Contest::new(u64::MAX);
+    let second = subject.second().await;
+    let sharers: Vec<_> = (0..3_u32)
+        .map(|partition| {
+            let store = Arc::clone(if partition == 1 {
+                &second
+            } else {
+                &subject.store
+            });
+            let name = contest.name.clone();
+            tokio::spawn(async move {
+                let store = store.as_ref();
+                let mut writer = writer_of(store, partition).await;
+                for event in 0..EACH {
+                    share(store, &mut writer, &name, partition, event).await;
+                }
+            })
+        })
+        .collect();
+    for sharer in sharers {
+        sharer.await.unwrap();
+    }
+    let store = subject.store.as_ref();
+    let records = verified_records(store, &tenant("acme")).await;
+    assert_eq!(records.len() as u64, 3 * EACH);
+    assert_eq!(versions(&records, "contested"), gapless_to(3 * EACH));
+    for partition in 0..3 {
+        for event in 0..EACH {
+            let own = format!("own-{partition}-{event}");
+            assert_eq!(versions(&records, &own), gapless_to(1));
+        }
+    }
+}
+
+/// One event that moves the shared entity and creates one of its own; it gets on within bounds.
+async fn share(
+    store: &dyn StateStore,
+    writer: &mut Writer,
+    name: &EntityName,
+    partition: u32,
+    event: u64,
+) {
+    const TRIES_MAX: u32 = 2_000;
+    let mut seen = load(store, name).await;
+    for _ in 0..TRIES_MAX {
+        let expected = seen.as_ref().map_or(Version(0), |entity| entity.version);
+        let row = seen.as_ref().map(|entity| entity.row);
+        let own = Entry::new("acme", &format!("{partition}-{event}"))
+            .moves(name.key.as_str(), row, expected)
+            .creates(&format!("own-{partition}-{event}"));
+        let batch = writer.batch(&[own]);
+        match patiently(|| submit(store, &batch)).await {
+            CommitReply::Committed { .. } => return writer.settle(&batch),
+            CommitReply::Surprised(surprises) => {
+                assert!(surprises.known_keys.is_empty(), "{surprises:?}");
+                match surprises.entities.into_iter().find(|(it, _)| it == name) {
+                    Some((_, as_is)) => seen = as_is,
+                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+            CommitReply::Fenced => panic!("nobody else owns this source partition"),
+        }
+    }
+    panic!("partition {partition} did not get on in {TRIES_MAX} tries");
+}
+
+pub(super) async fn r43_two_engines_race_equal_keys_with_one_effect_each(subject: StoreUnderTest) {
+    const KEYS: u32 = 10_000;
+    const BATCH: usize = 100;
+    let second = subject.second().await;
+    let barrier = Arc::new(Barrier::new(2));
+    let engines: Vec<_> = [Arc::clone(&subject.store), second]
+        .into_iter()
+        .zip(0_u32..)
+        .map(|(store, partition)| {
+            let barrier = Arc::clone(&barrier);
+            tokio::spawn(async move {
+                let mut writer = writer_of(store.as_ref(), partition).await;
+                let mut taken = Vec::new();
+                let keys: Vec<u32> = (0..KEYS).collect();
+                for keys in keys.chunks(BATCH) {
+                    // Both begin each batch together, so that every key is raced for.
+                    barrier.wait().await;
+                    let entries = keys
+                        .iter()
+                        .map(|key| Entry::new("acme", &format!("key-{key}")));
+                    let entries = entries.collect();
+                    taken.extend(commit_unknown(store.as_ref(), &mut writer, entries).await);
+                }
+                taken
+            })
+        })
+        .collect();
+    let mut effects: BTreeMap<Hash128, u32> = BTreeMap::new();
+    let mut by_engine = Vec::new();
+    for engine in engines {
+        let taken = engine.await.unwrap();
+        by_engine.push(taken.len());
+        for key in taken {
+            *effects.entry(key).or_default() += 1;
+        }
+    }
+    println!("  {KEYS} equal keys, taken by the engines: {by_engine:?}");
+    assert_eq!(effects.len(), KEYS as usize);
+    assert!(effects.values().all(|times| *times == 1));
+    let records = verified_records(subject.store.as_ref(), &tenant("acme")).await;
+    assert_eq!(records.len(), KEYS as usize);
+}
+
+pub(super) async fn sixteen_writers_of_equal_keys_have_one_effect_each_while_dedupe_rotates(
+    subject: StoreUnderTest,
+) {
+    const ROUNDS: u64 = 30;
+    const KEYS: u64 = 60;
+    const BATCH: usize = 5;
+    let second = subject.second().await;
+    // Writers and the rotation meet at the beginning of each round. A key is raced for in one round
+    // and the tables rotate once in it, so that each key lives long enough to be found: exactly one
+    // effect is what the window promises.
+    let barrier = Arc::new(Barrier::new(WRITERS as usize + 1));
+    let done = Arc::new(AtomicU64::new(0));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|partition| {
+            let store = Arc::clone(if partition % 2 == 0 {
+                &subject.store
+            } else {
+                &second
+            });
+            let (barrier, done) = (Arc::clone(&barrier), Arc::clone(&done));
+            tokio::spawn(async move {
+                let store = store.as_ref();
+                let mut writer = writer_of(store, partition).await;
+                for round in 0..ROUNDS {
+                    barrier.wait().await;
+                    let keys: Vec<u64> = (0..KEYS).collect();
+                    for keys in keys.chunks(BATCH) {
+                        let entries = keys
+                            .iter()
+                            .map(|key| Entry::new("acme", &format!("{round}-{key}")));
+                        let entries = entries.collect();
+                        commit_unknown(store, &mut writer, entries).await;
+                        done.fetch_add(1, Ordering::Relaxed);
+                        tokio::task::yield_now().await;
+                    }
+                    barrier.wait().await;
+                }
+            })
+        })
+        .collect();
+    let store = subject.store.as_ref();
+    let mut now = begin();
+    rotate(store, &mut now).await;
+    let each_round = u64::from(WRITERS) * KEYS.div_ceil(BATCH as u64);
+    for round in 0..ROUNDS {
+        barrier.wait().await;
+        // In the middle of each race, at another place of it in each round.
+        let begin_at = round * each_round + (round * 41) % each_round;
+        while done.load(Ordering::Relaxed) < begin_at {
+            tokio::task::yield_now().await;
+        }
+        rotate(store, &mut now).await;
+        barrier.wait().await;
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let records = verified_records(store, &tenant("acme")).await;
+    let mut effects: BTreeMap<Hash128, u32> = BTreeMap::new();
+    for record in &records {
+        if let RecordBody::Event(event) = &record.body {
+            *effects.entry(event.idempotency_hash()).or_default() += 1;
+        }
+    }
+    assert_eq!(effects.len() as u64, ROUNDS * KEYS);
+    let twice = effects.values().filter(|times| **times > 1).count();
+    assert_eq!(twice, 0, "keys with more than one effect");
+}

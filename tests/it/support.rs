@@ -1,0 +1,31 @@
+//! What tests that need servers share: where the server is, and what happens without it.
+
+#![allow(
+    dead_code,
+    reason = "each user comes with its server: the first one, Postgres, removes this line"
+)]
+
+/// Names the development PostgreSQL; `deploy/dev/services env` prints it.
+const POSTGRES_URL: &str = "TIDEGATE_TEST_POSTGRES_URL";
+
+/// With the value 1, a missing server fails the test instead of skipping it: CI sets it.
+const REQUIRE_SERVICES: &str = "TIDEGATE_REQUIRE_SERVICES";
+
+/// The URL of the test PostgreSQL. Without one the test says SKIPPED, loudly, and ends; in CI that is
+/// a failure.
+pub fn postgres_url(test: &str) -> Option<String> {
+    server(test, POSTGRES_URL)
+}
+
+fn server(test: &str, variable: &str) -> Option<String> {
+    let value = std::env::var(variable).ok().filter(|url| !url.is_empty());
+    if value.is_none() {
+        let required = std::env::var(REQUIRE_SERVICES).is_ok_and(|it| it == "1");
+        assert!(
+            !required,
+            "{test} needs {variable}, and {REQUIRE_SERVICES}=1 forbids to skip it: run it by `make test`"
+        );
+        eprintln!("SKIPPED {test}: {variable} is not set; `make test` starts the servers");
+    }
+    value
+}
