@@ -119,3 +119,12 @@ fn ci_runs_what_we_tell_people_to_run() {
         assert!(run.contains(command), ".ci/run does not run `{command}`");
     }
 }
+
+#[test]
+fn r50_the_security_policy_says_where_how_soon_and_for_what() {
+    let policy = &file("SECURITY.md").text;
+    for part in ["privately", "72 hours", "## Supported versions"] {
+        assert!(policy.contains(part), "SECURITY.md does not say: {part}");
+    }
+    assert!(file("README.md").text.contains("(SECURITY.md)"));
+}
