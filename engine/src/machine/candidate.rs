@@ -403,7 +403,7 @@ fn check_constant(
     reader: &mut Reader<'_>,
     fits: impl FnOnce(&dyn Val) -> Result<(), Misfit>,
 ) {
-    if !expression.is_constant() || !reader.problems.is_empty() {
+    if !expression.is_constant() || !reader.sound {
         return;
     }
     if let Err(fault) = expression.evaluate_constant(fits) {

@@ -323,18 +323,19 @@ fn read_case(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Case> {
             .problems
             .push(expect.line, &path, "the case expects nothing");
     }
-    let given = given?;
+    let (given, count) = given?;
     Some(Case {
         name: name?.to_owned(),
         line: section.line,
-        outcomes: read_outcomes(expect, &path, given.len(), reader),
+        outcomes: read_outcomes(expect, &path, count, reader),
         entities: read_entities(expect, &path, reader),
         emitted: read_emitted(expect, &path, reader),
         given,
     })
 }
 
-fn read_given(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Vec<Event>> {
+/// The events that can be read, and how many there are to be.
+fn read_given(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<(Vec<Event>, usize)> {
     let items = list(node, path, reader.problems)?;
     if !within(
         items.len(),
@@ -354,7 +355,7 @@ fn read_given(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Vec<Ev
             Err(message) => reader.problems.push(node.line, &path, message),
         }
     }
-    Some(events)
+    Some((events, items.len()))
 }
 
 /// An event as the bus would hand it over; what a case leaves out is filled in.
@@ -476,7 +477,8 @@ fn read_entity(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Expec
                 Ok(value) => {
                     data.insert(key.text.clone(), value);
                 }
-                Err(misfit) => reader.problems.push(node.line, &path, misfit.0),
+                Err(misfit) if reader.sound => reader.problems.push(node.line, &path, misfit.0),
+                Err(_) => {}
             },
             None => {
                 let suggestion = did_you_mean(&key.text, names);

@@ -14,6 +14,7 @@ use super::field_type::to_json;
 use super::payload::Payload;
 use super::processor::{
     Change, DeadReason, Definition, Emitted, EventContext, Fault, Processor, Verdict,
+    unmatched_reason,
 };
 use super::variables::Scope;
 use crate::event::EventType;
@@ -107,7 +108,7 @@ impl CompiledMachine {
     }
 
     fn unmatched(&self, event_type: &EventType, status: &Status) -> Verdict {
-        let reason = || format!("no transition takes `{event_type}` in status `{status}`");
+        let reason = || unmatched_reason(event_type, status);
         match self.definition.on_unmatched {
             OnUnmatched::Reject => Verdict::Rejected(reason()),
             OnUnmatched::Ignore => Verdict::Ignored,

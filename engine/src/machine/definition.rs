@@ -88,6 +88,8 @@ impl MachineDefinition {
 pub(super) struct Reader<'r> {
     pub(super) states: &'r [Status],
     pub(super) fields: &'r [Field],
+    /// False when a field's declaration is wrong: then nothing is held against a type.
+    pub(super) sound: bool,
     pub(super) problems: &'r mut Problems,
 }
 
@@ -166,12 +168,15 @@ fn read_machine(file: &str, document: &Node, problems: &mut Problems) -> Option<
     let machine = read_name(root, problems);
     let version = read_version(root, problems);
     let states = read_states(root, problems);
+    let before = problems.count();
     let fields = read_fields(root, problems);
+    let sound = problems.count() == before;
     let on_unmatched = read_on_unmatched(root, problems);
 
     let mut reader = Reader {
         states: &states,
         fields: &fields,
+        sound,
         problems,
     };
     let initial = root

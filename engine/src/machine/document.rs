@@ -1,13 +1,15 @@
 //! Reads sections of a definition strictly: unknown and repeated keys, missing keys and values of the
 //! wrong kind are noted with their line and path, and reading goes on.
 
-use super::load_error::{Problems, did_you_mean, listed};
+use super::load_error::{Problems, did_you_mean, listed, nearest};
 use crate::yaml::{Key, Node, Yaml};
 
 /// A mapping whose keys are known.
 #[derive(Clone, Copy)]
 pub(super) struct Section<'n> {
     entries: &'n [(Key, Node)],
+    /// The keys that may stand here; empty when they are the author's names.
+    known: &'static [&'static str],
     /// The line it begins on.
     pub(super) line: u32,
 }
@@ -31,10 +33,13 @@ impl<'n> Section<'n> {
     pub(super) fn read(
         node: &'n Node,
         path: &str,
-        known: &[&str],
+        known: &'static [&'static str],
         problems: &mut Problems,
     ) -> Option<Self> {
-        let section = Self::open(node, path, problems)?;
+        let section = Self {
+            known,
+            ..Self::open(node, path, problems)?
+        };
         for (key, _) in section.entries {
             if !known.contains(&key.text.as_str()) {
                 let suggestion = did_you_mean(&key.text, known.iter().copied())
@@ -68,6 +73,7 @@ impl<'n> Section<'n> {
         }
         Some(Self {
             entries,
+            known: &[],
             line: node.line,
         })
     }
@@ -85,6 +91,15 @@ impl<'n> Section<'n> {
             .map(|(_, node)| node)
     }
 
+    /// True when an unknown key here looks like this one: it has been reported already.
+    fn has_mistyped(&self, name: &str) -> bool {
+        self.entries
+            .iter()
+            .map(|(key, _)| key.text.as_str())
+            .filter(|key| !self.known.contains(key))
+            .any(|key| nearest(key, self.known.iter().copied()) == Some(name))
+    }
+
     /// The value of a key that must be there.
     pub(super) fn required(
         &self,
@@ -94,7 +109,7 @@ impl<'n> Section<'n> {
         problems: &mut Problems,
     ) -> Option<&'n Node> {
         let node = self.get(name);
-        if node.is_none() {
+        if node.is_none() && !self.has_mistyped(name) {
             let message = format!("the key `{name}` is missing");
             problems.push_with(
                 self.line,

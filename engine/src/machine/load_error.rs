@@ -68,6 +68,11 @@ impl Problems {
         });
     }
 
+    /// How much is wrong so far.
+    pub(super) fn count(&self) -> usize {
+        self.errors.len()
+    }
+
     /// True while nothing is wrong.
     pub(super) fn is_empty(&self) -> bool {
         self.errors.is_empty()

@@ -257,6 +257,20 @@ fn unfit(operator: &str, left: &dyn Val, right: &dyn Val) -> ExecutionError {
     ExecutionError::no_such_overload(operator, vec![name(left), name(right)])
 }
 
+/// What the library made of values that are no numbers.
+fn kept<'b, 'v>(
+    operator: &str,
+    made: Outcome<'_, 'v>,
+    left: &dyn Val,
+    right: &dyn Val,
+) -> Outcome<'b, 'v> {
+    match made {
+        Ok(value) => Ok(CowVal::Owned(value.into_owned())),
+        Err(ExecutionError::Overflow(..)) => Err(fault(operator, "overflow")),
+        Err(_) => Err(unfit(operator, left, right)),
+    }
+}
+
 fn add<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let (left, right) = two(args)?;
     if let (Some(l), Some(r)) = (Number::of(left.as_ref()), Number::of(right.as_ref())) {
@@ -292,7 +306,8 @@ fn add<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let adder = left
         .as_adder()
         .ok_or_else(|| unfit("+", left.as_ref(), right.as_ref()))?;
-    Ok(CowVal::Owned(adder.add(right.as_ref())?.into_owned()))
+    let sum = adder.add(right.as_ref());
+    kept("+", sum, left.as_ref(), right.as_ref())
 }
 
 fn subtract<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
@@ -310,7 +325,8 @@ fn subtract<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let subtractor = left
         .as_subtractor()
         .ok_or_else(|| unfit("-", left.as_ref(), right.as_ref()))?;
-    Ok(CowVal::Owned(subtractor.sub(right.as_ref())?.into_owned()))
+    let difference = subtractor.sub(right.as_ref());
+    kept("-", difference, left.as_ref(), right.as_ref())
 }
 
 fn multiply<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {

@@ -161,6 +161,11 @@ pub struct Fault {
     pub detail: String,
 }
 
+/// The reason where no transition takes an event, the same for machines in YAML and in Rust.
+pub(super) fn unmatched_reason(event_type: &EventType, status: &Status) -> String {
+    format!("no transition takes `{event_type}` in status `{status}`")
+}
+
 /// A machine. Pure: the same context and entity give the same bytes, in every process.
 pub trait Processor: Send + Sync + 'static {
     /// The definition that effects name.

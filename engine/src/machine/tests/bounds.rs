@@ -1,0 +1,201 @@
+//! "Maps are never iterated; comprehensions over lists only, one deep, 1,000 items; no regex or time
+//! zones; expressions bounded at load; entity data at most 64 KiB."
+
+use serde_json::json;
+
+use super::{
+    at, block, data_after, entity, first, go, loaded, machine_text, refused, shown, value_of,
+};
+use crate::limits::{ENTITY_DATA_BYTES_MAX, EXPRESSION_BYTES_MAX, EXPRESSION_NODES_MAX};
+use crate::machine::{DeadReason, Processor};
+use crate::transition;
+
+/// The message for an expression that must not load.
+fn refusal(expression: &str) -> String {
+    let fields = [("x", "list", "[]"), ("m", "map", "{}")];
+    shown(&refused(&machine_text(
+        &fields,
+        &format!("set:\n  x: |\n    {expression}"),
+    )))
+}
+
+#[test]
+fn maps_are_never_visited() {
+    for expression in [
+        "{'a': 1}.map(k, k)",
+        "state.m.map(k, k)",
+        "state.filter(k, true)",
+        "[state.m.all(k, k == 'a')]",
+    ] {
+        assert!(
+            refusal(expression).contains("a map is never visited"),
+            "{expression}"
+        );
+    }
+    let payload = r#"{"m":{"a":1},"l":[1]}"#;
+    for expression in [
+        "event.data.m.map(k, k)",
+        "event.data.map(k, k)",
+        "event.data.m.exists(k, k == 'a')",
+        "(event.data.l == [1] ? {'a': 1} : {}).map(k, k)",
+    ] {
+        let found = value_of(expression, payload).expect_err(expression);
+        assert!(
+            found.contains("only lists are visited; a map has no order"),
+            "{found}"
+        );
+    }
+    // `+` of the library appends whatever iterates; ours does not.
+    assert!(value_of("event.data.l + event.data.m", payload).is_err());
+}
+
+#[test]
+fn comprehensions_are_one_deep() {
+    for expression in [
+        "event.data.l.map(i, [1].map(j, j))",
+        "event.data.l.filter(i, event.data.l.exists(j, j == i))",
+        "event.data.l.all(i, [1].all(j, j == i)) ? [] : []",
+    ] {
+        assert!(
+            refusal(expression).contains("comprehensions are one deep"),
+            "{expression}"
+        );
+    }
+    assert_eq!(
+        value_of(
+            "event.data.l.map(i, i + 1).filter(j, j > 2)",
+            r#"{"l":[1,2]}"#
+        ),
+        Ok(json!([3]))
+    );
+}
+
+#[test]
+fn a_comprehension_visits_at_most_1000_items() {
+    let list = |items: usize| json!({ "l": vec![1; items] }).to_string();
+    let expression = "event.data.l.all(i, i == 1)";
+    assert_eq!(value_of(expression, &list(1_000)), Ok(json!(true)));
+    let found = value_of(expression, &list(1_001)).expect_err("too many");
+    assert!(found.contains("more than 1,000 items"), "{found}");
+}
+
+#[test]
+fn what_is_not_deterministic_or_not_bounded_is_no_function() {
+    for (expression, expected) in [
+        (
+            "[event.id.matches('a*')]",
+            "there is no method `matches`; regular expressions are not available",
+        ),
+        (
+            "[matches(event.id, 'a*')]",
+            "there is no function `matches`; regular expressions are not available",
+        ),
+        (
+            "[event.time.getHours('Europe/Berlin')]",
+            "`getHours` takes no argument: there are no time zones; moments are in UTC",
+        ),
+        (
+            "[now()]",
+            "there is no function `now`; there is no clock: use `event.time`",
+        ),
+        ("[uuid()]", "machines are deterministic: use `event.id`"),
+        ("[uint(1)]", "unsigned integers are not available"),
+        (
+            "[1u]",
+            "unsigned integers are not available; leave the `u` out",
+        ),
+        ("[b'abc']", "bytes are not available"),
+        ("[type(1)]", "there is no function `type`"),
+        ("[dyn(1)]", "there is no function `dyn`"),
+        ("[Thing{a: 1}]", "messages are not available"),
+        ("[event.data.?a]", "not CEL"),
+        ("[1e999]", "not CEL"),
+    ] {
+        let found = refusal(expression);
+        assert!(found.contains(expected), "{expression}: {found}");
+    }
+}
+
+#[test]
+fn expressions_are_bounded_when_they_are_loaded() {
+    let long = format!("['{}']", "x".repeat(EXPRESSION_BYTES_MAX));
+    assert!(refusal(&long).contains("an expression has at most 2048 bytes"));
+    let wide = format!("[{}]", vec!["1"; EXPRESSION_NODES_MAX].join(","));
+    assert!(refusal(&wide).contains("an expression has at most 512 parts"));
+    let deep = format!("{}1{}", "[".repeat(120), "]".repeat(120));
+    assert!(refusal(&deep).contains("not CEL"), "{}", refusal(&deep));
+}
+
+#[test]
+fn plus_makes_nothing_larger_than_an_entity() {
+    let payload = json!({ "s": "x".repeat(40_000) }).to_string();
+    let found = value_of("size(event.data.s + event.data.s)", &payload).expect_err("too long");
+    assert!(
+        found.contains("longer than an expression may make"),
+        "{found}"
+    );
+    assert_eq!(
+        value_of("size(event.data.s + 'y')", &payload),
+        Ok(json!(40_001))
+    );
+}
+
+#[test]
+fn data_over_64_kib_is_dead_with_reason_size() {
+    let machine = loaded(&machine_text(
+        &[("x", "string", "''"), ("y", "string", "''")],
+        "set:\n  x: event.data.s",
+    ));
+    // {"x":"…","y":""} around the text.
+    let frame = r#"{"x":"","y":""}"#.len();
+    let apply = |bytes: usize| {
+        let event = go(json!({ "s": "x".repeat(bytes) }));
+        let context = at(&event);
+        let key = transition::key_of(machine.as_ref(), &context).expect("a key");
+        transition::apply(machine.as_ref(), &context, &key, &machine.initial())
+    };
+    let fits = apply(ENTITY_DATA_BYTES_MAX - frame);
+    assert_eq!(
+        fits.moved.expect("it fits").text.len(),
+        ENTITY_DATA_BYTES_MAX
+    );
+    let over = apply(ENTITY_DATA_BYTES_MAX - frame + 1);
+    assert_eq!(over.fault.expect("a fault").reason, DeadReason::Size);
+    assert!(over.moved.is_none());
+}
+
+#[test]
+fn data_never_nests_deeper_than_it_can_be_read() {
+    let machine = loaded(&machine_text(
+        &[("x", "list", "[]")],
+        &format!("set:\n  {}", "x: '[state.x]'"),
+    ));
+    let mut state = machine.initial();
+    let refused_at =
+        (0..200).find_map(
+            |events| match data_after(machine.apply(&at(&go(json!({}))), &state)) {
+                Ok(data) => {
+                    state = entity("a", events, data);
+                    None
+                }
+                Err(reason) => Some((events, reason)),
+            },
+        );
+    let (events, reason) = refused_at.expect("the nesting is bounded");
+    assert!((20..40).contains(&events), "{events}");
+    assert!(reason.contains("nested deeper than 32 levels"), "{reason}");
+}
+
+#[test]
+fn text_with_nul_is_refused() {
+    // The bus refuses it in events; an expression could still write it.
+    let text = machine_text(
+        &[("x", "string", "''")],
+        &format!(
+            "set:\n  {}",
+            block("x", "  event.id + '\\x00'").replace('\n', "\n  ")
+        ),
+    );
+    let found = data_after(first(&loaded(&text), &go(json!({})))).expect_err("NUL");
+    assert!(found.contains("U+0000"), "{found}");
+}
