@@ -18,7 +18,9 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         // The one place where the time is asked for.
         #[allow(clippy::disallowed_methods)]
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
     }
 }
@@ -45,7 +47,10 @@ impl Spawner for RuntimeSpawner {
 }
 
 /// A fixed number of arbiters that do no I/O; call inside an actix system.
-#[allow(clippy::disallowed_methods, reason = "production's place for actors; a simulation has none")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "production's place for actors; a simulation has none"
+)]
 pub fn arbiters(count: usize) -> Placement {
     // The wiring that the ban speaks of.
     #[allow(clippy::disallowed_methods)]

@@ -3,8 +3,11 @@
 
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use tidegate_connectors::bus::file::{EMPTY, FileBus, FileInput};
+use tidegate_connectors::contract::bus::{BusCapabilities, BusUnderTest, run_all};
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
 use tidegate_engine::error::ErrorKind;
 use tidegate_engine::event::Event;
@@ -100,6 +103,31 @@ fn lines(count: usize) -> Vec<u8> {
 
 fn text(record: &Delivery) -> &str {
     std::str::from_utf8(&record.payload).unwrap()
+}
+
+async fn contract(records: Vec<Vec<Bytes>>) -> BusUnderTest {
+    let files = Files::new();
+    let inputs = records.iter().enumerate().map(|(number, records)| {
+        let mut content = records.join(&b'\n');
+        if !content.is_empty() {
+            content.push(b'\n');
+        }
+        FileInput::Path(files.write(&number.to_string(), content))
+    });
+    BusUnderTest {
+        bus: Arc::new(open(inputs.collect()).await.unwrap()),
+        capabilities: BusCapabilities {
+            ends: true,
+            grows: false,
+        },
+        append: Arc::new(|_, _| Box::pin(async { panic!("a file does not grow here") })),
+        keep: Box::new(files),
+    }
+}
+
+#[tokio::test]
+async fn the_file_bus_keeps_the_contract() {
+    run_all("files", contract).await;
 }
 
 #[tokio::test]

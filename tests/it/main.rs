@@ -6,5 +6,6 @@ mod bus_contract;
 mod file_bus;
 mod follow_up;
 mod node;
+mod sqlite;
 mod store_contract;
 mod support;

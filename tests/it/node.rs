@@ -11,7 +11,9 @@ use tidegate_connectors::store::memory::MemoryStore;
 use tidegate_engine::bus::Start;
 use tidegate_engine::event::EventType;
 use tidegate_engine::hash::Hash128;
-use tidegate_engine::machine::{Change, Definition, EventContext, Fault, MachineSet, Processor, Verdict};
+use tidegate_engine::machine::{
+    Change, Definition, EventContext, Fault, MachineSet, Processor, Verdict,
+};
 use tidegate_engine::position::{Incarnation, SourceName, StreamName, Version};
 use tidegate_engine::state::{EntityKey, EntityState, MachineName, StateData, Status};
 use tidegate_engine::store::StateStore;
@@ -25,7 +27,10 @@ struct Tally {
 
 impl Tally {
     fn new() -> Self {
-        let (machine, status) = (MachineName::new("tally").unwrap(), Status::new("open").unwrap());
+        let (machine, status) = (
+            MachineName::new("tally").unwrap(),
+            Status::new("open").unwrap(),
+        );
         let definition = Definition {
             machine: machine.clone(),
             version: 1,
@@ -35,7 +40,10 @@ impl Tally {
             initial: status,
             fields: vec![("count".to_owned(), "int")],
         };
-        Self { definition, types: vec![EventType::new("tick").unwrap()] }
+        Self {
+            definition,
+            types: vec![EventType::new("tick").unwrap()],
+        }
     }
 }
 
@@ -51,7 +59,11 @@ impl Processor for Tally {
     fn initial(&self) -> EntityState {
         let mut data = StateData::default();
         data.0.insert("count".to_owned(), json!(0));
-        EntityState { status: self.definition.initial.clone(), version: Version(0), data }
+        EntityState {
+            status: self.definition.initial.clone(),
+            version: Version(0),
+            data,
+        }
     }
 
     fn key(&self, context: &EventContext<'_>) -> Result<EntityKey, Fault> {
@@ -62,7 +74,11 @@ impl Processor for Tally {
         let mut data = entity.data.clone();
         let count = data.get("count").and_then(Value::as_i64).unwrap_or(0);
         data.0.insert("count".to_owned(), json!(count + 1));
-        Verdict::Applied(Change { status: entity.status.clone(), data, emitted: Vec::new() })
+        Verdict::Applied(Change {
+            status: entity.status.clone(),
+            data,
+            emitted: Vec::new(),
+        })
     }
 }
 
@@ -70,7 +86,11 @@ impl Processor for Tally {
 fn what_is_received_is_settled_once() {
     const PARTITIONS: u32 = 3;
     const EVENTS: usize = 5_000;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let bus = MemoryBusHandle::new(SourceName::new("orders").unwrap());
     for partition in 0..PARTITIONS {
         bus.create_partition(partition, Incarnation::new("one").unwrap());
@@ -107,16 +127,28 @@ fn what_is_received_is_settled_once() {
             start: Start::Earliest,
         };
         let node = Node::start(NodeOptions::default(), seams, vec![source]);
-        tokio::time::timeout(Duration::from_secs(60), node.ended()).await.expect("the sources end").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), node.ended())
+            .await
+            .expect("the sources end")
+            .unwrap();
         let snapshot = node.snapshot().await;
         let report = node.drain(Duration::from_secs(10)).await;
         assert!(report.drained, "{report:?}");
         snapshot
     });
     let counts = snapshot.counts();
-    let (total, duplicates) = (u64::from(PARTITIONS) * EVENTS as u64, u64::from(PARTITIONS) * EVENTS as u64 / 10);
-    assert_eq!((counts.admitted, counts.duplicates), (total - duplicates, duplicates));
-    assert_eq!((counts.applied, counts.received()), (counts.admitted, total));
+    let (total, duplicates) = (
+        u64::from(PARTITIONS) * EVENTS as u64,
+        u64::from(PARTITIONS) * EVENTS as u64 / 10,
+    );
+    assert_eq!(
+        (counts.admitted, counts.duplicates),
+        (total - duplicates, duplicates)
+    );
+    assert_eq!(
+        (counts.applied, counts.received()),
+        (counts.admitted, total)
+    );
     let mut sum = 0;
     runtime.block_on(async {
         for tenant in 0..4 {

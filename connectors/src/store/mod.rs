@@ -2,3 +2,4 @@
 
 pub mod batch_form;
 pub mod memory;
+pub mod sqlite;

@@ -102,7 +102,7 @@ enum Input {
         file: Arc<Mutex<RegularFile>>,
         incarnation: Incarnation,
     },
-    Stream(Mutex<StreamInput>),
+    Stream(Box<Mutex<StreamInput>>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -468,7 +468,7 @@ fn start_stream(
 ) -> Result<Input, String> {
     let stream = StreamInput::start(name.to_owned(), input, Arc::clone(news))
         .map_err(|error| format!("`{name}`: no thread to read it: {error}"))?;
-    Ok(Input::Stream(Mutex::new(stream)))
+    Ok(Input::Stream(Box::new(Mutex::new(stream))))
 }
 
 /// The incarnation of an input with that first record.

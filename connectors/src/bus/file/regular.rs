@@ -2,7 +2,7 @@
 //! function here blocks and runs off the async threads.
 
 use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use tidegate_engine::bus::{Delivery, ReceiveLimit};
@@ -105,17 +105,30 @@ impl RegularFile {
         Ok(())
     }
 
-    /// The hash of the record at exactly `offset`.
+    /// The hash of the record at exactly `offset`: a record begins where a line does.
     pub(super) fn fingerprint_at(&self, offset: Offset) -> Result<Option<Hash128>, String> {
-        if offset.0 >= length_of(&self.path)? {
+        if offset.0 >= length_of(&self.path)? || !self.line_begins_at(offset.0)? {
             return Ok(None);
         }
         let record = open_at(&self.path, offset.0)?
             .next_record()
             .map_err(|error| sentence(&self.path, &error))?;
         Ok(record
-            .filter(|record: &Delivery| record.offset == offset)
+            .filter(|record| record.offset == offset)
             .map(|record| hash_bytes(&record.payload)))
+    }
+
+    fn line_begins_at(&self, offset: u64) -> Result<bool, String> {
+        let Some(before) = offset.checked_sub(1) else {
+            return Ok(true);
+        };
+        let mut byte = [0];
+        let read = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(before))?;
+            file.read(&mut byte)
+        });
+        read.map_err(|error| sentence(&self.path, &error))?;
+        Ok(byte == *b"\n")
     }
 
     /// The file's length now.

@@ -1,0 +1,142 @@
+//! Source partitions: claims, and checkpoints as they stand.
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::SqliteRow;
+use tidegate_engine::checkpoint::{
+    Checkpoint, Counts, DoneAbove, DoneRange, Fingerprint, Progress,
+};
+use tidegate_engine::position::{Epoch, Offset, Revision, SourcePartition};
+use tidegate_engine::store::{Claim, StoreError};
+
+use super::errors::unreadable;
+use super::rows::{column, fetch, hash, number, small_number, valid};
+use super::writer::{End, Writer};
+
+/// The columns that [`checkpoint_of`] reads.
+macro_rules! columns {
+    () => {
+        "source, partition, epoch, owner, revision, incarnation, next_offset, done_above,
+         fingerprint_offset, fingerprint, admitted, duplicates, conflicts, unreadable, applied,
+         rejected, ignored, dead, unhandled, emitted"
+    };
+}
+
+/// Takes a source partition: epoch + 1, and its checkpoint, made when there is none.
+pub(super) async fn claim(writer: &Writer, claim: Claim) -> Result<Checkpoint, StoreError> {
+    writer
+        .transaction(move |connection| {
+            Box::pin(async move {
+                let claimed = fetch(
+                    connection,
+                    concat!(
+                        "INSERT INTO source_partitions
+                            (source, partition, epoch, owner, incarnation, next_offset)
+                         VALUES (?1, ?2, 1, ?3, ?4, ?5)
+                         ON CONFLICT (source, partition)
+                            DO UPDATE SET epoch = epoch + 1, owner = excluded.owner
+                         RETURNING ",
+                        columns!()
+                    ),
+                    |binds| {
+                        binds
+                            .text(claim.source_partition.source.as_str())
+                            .int(claim.source_partition.partition.into())
+                            .text(&claim.owner)
+                            .text(claim.incarnation.as_str())
+                            .number(claim.start.0);
+                    },
+                    checkpoint_of,
+                )
+                .await?;
+                let checkpoint = claimed.into_iter().next();
+                Ok(End::Commit(
+                    checkpoint.ok_or_else(|| unreadable("checkpoint"))?,
+                ))
+            })
+        })
+        .await
+}
+
+/// A checkpoint as it stands.
+pub(super) async fn checkpoint(
+    readers: &SqlitePool,
+    place: &SourcePartition,
+) -> Result<Option<Checkpoint>, StoreError> {
+    let found = fetch(
+        readers,
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM source_partitions WHERE source = ?1 AND partition = ?2"
+        ),
+        |binds| {
+            binds
+                .text(place.source.as_str())
+                .int(place.partition.into());
+        },
+        checkpoint_of,
+    )
+    .await?;
+    Ok(found.into_iter().next())
+}
+
+/// Every checkpoint, in order of source partition.
+pub(super) async fn checkpoints(readers: &SqlitePool) -> Result<Vec<Checkpoint>, StoreError> {
+    fetch(
+        readers,
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM source_partitions ORDER BY source, partition"
+        ),
+        |_| {},
+        checkpoint_of,
+    )
+    .await
+}
+
+fn checkpoint_of(row: &SqliteRow) -> Result<Checkpoint, StoreError> {
+    let done_above: Vec<u64> =
+        serde_json::from_str(column(row, 7)?).map_err(|_| unreadable("list of offsets"))?;
+    let ranges = done_above.chunks(2).map(|range| match range {
+        [first, last] => Ok(DoneRange {
+            first: Offset(*first),
+            last: Offset(*last),
+        }),
+        _ => Err(unreadable("list of offsets")),
+    });
+    let fingerprint = match column::<Option<i64>>(row, 8)? {
+        None => None,
+        Some(_) => Some(Fingerprint {
+            offset: Offset(number(row, 8)?),
+            hash: hash(row, 9)?,
+        }),
+    };
+    Ok(Checkpoint {
+        source_partition: SourcePartition {
+            source: valid(row, 0)?,
+            partition: small_number(row, 1)?,
+        },
+        epoch: Epoch(number(row, 2)?),
+        owner: column(row, 3)?,
+        revision: Revision(number(row, 4)?),
+        incarnation: valid(row, 5)?,
+        progress: Progress {
+            next_offset: Offset(number(row, 6)?),
+            done_above: DoneAbove(ranges.collect::<Result<_, _>>()?),
+            fingerprint,
+            counts: Counts {
+                admitted: number(row, 10)?,
+                duplicates: number(row, 11)?,
+                conflicts: number(row, 12)?,
+                unreadable: number(row, 13)?,
+                applied: number(row, 14)?,
+                rejected: number(row, 15)?,
+                ignored: number(row, 16)?,
+                dead: number(row, 17)?,
+                unhandled: number(row, 18)?,
+                emitted: number(row, 19)?,
+            },
+        },
+    })
+}
