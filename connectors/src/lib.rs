@@ -4,5 +4,5 @@
 pub mod bus;
 pub mod store;
 
-#[cfg(feature = "contract")]
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;

@@ -83,7 +83,7 @@ pub enum AtStart {
     Late {
         /// What the caller is told.
         error: StoreError,
-        /// Calls that come before it.
+        /// Which following call, 1 being the next one.
         after_calls: u32,
     },
 }

@@ -44,6 +44,7 @@ struct Shared {
 
 struct Late {
     batch: Arc<CommitBatch>,
+    /// It arrives right before the call that finds 1 here.
     calls_before: u32,
     faults: Arc<dyn StoreFaults>,
 }
@@ -148,7 +149,7 @@ impl Shared {
     fn let_late_commits_arrive(&mut self) {
         let mut waiting = Vec::with_capacity(self.late.len());
         for mut late in std::mem::take(&mut self.late) {
-            if late.calls_before > 0 {
+            if late.calls_before > 1 {
                 late.calls_before -= 1;
                 waiting.push(late);
             } else {
@@ -284,7 +285,7 @@ impl StateStore for MemoryStore {
 
     async fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
         self.plain(StoreOperation::Tenants, None, |tables| {
-            Ok(tables.tenants.iter().cloned().collect())
+            Ok(tables.tenants.keys().cloned().collect())
         })
         .await
     }
@@ -352,7 +353,7 @@ impl StateStore for MemoryStore {
         id: Hash128,
     ) -> Result<Option<StoredDeadLetter>, StoreError> {
         self.plain(StoreOperation::DeadLetter, None, |tables| {
-            Ok(tables.dead_letters.get(&(tenant.clone(), id)).cloned())
+            Ok(tables.dead_letter(tenant, id).cloned())
         })
         .await
     }
@@ -376,3 +377,6 @@ impl StateStore for MemoryStore {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,6 @@ use std::ops::Bound;
 
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityName, Segment, StoredEntity};
-use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
 use tidegate_engine::store::{
@@ -29,11 +28,12 @@ impl Tables {
         tenant: &TenantId,
         source_partition: Option<&SourcePartition>,
     ) -> Vec<StreamHead> {
-        self.streams
-            .iter()
+        self.tenants
+            .get(tenant)
+            .into_iter()
+            .flat_map(|of_tenant| &of_tenant.streams)
             .filter(|(place, _)| {
-                place.tenant == *tenant
-                    && source_partition.is_none_or(|wanted| place.source_partition == *wanted)
+                source_partition.is_none_or(|wanted| place.source_partition == *wanted)
             })
             .map(|(place, log)| StreamHead {
                 stream_partition: place.clone(),
@@ -53,9 +53,12 @@ impl Tables {
                 "an entity was asked for under another tenant than its own",
             ));
         }
+        let Some(of_tenant) = self.tenants.get(tenant) else {
+            return Ok(Vec::new());
+        };
         Ok(names
             .iter()
-            .filter_map(|name| self.entities.get(name).cloned())
+            .filter_map(|name| of_tenant.entities.get(name).cloned())
             .collect())
     }
 
@@ -97,7 +100,11 @@ impl Tables {
 
     pub(super) fn entities_by_status(&self, machine: &MachineName) -> Vec<(Status, u64)> {
         let mut counts: BTreeMap<Status, u64> = BTreeMap::new();
-        for entity in self.entities.values() {
+        for entity in self
+            .tenants
+            .values()
+            .flat_map(|of_tenant| of_tenant.entities.values())
+        {
             if entity.name.machine == *machine {
                 *counts.entry(entity.status.clone()).or_default() += 1;
             }
@@ -106,7 +113,7 @@ impl Tables {
     }
 
     pub(super) fn chain_anchor(&self, place: &StreamPartition) -> Option<ChainAnchor> {
-        let (next_sequence, chain_head) = self.streams.get(place)?.anchor?;
+        let (next_sequence, chain_head) = self.log(place)?.anchor?;
         Some(ChainAnchor {
             stream_partition: place.clone(),
             next_sequence,
@@ -120,7 +127,7 @@ impl Tables {
         from: Sequence,
         limit: u32,
     ) -> Vec<Segment> {
-        let Some(log) = self.streams.get(place) else {
+        let Some(log) = self.log(place) else {
             return Vec::new();
         };
         // The last segment that begins at or before `from` may contain it.
@@ -149,10 +156,14 @@ impl Tables {
             key,
         });
         let begin = behind.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        self.entities
-            .range::<EntityName, _>((begin, Bound::Unbounded))
-            .skip_while(|(name, _)| name.tenant < *tenant)
-            .take_while(|(name, _)| name.tenant == *tenant)
+        self.tenants
+            .get(tenant)
+            .into_iter()
+            .flat_map(|of_tenant| {
+                of_tenant
+                    .entities
+                    .range::<EntityName, _>((begin, Bound::Unbounded))
+            })
             .take(rows(limit))
             .map(|(_, entity)| entity.clone())
             .collect()
@@ -164,12 +175,11 @@ impl Tables {
         filter: DeadLetterFilter,
         limit: u32,
     ) -> Vec<StoredDeadLetter> {
-        let begin = match filter.after {
-            Some(id) => Bound::Excluded((tenant.clone(), id)),
-            None => Bound::Included((tenant.clone(), Hash128(0))),
-        };
-        self.dead_letters
-            .range((begin, Bound::Included((tenant.clone(), Hash128(u128::MAX)))))
+        let begin = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tenants
+            .get(tenant)
+            .into_iter()
+            .flat_map(|of_tenant| of_tenant.dead_letters.range((begin, Bound::Unbounded)))
             .map(|(_, stored)| stored)
             .filter(|stored| filter.state.is_none_or(|wanted| stored.state == wanted))
             .take(rows(limit))
@@ -184,11 +194,11 @@ impl Tables {
         limit: u32,
     ) -> Vec<StoredOpenWork> {
         let mut due: Vec<_> = self
-            .open_work
-            .values()
-            .filter(|work| {
-                work.tenant == *tenant && work.cause.source_partition == *source_partition
-            })
+            .tenants
+            .get(tenant)
+            .into_iter()
+            .flat_map(|of_tenant| of_tenant.open_work.values())
+            .filter(|work| work.cause.source_partition == *source_partition)
             .collect();
         due.sort_by_key(|work| (work.due, work.id));
         due.into_iter()
@@ -210,8 +220,9 @@ impl Tables {
         }
         let segments_dropped = upkeep.retention_micros.map_or(0, |retention| {
             let horizon = Timestamp(upkeep.now.0.saturating_sub(retention));
-            self.streams
+            self.tenants
                 .values_mut()
+                .flat_map(|of_tenant| of_tenant.streams.values_mut())
                 .map(|log| log.drop_before(horizon))
                 .sum()
         });

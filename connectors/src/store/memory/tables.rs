@@ -2,7 +2,7 @@
 //! so that a batch takes effect whole or not at all without an undo. Never waits, and iterates in
 //! order of key only, so that one seed gives one run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tidegate_engine::chain::ChainHead;
 use tidegate_engine::checkpoint::{Checkpoint, Counts, DoneAbove, Progress};
@@ -11,7 +11,7 @@ use tidegate_engine::commit::{
     CommitBatch, CommitReply, EntityName, EntityRow, KnownKey, OpenWork, Segment, StoredEntity,
     Surprises,
 };
-use tidegate_engine::dead_letter::DeadLetterState;
+use tidegate_engine::dead_letter::{DeadLetter, DeadLetterState, DeadLetterUpdate};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::planted::{self, Bug};
 use tidegate_engine::position::Version;
@@ -38,23 +38,29 @@ pub(super) struct StreamLog {
 /// Admitted keys with the conflict hash that each was admitted with.
 pub(super) type DedupeTable = BTreeMap<(TenantId, Hash128), Hash128>;
 
+/// Everything that is stored of one tenant. Reached only by its name, so that no read of another
+/// tenant's can come by it.
+#[derive(Debug, Default)]
+pub(super) struct TenantTables {
+    pub(super) streams: BTreeMap<StreamPartition, StreamLog>,
+    pub(super) entities: BTreeMap<EntityName, StoredEntity>,
+    pub(super) open_work: BTreeMap<Hash128, OpenWork>,
+    pub(super) dead_letters: BTreeMap<Hash128, StoredDeadLetter>,
+}
+
 /// Everything that is stored.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    pub(super) tenants: BTreeSet<TenantId>,
+    pub(super) tenants: BTreeMap<TenantId, TenantTables>,
     pub(super) checkpoints: BTreeMap<SourcePartition, Checkpoint>,
-    pub(super) streams: BTreeMap<StreamPartition, StreamLog>,
     /// Keys admitted since the last rotation.
     pub(super) dedupe_current: DedupeTable,
     /// Keys of the rotation before: still known, dropped by the next rotation.
     pub(super) dedupe_older: DedupeTable,
     /// When the current table was begun; `None` until upkeep tells the time for the first time.
     pub(super) dedupe_since: Option<Timestamp>,
-    pub(super) entities: BTreeMap<EntityName, StoredEntity>,
     /// The highest row number given out. Never reused.
     pub(super) last_row: i64,
-    pub(super) open_work: BTreeMap<(TenantId, Hash128), OpenWork>,
-    pub(super) dead_letters: BTreeMap<(TenantId, Hash128), StoredDeadLetter>,
     pub(super) definitions: BTreeMap<(MachineName, u64), StoredDefinition>,
 }
 
@@ -130,7 +136,7 @@ impl Tables {
             }
         }
         for write in &batch.entities {
-            let stored = self.entities.get(&write.name);
+            let stored = self.entity(&write.name);
             if stored.is_some() && busy.contains(&write.name) {
                 // Who holds the row may be changing it: its version is not known to us.
                 surprises.busy.push(write.name.clone());
@@ -144,6 +150,18 @@ impl Tables {
             }
         }
         surprises
+    }
+
+    fn entity(&self, name: &EntityName) -> Option<&StoredEntity> {
+        self.tenants.get(&name.tenant)?.entities.get(name)
+    }
+
+    pub(super) fn log(&self, place: &StreamPartition) -> Option<&StreamLog> {
+        self.tenants.get(&place.tenant)?.streams.get(place)
+    }
+
+    pub(super) fn dead_letter(&self, tenant: &TenantId, id: Hash128) -> Option<&StoredDeadLetter> {
+        self.tenants.get(tenant)?.dead_letters.get(&id)
     }
 
     /// The conflict hash of a key that was admitted within the window.
@@ -163,8 +181,7 @@ impl Tables {
     fn check_log(&self, batch: &CommitBatch) -> Result<(), StoreError> {
         for segment in &batch.segments {
             let next = self
-                .streams
-                .get(&segment.stream_partition)
+                .log(&segment.stream_partition)
                 .map_or(Sequence(0), |log| log.next_sequence);
             if segment.first_sequence != next {
                 return Err(StoreError::Unexpected {
@@ -182,7 +199,7 @@ impl Tables {
     /// Each entity that is to be updated stands in the row that the batch names.
     fn check_rows(&self, batch: &CommitBatch) -> Result<(), StoreError> {
         for (place, write) in batch.entities.iter().enumerate() {
-            let stored = self.entities.get(&write.name).map(|entity| entity.row);
+            let stored = self.entity(&write.name).map(|entity| entity.row);
             if write.expected > Version(0) && stored.is_some() && write.row != stored {
                 return Err(StoreError::Unexpected {
                     code: batch_form::CODE_ROW.to_owned(),
@@ -197,8 +214,7 @@ impl Tables {
     fn check_dead_letters(&self, batch: &CommitBatch) -> Result<(), StoreError> {
         for (place, update) in batch.dead_letter_updates.iter().enumerate() {
             let letter = self
-                .dead_letters
-                .get(&(update.tenant.clone(), update.id))
+                .dead_letter(&update.tenant, update.id)
                 .map(|stored| stored.state);
             let in_batch = batch
                 .dead_letters
@@ -217,15 +233,12 @@ impl Tables {
 
     /// Writes all of a checked batch.
     fn write(&mut self, batch: &CommitBatch) -> Vec<EntityRow> {
-        self.tenants.extend(batch.tenants.iter().cloned());
+        for tenant in &batch.tenants {
+            self.tenants.entry(tenant.clone()).or_default();
+        }
         for segment in &batch.segments {
-            let log = self
-                .streams
-                .entry(segment.stream_partition.clone())
-                .or_default();
-            log.next_sequence = Sequence(segment.first_sequence.0 + u64::from(segment.count));
-            log.chain_head = segment.chain_head;
-            log.segments.insert(segment.first_sequence, segment.clone());
+            self.of(&segment.stream_partition.tenant)
+                .write_segment(segment);
         }
         for mark in &batch.dedupe {
             self.dedupe_current
@@ -233,11 +246,15 @@ impl Tables {
         }
         let new_rows = self.write_entities(batch);
         for work in &batch.open_work {
-            self.open_work
-                .entry((work.tenant.clone(), work.id))
-                .or_insert_with(|| work.clone());
+            let rows = &mut self.of(&work.tenant).open_work;
+            rows.entry(work.id).or_insert_with(|| work.clone());
         }
-        self.write_dead_letters(batch);
+        for letter in &batch.dead_letters {
+            self.of(&letter.tenant).keep_dead_letter(letter);
+        }
+        for update in &batch.dead_letter_updates {
+            self.of(&update.tenant).move_dead_letter(update);
+        }
         if let Some(checkpoint) = self.checkpoints.get_mut(&batch.source_partition) {
             checkpoint.revision = checkpoint.revision.next();
             checkpoint.progress = batch.progress.clone();
@@ -245,10 +262,14 @@ impl Tables {
         new_rows
     }
 
+    fn of(&mut self, tenant: &TenantId) -> &mut TenantTables {
+        self.tenants.entry(tenant.clone()).or_default()
+    }
+
     fn write_entities(&mut self, batch: &CommitBatch) -> Vec<EntityRow> {
         let mut new_rows = Vec::new();
         for write in &batch.entities {
-            let row = match self.entities.get(&write.name) {
+            let row = match self.entity(&write.name) {
                 Some(stored) => stored.row,
                 None => {
                     self.last_row += 1;
@@ -258,40 +279,49 @@ impl Tables {
             if write.expected == Version(0) {
                 new_rows.push(row);
             }
-            self.entities.insert(
-                write.name.clone(),
-                StoredEntity {
-                    name: write.name.clone(),
-                    row,
-                    version: write.version,
-                    status: write.status.clone(),
-                    data: write.data.clone(),
-                },
-            );
+            let stored = StoredEntity {
+                name: write.name.clone(),
+                row,
+                version: write.version,
+                status: write.status.clone(),
+                data: write.data.clone(),
+            };
+            self.of(&write.name.tenant)
+                .entities
+                .insert(write.name.clone(), stored);
         }
         new_rows
     }
+}
 
-    fn write_dead_letters(&mut self, batch: &CommitBatch) {
-        for letter in &batch.dead_letters {
-            self.dead_letters
-                .entry((letter.tenant.clone(), letter.id))
-                .or_insert_with(|| StoredDeadLetter {
-                    letter: letter.clone(),
-                    state: DeadLetterState::Open,
-                    attempts: 1,
-                });
-        }
-        for update in &batch.dead_letter_updates {
-            if let Some(stored) = self
-                .dead_letters
-                .get_mut(&(update.tenant.clone(), update.id))
-            {
-                stored.state = update.state;
-                // Giving up is no attempt.
-                if update.state != DeadLetterState::Discarded {
-                    stored.attempts = stored.attempts.saturating_add(1);
-                }
+impl TenantTables {
+    fn write_segment(&mut self, segment: &Segment) {
+        let log = self
+            .streams
+            .entry(segment.stream_partition.clone())
+            .or_default();
+        log.next_sequence = Sequence(segment.first_sequence.0 + u64::from(segment.count));
+        log.chain_head = segment.chain_head;
+        log.segments.insert(segment.first_sequence, segment.clone());
+    }
+
+    /// The first one of an identity stays.
+    fn keep_dead_letter(&mut self, letter: &DeadLetter) {
+        self.dead_letters
+            .entry(letter.id)
+            .or_insert_with(|| StoredDeadLetter {
+                letter: letter.clone(),
+                state: DeadLetterState::Open,
+                attempts: 1,
+            });
+    }
+
+    fn move_dead_letter(&mut self, update: &DeadLetterUpdate) {
+        if let Some(stored) = self.dead_letters.get_mut(&update.id) {
+            stored.state = update.state;
+            // Giving up is no attempt.
+            if update.state != DeadLetterState::Discarded {
+                stored.attempts = stored.attempts.saturating_add(1);
             }
         }
     }
