@@ -99,7 +99,11 @@ pub struct SourceFailed {
 
 impl Node {
     /// Starts a node inside an actix system. Its sources run as owned tasks of the spawner.
-    pub fn start(options: NodeOptions, seams: NodeSeams, sources: Vec<Source>) -> NodeHandle {
+    pub fn start(mut options: NodeOptions, seams: NodeSeams, sources: Vec<Source>) -> NodeHandle {
+        // The duplicates that a store names of one batch must be remembered until it is applied again,
+        // or the same batch would be refused for ever.
+        let known_keys_max = &mut options.partition.known_keys_max;
+        *known_keys_max = (*known_keys_max).max(2 * options.batch_events_max);
         let node = Stock::new(options.node_events_max, options.node_bytes_max);
         let commit_slots = Arc::new(Semaphore::new(options.commit_slots.max(1)));
         let context = Context {

@@ -26,7 +26,8 @@ use crate::transition;
 pub struct PartitionLimits {
     /// Entities kept between events.
     pub entities_max: usize,
-    /// Admitted idempotency keys kept.
+    /// Admitted idempotency keys kept. At least twice the events of one batch, or the duplicates that a
+    /// store names of one batch would be forgotten before the batch is applied again.
     pub known_keys_max: usize,
 }
 
@@ -82,6 +83,8 @@ struct Overlay {
     head: Head,
     keys: HashMap<Hash128, Hash128>,
     touched: HashMap<EntityRef, EntityValue>,
+    /// The keys of `touched`, sorted: what a bounded memory forgets must not depend on a hash's seed.
+    written: Vec<EntityRef>,
     /// Entities that did not exist before this batch, in the order of the part's entities.
     created: Vec<EntityRef>,
 }
@@ -102,6 +105,8 @@ pub struct Partition<P> {
     queued_bytes: usize,
     overlays: VecDeque<Overlay>,
     entities: Generations<EntityRef, EntityValue>,
+    /// Queued events whose entities are loaded ahead.
+    look_ahead_max: usize,
     known_keys: Generations<Hash128, Hash128>,
     requested: HashSet<EntityRef>,
     shared: BTreeSet<EntityRef>,
@@ -119,6 +124,9 @@ impl<P> Partition<P> {
         head: Head,
         limits: PartitionLimits,
     ) -> Self {
+        // One event may concern every machine, and what it needs has to be there at once.
+        let per_event = machines.iter().count().max(1);
+        let entities_max = limits.entities_max.max(2 * per_event);
         Self {
             stream_partition,
             machines,
@@ -126,7 +134,9 @@ impl<P> Partition<P> {
             queue: VecDeque::new(),
             queued_bytes: 0,
             overlays: VecDeque::new(),
-            entities: Generations::new(limits.entities_max),
+            entities: Generations::new(entities_max),
+            // One of the memory's two generations, so that what is loaded together stays together.
+            look_ahead_max: entities_max / (2 * per_event),
             known_keys: Generations::new(limits.known_keys_max),
             requested: HashSet::new(),
             shared: BTreeSet::new(),
@@ -151,12 +161,16 @@ impl<P> Partition<P> {
         });
     }
 
-    /// The entities that queued events need and nobody has asked for, at most `names_max`. Counts them
+    /// The entities that the next events need and nobody has asked for, at most `names_max`. Counts them
     /// as asked for until [`Partition::loaded`] or [`Partition::load_failed`].
+    ///
+    /// Looks no further ahead than the memory of entities holds: what is loaded too early would push out
+    /// what the next event needs, and the two would be loaded in turns for ever.
     pub fn wanted(&mut self, names_max: usize) -> Vec<EntityName> {
-        let mut wanted = Vec::new();
+        let ahead_max = self.look_ahead_max.min(names_max.saturating_mul(2));
         let taken = self.prepared_events();
-        for queued in self.queue.iter().skip(taken) {
+        let mut wanted = Vec::new();
+        for queued in self.queue.iter().skip(taken).take(ahead_max) {
             for entity in queued.targets.iter().filter_map(Target::entity) {
                 if wanted.len() >= names_max {
                     return wanted;
@@ -196,11 +210,14 @@ impl<P> Partition<P> {
     /// The oldest prepared batch is durable. `new_rows` are the rows of the entities it created, `None`
     /// when the reply was lost. Returns the permits of its events.
     pub fn settle(&mut self, new_rows: Option<&[EntityRow]>) -> Vec<P> {
-        let Some(overlay) = self.overlays.pop_front() else {
+        let Some(mut overlay) = self.overlays.pop_front() else {
             return Vec::new();
         };
         self.head = overlay.head;
-        for (key, conflict) in overlay.keys {
+        // In order, so that what the bounded memory forgets does not depend on a hash's seed.
+        let mut keys: Vec<_> = overlay.keys.into_iter().collect();
+        keys.sort_unstable();
+        for (key, conflict) in keys {
             self.known_keys.insert(key, conflict);
         }
         let mut rows: HashMap<EntityRef, EntityRow> = HashMap::new();
@@ -217,7 +234,10 @@ impl<P> Partition<P> {
                 .zip(new_rows.iter().copied())
                 .collect();
         }
-        for (entity, mut value) in overlay.touched {
+        for entity in overlay.written {
+            let Some(mut value) = overlay.touched.remove(&entity) else {
+                continue;
+            };
             value.row = value.row.or_else(|| rows.get(&entity).copied());
             if value.row.is_none() || self.shared.contains(&entity) {
                 self.entities.remove(&entity);
@@ -241,8 +261,10 @@ impl<P> Partition<P> {
         let kept_by_mistake = active(Bug::SpeculationKeptAfterFailure);
         for overlay in std::mem::take(&mut self.overlays) {
             if kept_by_mistake {
-                for (entity, value) in overlay.touched {
-                    self.entities.insert(entity, value);
+                for entity in overlay.written {
+                    if let Some(value) = overlay.touched.get(&entity).cloned() {
+                        self.entities.insert(entity, value);
+                    }
                 }
             }
         }

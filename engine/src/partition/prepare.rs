@@ -476,8 +476,9 @@ impl<P> Partition<P> {
                 changed_at: value.changed_at,
             });
             if expected == Version(0) {
-                overlay.created.push(entity);
+                overlay.created.push(entity.clone());
             }
+            overlay.written.push(entity);
         }
         part.open_work.sort_by_key(|work| work.id);
         part.dead_letters.sort_by_key(|letter| letter.id);
