@@ -1,0 +1,314 @@
+//! Checks what the log's effects did: replays each entity by version through the model, hash by hash, and
+//! compares the result with the stored entities, byte for byte.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate_engine::position::Version;
+use tidegate_engine::record::{Effect, Outcome};
+use tidegate_engine::state::{Status, state_hash};
+use tidegate_engine::store::StateStore;
+
+use super::{Findings, ROWS_MAX, place_name, tenants};
+use crate::faults::Fault;
+use crate::model::{ModelEntity, ModelEvent, Place, Verdict};
+use crate::stage::{Stage, source_partition};
+use crate::workload::PARTITIONS;
+
+/// One effect: its record's index, its place among the record's effects, the version it made.
+type Applied = BTreeMap<u64, Vec<(usize, usize)>>;
+
+/// Checks every effect and every entity. Returns the dead letters that the effects ask for.
+pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
+    let mut by_entity: BTreeMap<Place, Applied> = BTreeMap::new();
+    let mut dead = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for (index, logged) in findings.records.iter().enumerate() {
+        let said: Vec<_> = logged.record.effects.iter().map(name_of).collect();
+        if said
+            != logged
+                .event
+                .targets()
+                .into_iter()
+                .map(|(m, key)| (m.to_owned(), key))
+                .collect::<Vec<_>>()
+        {
+            wrong.push(format!("{:?} has effects {said:?}", logged.event));
+        }
+        for (number, effect) in logged.record.effects.iter().enumerate() {
+            if effect.outcome == Outcome::Dead {
+                let reason = effect
+                    .reason
+                    .as_deref()
+                    .and_then(|reason| reason.split(':').next())
+                    .unwrap_or_default();
+                dead.insert(format!(
+                    "{} {reason} {} {} {}",
+                    logged.event.tenant,
+                    place_name(logged.partition),
+                    logged.record.sequence,
+                    effect.machine
+                ));
+                if reason == "panic" {
+                    stage.count(Fault::MachinePanic);
+                }
+            }
+            if let (Some(version), Some(key)) = (effect.version, &effect.key) {
+                let place = (
+                    logged.event.tenant.clone(),
+                    effect.machine.to_string(),
+                    key.to_string(),
+                );
+                by_entity
+                    .entry(place)
+                    .or_default()
+                    .entry(version.0)
+                    .or_default()
+                    .push((index, number));
+            }
+        }
+    }
+    let mut emitted = BTreeSet::new();
+    let mut histories = BTreeMap::new();
+    for (place, applied) in &by_entity {
+        histories.insert(
+            place.clone(),
+            replay(findings, place, applied, &mut wrong, &mut emitted),
+        );
+    }
+    check_unmoved(findings, &histories, &mut wrong);
+    check_order(findings, &mut wrong);
+    check_entities(stage, &histories, &mut wrong).await;
+    check_open_work(stage, &emitted, &mut wrong).await;
+    for (_, index, _) in &emitted {
+        findings.records[*index].emits += 1;
+    }
+    wrong.into_iter().for_each(|what| findings.wrong(what));
+    dead
+}
+
+fn name_of(effect: &Effect) -> (String, Option<String>) {
+    (
+        effect.machine.to_string(),
+        effect.key.as_ref().map(ToString::to_string),
+    )
+}
+
+/// An entity's states by version, from 0.
+type History = Vec<ModelEntity>;
+
+/// Replays one entity: versions from 1 without a gap or a double, each effect as the model says.
+fn replay(
+    findings: &Findings,
+    place: &Place,
+    applied: &Applied,
+    wrong: &mut Vec<String>,
+    emitted: &mut BTreeSet<(String, usize, u64)>,
+) -> History {
+    let mut entity = ModelEntity::default();
+    let mut history = vec![entity.clone()];
+    for (version, effects) in applied {
+        if *version != entity.version + 1 || effects.len() != 1 {
+            wrong.push(format!(
+                "{place:?}: version {version} was made {} times after {}",
+                effects.len(),
+                entity.version
+            ));
+            return history;
+        }
+        let (index, number) = effects[0];
+        let logged = &findings.records[index];
+        let effect = &logged.record.effects[number];
+        let verdict = entity.apply(&place.1, &logged.event);
+        let status = Status::new(entity.status(&place.1)).unwrap();
+        let hash = state_hash(&status, &entity.data(&place.1));
+        if verdict != Verdict::Applied
+            || effect.outcome != Outcome::Applied
+            || effect.state_hash != Some(hash)
+        {
+            wrong.push(format!(
+                "{place:?}: version {version} by {} is {:?} {:?}, the model says {verdict:?} {hash:016x}",
+                logged.event.id, effect.outcome, effect.state_hash
+            ));
+            return history;
+        }
+        if entity.emits(&place.1) {
+            emitted.insert((place.0.clone(), index, entity.version));
+        }
+        history.push(entity.clone());
+    }
+    history
+}
+
+/// What moved nothing was decided on a state that the entity had between its partition's own versions.
+fn check_unmoved(
+    findings: &Findings,
+    histories: &BTreeMap<Place, History>,
+    wrong: &mut Vec<String>,
+) {
+    let fresh = vec![ModelEntity::default()];
+    for (index, logged) in findings.records.iter().enumerate() {
+        for effect in logged
+            .record
+            .effects
+            .iter()
+            .filter(|effect| effect.outcome != Outcome::Applied)
+        {
+            let key = effect
+                .key
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let place = (logged.event.tenant.clone(), effect.machine.to_string(), key);
+            let history = histories.get(&place).unwrap_or(&fresh);
+            let (from, to) = own_versions(findings, index, effect);
+            let possible = history
+                .iter()
+                .filter(|entity| from <= entity.version && entity.version <= to);
+            let agrees = possible
+                .into_iter()
+                .any(|entity| says(entity, effect, &logged.event));
+            if !agrees {
+                wrong.push(format!(
+                    "{place:?}: {} is {:?} {:?}",
+                    logged.event.id, effect.outcome, effect.reason
+                ));
+            }
+        }
+    }
+}
+
+/// The model's verdict in that state is the effect's.
+fn says(entity: &ModelEntity, effect: &Effect, event: &ModelEvent) -> bool {
+    let reason = effect.reason.as_deref().unwrap_or_default();
+    match entity.clone().apply(effect.machine.as_str(), event) {
+        Verdict::Applied => false,
+        Verdict::Rejected => effect.outcome == Outcome::Rejected,
+        Verdict::Ignored => effect.outcome == Outcome::Ignored,
+        Verdict::Dead(why) => effect.outcome == Outcome::Dead && reason.starts_with(why),
+    }
+}
+
+/// The versions that the entity had after the stream partition's last effect on it and before its next.
+fn own_versions(findings: &Findings, index: usize, effect: &Effect) -> (u64, u64) {
+    let logged = &findings.records[index];
+    let version = |other: &super::LogRecord| {
+        let same = other.partition == logged.partition && other.event.tenant == logged.event.tenant;
+        let effects = other.record.effects.iter().filter(|_| same);
+        effects
+            .into_iter()
+            .find(|it| it.machine == effect.machine && it.key == effect.key)?
+            .version
+    };
+    let before = findings.records[..index].iter().rev().find_map(version);
+    let after = findings.records[index + 1..].iter().find_map(version);
+    (
+        before.unwrap_or(Version(0)).0,
+        after.map_or(u64::MAX, |after| after.0 - 1),
+    )
+}
+
+/// Within a stream partition, what happens to an entity happens in the order of the log.
+fn check_order(findings: &Findings, wrong: &mut Vec<String>) {
+    let mut last: BTreeMap<(u32, String, String, String), u64> = BTreeMap::new();
+    for logged in &findings.records {
+        for effect in &logged.record.effects {
+            let (Some(version), Some(key)) = (effect.version, &effect.key) else {
+                continue;
+            };
+            let tenant = logged.event.tenant.clone();
+            let place = (
+                logged.partition,
+                tenant,
+                effect.machine.to_string(),
+                key.to_string(),
+            );
+            let before = last.insert(place, version.0).unwrap_or(0);
+            if version.0 <= before {
+                wrong.push(format!(
+                    "{} moved {key} to {version} after {before}",
+                    logged.event.id
+                ));
+            }
+        }
+    }
+}
+
+/// The stored entities are those of the replay, byte for byte, and no others.
+async fn check_entities(
+    stage: &Stage,
+    histories: &BTreeMap<Place, History>,
+    wrong: &mut Vec<String>,
+) {
+    let mut stored = BTreeMap::new();
+    for tenant in tenants(stage).await {
+        for entity in stage.store.entities(&tenant, None, ROWS_MAX).await.unwrap() {
+            let place = (
+                tenant.to_string(),
+                entity.name.machine.to_string(),
+                entity.name.key.to_string(),
+            );
+            stored.insert(
+                place,
+                (
+                    entity.version.0,
+                    entity.status.to_string(),
+                    entity.data.to_string(),
+                ),
+            );
+        }
+    }
+    let replayed: BTreeMap<_, _> = histories
+        .iter()
+        .filter_map(|(place, history)| {
+            let last = history.last()?;
+            let machine = place.1.as_str();
+            Some((
+                place.clone(),
+                (
+                    last.version,
+                    last.status(machine).to_owned(),
+                    last.data(machine),
+                ),
+            ))
+        })
+        .collect();
+    for (place, entity) in &replayed {
+        if stored.get(place) != Some(entity) {
+            wrong.push(format!(
+                "{place:?} is stored as {:?}, the log makes it {entity:?}",
+                stored.get(place)
+            ));
+        }
+    }
+    for place in stored.keys().filter(|place| !replayed.contains_key(*place)) {
+        wrong.push(format!(
+            "{place:?} is stored and nothing in the log made it"
+        ));
+    }
+}
+
+/// What the machines emitted waits as open work, once.
+async fn check_open_work(
+    stage: &Stage,
+    emitted: &BTreeSet<(String, usize, u64)>,
+    wrong: &mut Vec<String>,
+) {
+    let mut found = 0;
+    for tenant in tenants(stage).await {
+        for partition in 0..PARTITIONS {
+            let place = source_partition(partition);
+            found += stage
+                .store
+                .open_work(&tenant, &place, ROWS_MAX)
+                .await
+                .unwrap()
+                .len();
+        }
+    }
+    if found != emitted.len() {
+        wrong.push(format!(
+            "{found} pieces of open work, the log asks for {}",
+            emitted.len()
+        ));
+    }
+}
