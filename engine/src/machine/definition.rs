@@ -23,7 +23,7 @@ pub const API_VERSION: &str = "tidegate/v1";
 
 /// What becomes of an event that no candidate takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum OnUnmatched {
+pub(super) enum OnUnmatched {
     /// The machine says no.
     #[default]
     Reject,

@@ -10,7 +10,7 @@ use cel::context::VariableResolver;
 use cel::{Context, ExecutionError, Value};
 
 use super::field::Field;
-use super::field_type::{Misfit, type_name};
+use super::field_type::{Misfit, plain_name, type_name};
 use super::operators::{ENV, OURS};
 use super::payload::PayloadPlan;
 use super::rewrite::{Objection, Reference, Rewriter, slot_of};
@@ -182,7 +182,7 @@ pub(super) fn truth(value: &dyn Val) -> Result<bool, Misfit> {
         .map(|bool| *bool.inner())
         .ok_or_else(|| {
             Misfit(format!(
-                "expected true or false, this is a {}",
+                "expected true or false, found {}",
                 type_name(value)
             ))
         })
@@ -225,12 +225,19 @@ impl Bindings<'_, '_> {
             ExecutionError::Overflow(..) => "overflow".to_owned(),
             ExecutionError::DuplicateKey(_) => "a map names a key twice".to_owned(),
             ExecutionError::NoSuchOverload(overload) => {
-                let types = overload.argument_types().join(", ");
+                let types: Vec<&str> = overload
+                    .argument_types()
+                    .iter()
+                    .map(|name| plain_name(name))
+                    .collect();
+                let types = types.join(", ");
                 // The library's own operators are named like `_%_` and `!_`.
                 let operator = overload.function().trim_matches(['_', OURS]);
                 format!("`{operator}` does not take ({types})")
             }
-            ExecutionError::UnexpectedType { got, want } => format!("expected {want}, found {got}"),
+            ExecutionError::UnexpectedType { got, want } => {
+                format!("expected {}, found {}", plain_name(want), plain_name(got))
+            }
             ExecutionError::FunctionError { function, message } => {
                 match function.strip_prefix(OURS) {
                     Some(operator) => format!("`{operator}`: {message}"),

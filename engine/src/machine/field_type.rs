@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value};
 
 use super::decimal::CelDecimal;
 use super::moment;
-use super::operators::{exact_double, exact_int};
+use super::numbers::{exact_double, exact_int};
 use crate::limits::JSON_DEPTH_MAX;
 
 /// What a field holds.
@@ -92,12 +92,24 @@ impl FieldType {
             FieldType::Map if value.downcast_ref::<CelMap<'_>>().is_some() => Some(to_json(value)?),
             FieldType::List | FieldType::Map => None,
         };
-        converted.ok_or_else(|| {
-            Misfit(format!(
-                "this {} is no {} that keeps its value exactly",
-                type_name(value),
-                self.as_str()
-            ))
+        converted.ok_or_else(|| self.misfit(value))
+    }
+
+    /// What is wrong with a value that has another type, or one that could fit and does not.
+    fn misfit(self, value: &dyn Val) -> Misfit {
+        let found = type_name(value);
+        let could_fit = match self {
+            FieldType::Int => ["int", "double", "decimal"].contains(&found),
+            FieldType::Double => ["int", "double"].contains(&found),
+            FieldType::Decimal => ["double", "string"].contains(&found),
+            FieldType::Timestamp => ["string", "timestamp"].contains(&found),
+            FieldType::String | FieldType::Bool | FieldType::List | FieldType::Map => false,
+        };
+        let kind = self.as_str();
+        Misfit(if could_fit {
+            format!("this {found} is not exactly one {kind}")
+        } else {
+            format!("expected {kind}, found {found}")
         })
     }
 
@@ -122,7 +134,12 @@ impl FieldType {
 
 /// The name of a value's type as a definition would write it.
 pub(super) fn type_name(value: &dyn Val) -> &str {
-    match value.get_type().name() {
+    plain_name(value.get_type().name())
+}
+
+/// The library's name of a type as a definition would write it.
+pub(super) fn plain_name(name: &str) -> &str {
+    match name {
         "null_type" => "null",
         "google.protobuf.Timestamp" => "timestamp",
         "google.protobuf.Duration" => "duration",

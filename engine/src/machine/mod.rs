@@ -13,6 +13,7 @@ mod field;
 mod field_type;
 mod load_error;
 mod moment;
+mod numbers;
 mod operators;
 pub mod order;
 mod payload;
@@ -26,7 +27,7 @@ mod warnings;
 
 pub use cases::{Case, CaseResult, Difference};
 pub use compiled::CompiledMachine;
-pub use definition::{API_VERSION, MachineDefinition, OnUnmatched};
+pub use definition::{API_VERSION, MachineDefinition};
 pub use field_type::FieldType;
 pub use load_error::LoadError;
 pub use processor::{

@@ -17,6 +17,7 @@ use rust_decimal::Decimal;
 
 use super::decimal::{CelDecimal, DECIMAL_TYPE};
 use super::moment;
+use super::numbers::{Number, arithmetic, finite, order_of_numbers};
 use crate::limits::{COMPREHENSION_ITEMS_MAX, EXPRESSION_RESULT_MAX};
 
 /// The operators that are rewritten, with the function that takes their place. No name of ours can be
@@ -132,79 +133,11 @@ fn declare(env: &mut Env, name: &str, arguments: Vec<Type>, function: Function) 
     assert!(declared.is_ok(), "{name} is declared twice: {declared:?}");
 }
 
-type Outcome<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
-
-/// A number of one of the three kinds that mix.
-#[derive(Clone, Copy)]
-enum Number {
-    Int(i64),
-    Double(f64),
-    Decimal(Decimal),
-}
-
-/// Two numbers of the same kind.
-enum Pair {
-    Int(i64, i64),
-    Double(f64, f64),
-    Decimal(Decimal, Decimal),
-}
-
-impl Number {
-    fn of(value: &dyn Val) -> Option<Self> {
-        if let Some(int) = value.downcast_ref::<CelInt>() {
-            Some(Number::Int(*int.inner()))
-        } else if let Some(double) = value.downcast_ref::<CelDouble>() {
-            Some(Number::Double(*double.inner()))
-        } else {
-            value
-                .downcast_ref::<CelDecimal>()
-                .map(|decimal| Number::Decimal(decimal.value()))
-        }
-    }
-
-    /// Both as one kind: int gives way to double and to decimal. An int that no double holds exactly
-    /// is an error rather than its neighbour; double and decimal never mix silently.
-    fn promoted(operator: &str, left: Self, right: Self) -> Result<Pair, ExecutionError> {
-        use Number::{Decimal as Dec, Double, Int};
-        let exactly = |int: i64| {
-            exact_double(int).ok_or_else(|| {
-                fault(
-                    operator,
-                    "an int that no double holds exactly meets a double",
-                )
-            })
-        };
-        match (left, right) {
-            (Int(l), Int(r)) => Ok(Pair::Int(l, r)),
-            (Double(l), Double(r)) => Ok(Pair::Double(l, r)),
-            (Int(l), Double(r)) => Ok(Pair::Double(exactly(l)?, r)),
-            (Double(l), Int(r)) => Ok(Pair::Double(l, exactly(r)?)),
-            (Dec(l), Dec(r)) => Ok(Pair::Decimal(l, r)),
-            (Int(l), Dec(r)) => Ok(Pair::Decimal(Decimal::from(l), r)),
-            (Dec(l), Int(r)) => Ok(Pair::Decimal(l, Decimal::from(r))),
-            (Double(_), Dec(_)) | (Dec(_), Double(_)) => Err(fault(
-                operator,
-                "a double and a decimal do not mix: convert one with `decimal()` or `double()`",
-            )),
-        }
-    }
-}
-
-/// The double that is exactly this int.
-pub(super) fn exact_double(int: i64) -> Option<f64> {
-    let double = int as f64;
-    // `i64::MAX as f64` is 2^63, which saturates back to i64::MAX and would look exact.
-    (double < 9_223_372_036_854_775_808.0 && double as i64 == int).then_some(double)
-}
-
-/// The int that is exactly this double.
-pub(super) fn exact_int(double: f64) -> Option<i64> {
-    let within = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&double);
-    (within && double.fract() == 0.0).then_some(double as i64)
-}
+/// What an operator gives.
+pub(super) type Outcome<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
 
 /// An error of ours. The `@` tells it from the library's, whose messages hold values; ours never do.
-fn fault(operator: &str, message: &'static str) -> ExecutionError {
+pub(super) fn fault(operator: &str, message: &'static str) -> ExecutionError {
     ExecutionError::function_error(&format!("{OURS}{operator}"), message)
 }
 
@@ -222,34 +155,6 @@ fn one<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     args.into_iter()
         .next()
         .ok_or_else(ExecutionError::missing_argument_or_target)
-}
-
-fn arithmetic<'b, 'v>(
-    operator: &str,
-    left: Number,
-    right: Number,
-    ints: fn(i64, i64) -> Option<i64>,
-    doubles: fn(f64, f64) -> f64,
-    decimals: fn(Decimal, Decimal) -> Option<Decimal>,
-) -> Outcome<'b, 'v> {
-    let overflow = || fault(operator, "overflow");
-    match Number::promoted(operator, left, right)? {
-        Pair::Int(l, r) => ints(l, r)
-            .map(|int| CowVal::owned(CelInt::from(int)))
-            .ok_or_else(overflow),
-        Pair::Double(l, r) => finite(operator, doubles(l, r)),
-        Pair::Decimal(l, r) => decimals(l, r)
-            .map(|decimal| CowVal::owned(CelDecimal::new(decimal)))
-            .ok_or_else(overflow),
-    }
-}
-
-fn finite<'b, 'v>(operator: &str, double: f64) -> Outcome<'b, 'v> {
-    if double.is_finite() {
-        Ok(CowVal::owned(CelDouble::from(double)))
-    } else {
-        Err(fault(operator, "overflow"))
-    }
 }
 
 fn unfit(operator: &str, left: &dyn Val, right: &dyn Val) -> ExecutionError {
@@ -375,36 +280,6 @@ fn order(left: &dyn Val, right: &dyn Val) -> Option<Ordering> {
     }
 }
 
-/// Exact, also where promotion would round.
-fn order_of_numbers(left: Number, right: Number) -> Option<Ordering> {
-    use Number::{Decimal as Dec, Double, Int};
-    match (left, right) {
-        (Int(l), Int(r)) => Some(l.cmp(&r)),
-        (Double(l), Double(r)) => l.partial_cmp(&r),
-        (Dec(l), Dec(r)) => Some(l.cmp(&r)),
-        (Int(l), Dec(r)) => Some(Decimal::from(l).cmp(&r)),
-        (Dec(l), Int(r)) => Some(l.cmp(&Decimal::from(r))),
-        (Int(l), Double(r)) => order_int_double(l, r),
-        (Double(l), Int(r)) => order_int_double(r, l).map(Ordering::reverse),
-        (Double(_), Dec(_)) | (Dec(_), Double(_)) => None,
-    }
-}
-
-fn order_int_double(int: i64, double: f64) -> Option<Ordering> {
-    if double.is_nan() {
-        return None;
-    }
-    if double >= 9_223_372_036_854_775_808.0 {
-        return Some(Ordering::Less);
-    }
-    if double < -9_223_372_036_854_775_808.0 {
-        return Some(Ordering::Greater);
-    }
-    // Within i64: compare whole parts exactly, then what is after the point.
-    let whole = int.cmp(&(double.trunc() as i64));
-    Some(whole.then_with(|| 0.0_f64.total_cmp(&(double.fract() + 0.0))))
-}
-
 /// Equality with the same numeric rules at every depth. Values of kinds that never equal are unequal,
 /// not an error, as CEL has it.
 fn same(left: &dyn Val, right: &dyn Val) -> bool {
@@ -447,8 +322,13 @@ fn compared<'b, 'v>(
         .ok_or_else(|| unfit(operator, left.as_ref(), right.as_ref()))
 }
 
-fn boolean<'b, 'v>(value: bool) -> CowVal<'b, 'v> {
-    CowVal::owned(CelBool::from(value))
+/// A boolean, borrowed from a constant: most operators give one.
+pub(super) fn boolean<'b, 'v>(value: bool) -> CowVal<'b, 'v> {
+    CowVal::Borrowed(if value {
+        &CelBool::TRUE
+    } else {
+        &CelBool::FALSE
+    })
 }
 
 fn less<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::field_type::{FieldType, from_json};
-use super::operators::exact_int;
+use super::numbers::exact_int;
 use super::processor::{
     Change, DeadReason, Definition, Emitted, EventContext, Fault, Processor, Verdict,
     unmatched_reason,

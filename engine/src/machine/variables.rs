@@ -9,6 +9,7 @@ use cel::common::value::{CowVal, Val};
 use super::field::Field;
 use super::field_type::map_from_json;
 use super::moment;
+use super::operators::boolean;
 use super::payload::{Payload, PayloadPlan, Slot};
 use super::processor::EventContext;
 use crate::event::Event;
@@ -126,15 +127,15 @@ impl<'e> Scope<'_, 'e> {
                     Attribute::Extension(name) => self.extension(name).is_some(),
                     known => known.text(self.context.event).is_some(),
                 };
-                Some(CowVal::owned(CelBool::from(present)))
+                Some(boolean(present))
             }
             Variable::Payload(slot) => match self.slot(*slot)? {
                 Slot::Value(bound) => Some(CowVal::Borrowed(bound.as_val())),
                 Slot::Broken | Slot::Absent | Slot::Unusable | Slot::Present => None,
             },
             Variable::HasPayload(slot) => match self.slot(*slot)? {
-                Slot::Value(_) | Slot::Present | Slot::Unusable => Some(truth(true)),
-                Slot::Absent => Some(truth(false)),
+                Slot::Value(_) | Slot::Present | Slot::Unusable => Some(boolean(true)),
+                Slot::Absent => Some(boolean(false)),
                 Slot::Broken => None,
             },
             Variable::Field(place) => self.field(*place, &self.entity?.data),
@@ -200,14 +201,6 @@ impl<'e> Scope<'_, 'e> {
         let stored = data.get(field.name.as_str()).unwrap_or(&field.initial);
         field.kind.bind(stored).map(CowVal::Owned)
     }
-}
-
-fn truth<'b>(value: bool) -> CowVal<'b, 'b> {
-    CowVal::Borrowed(if value {
-        &CelBool::TRUE
-    } else {
-        &CelBool::FALSE
-    })
 }
 
 fn time(context: &EventContext<'_>) -> Option<CelTimestamp> {

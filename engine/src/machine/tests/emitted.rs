@@ -42,7 +42,7 @@ fn a_faulty_emission_is_dead_and_changes_nothing() {
         ),
         (
             "- type: t\n    subject: event.data.n",
-            "expected text, this is a int",
+            "expected text, found int",
         ),
         (
             "- type: t\n    subject: event.data.e",

@@ -160,12 +160,12 @@ const TABLE: &[(&str, &str, &str)] = &[
     (
         "turns: { type: int, initial: 0 }",
         "turns: { type: int, initial: zero }",
-        "m.yaml:9: data.turns.initial: this string is no int that keeps its value exactly",
+        "m.yaml:9: data.turns.initial: expected int, found string",
     ),
     (
         "turns: { type: int, initial: 0 }",
         "turns: { type: int, initial: 0.5 }",
-        "m.yaml:9: data.turns.initial: this double is no int that keeps its value exactly",
+        "m.yaml:9: data.turns.initial: this double is not exactly one int",
     ),
     (
         "turns: { type: int, initial: 0 }",
@@ -221,7 +221,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     (
         "      reject: \"'already shut'\"",
         "      reject: 7",
-        "m.yaml:25: events.door.shut[1].reject: expected text, this is a int",
+        "m.yaml:25: events.door.shut[1].reject: expected text, found int",
     ),
     (
         "    - from: [shut]\n      reject",
@@ -236,7 +236,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     (
         "when: event.data.by != ''",
         "when: 1",
-        "m.yaml:14: events.door.opened[0].when: expected true or false, this is a int",
+        "m.yaml:14: events.door.opened[0].when: expected true or false, found int",
     ),
     // Names in expressions.
     (
@@ -277,7 +277,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     (
         "turns: state.turns + 1",
         "turns: \"'one'\"",
-        "m.yaml:17: events.door.opened[0].set.turns: this string is no int that keeps its value exactly",
+        "m.yaml:17: events.door.opened[0].set.turns: expected int, found string",
     ),
     (
         "turns: state.turns + 1",
@@ -287,7 +287,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     (
         "turns: state.turns + 1",
         "turns: ~",
-        "m.yaml:17: events.door.opened[0].set.turns: this null is no int that keeps its value exactly",
+        "m.yaml:17: events.door.opened[0].set.turns: expected int, found null",
     ),
     (
         "turns: state.turns + 1",
@@ -404,7 +404,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     (
         "data: { turns: 1 }",
         "data: { turns: '1' }",
-        "m.yaml:33: tests[0].expect.entities.d1.data.turns: this string is no int",
+        "m.yaml:33: tests[0].expect.entities.d1.data.turns: expected int, found string",
     ),
     (
         "{ type: door.opened, subject: d1, data",
@@ -422,6 +422,19 @@ const TABLE: &[(&str, &str, &str)] = &[
         "m.yaml:28: tests[0]: the key `name` is missing; like `name: paid in full`",
     ),
 ];
+
+/// The first YAML example of the reference is a whole machine.
+#[test]
+fn the_example_of_the_reference_loads_and_holds() {
+    let reference = include_str!("../../../../docs/machines.md");
+    let (_, rest) = reference.split_once("```yaml\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let machine = super::loaded(example);
+    for case in machine.cases() {
+        let result = case.run(machine.as_ref());
+        assert!(result.holds(), "{:#?}", result.differences);
+    }
+}
 
 #[test]
 fn each_mistake_is_told_with_its_line_path_and_suggestion() {

@@ -2,12 +2,14 @@
 
 mod absence;
 mod bounds;
+mod cases;
 mod determinism;
 mod emitted;
 mod load;
 mod numbers;
 mod order;
 mod semantics;
+mod typed;
 mod upgrades;
 
 use std::sync::Arc;

@@ -260,15 +260,12 @@ fn reject_gives_its_reason_and_it_must_be_text() {
 #[test]
 fn when_must_be_true_or_false() {
     for (data, expected) in [
-        (json!({ "v": 1 }), "expected true or false, this is a int"),
+        (json!({ "v": 1 }), "expected true or false, found int"),
         (
             json!({ "v": "true" }),
-            "expected true or false, this is a string",
+            "expected true or false, found string",
         ),
-        (
-            json!({ "v": null }),
-            "expected true or false, this is a null",
-        ),
+        (json!({ "v": null }), "expected true or false, found null"),
     ] {
         let machine = loaded(&machine_text(&[], "when: event.data.v\nto: a"));
         let Verdict::Dead(fault) = first(&machine, &go(data)) else {
