@@ -2,10 +2,20 @@
 //! of the simulation and of tests, and it is the shortest text that says what a commit means. It
 //! outlives a crashed system (clones share the tables) and never the process.
 //!
-//! Every call is synchronous inside the lock; what may wait stands before and after it, where a
+//! **A commit** asks in this order, and writes only when every answer is yes: is the batch in form
+//! ([`super::batch_form`]); is its writer still the owner, at that revision (else `Fenced`); is no key
+//! known in either dedupe table and every entity at its expected version (else all of the surprises at
+//! once); does each segment begin where its log ends, is each entity in the row that is named, is each
+//! dead letter open that is to be updated (else an error with a code). Under one lock the fast and the
+//! careful path are the same path, and no row is ever busy but by an injected fault.
+//!
+//! **Every call** is synchronous inside the lock; what may wait stands before and after it, where a
 //! [`StoreFaults`] hook can delay, fail or stall the call. A clone made by
 //! [`MemoryStore::with_faults`] has a hook of its own over the same tables: two nodes are disturbed
 //! apart, and a checker reads undisturbed.
+//!
+//! **Time** comes in with the calls: a batch's own and [`Upkeep::now`]. The first upkeep begins the
+//! dedupe window; before it, no key is ever forgotten.
 
 mod faults;
 mod reads;
