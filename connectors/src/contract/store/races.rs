@@ -290,7 +290,7 @@ pub(super) async fn r43_two_engines_race_equal_keys_with_one_effect_each(subject
 pub(super) async fn sixteen_writers_of_equal_keys_have_one_effect_each_while_dedupe_rotates(
     subject: StoreUnderTest,
 ) {
-    const ROUNDS: u64 = 100;
+    const ROUNDS: u64 = 40;
     const KEYS: u64 = 10;
     const BATCH: usize = 2;
     let second = subject.second().await;
