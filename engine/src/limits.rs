@@ -60,6 +60,10 @@ pub const EXPRESSION_BYTES_MAX: usize = 2_048;
 /// deep this bounds the steps of an evaluation, which the library does not.
 pub const EXPRESSION_NODES_MAX: usize = 512;
 
+/// Levels of one CEL expression's syntax tree. Evaluation recurses, and the stack of a worker thread is
+/// two megabytes.
+pub const EXPRESSION_DEPTH_MAX: usize = 64;
+
 /// Items of a list that a comprehension may visit.
 pub const COMPREHENSION_ITEMS_MAX: usize = 1_000;
 

@@ -62,7 +62,7 @@ impl Expression {
         }
         let program = ENV.compile(text).map_err(|errors| {
             let first = errors.errors.first();
-            let message = first.map_or("not CEL", |error| error.msg.as_str());
+            let message = first.map_or("", |error| plain_message(&error.msg));
             let column = first.map_or(0, |error| error.pos.1.max(0));
             objection(
                 format!("not CEL, at its column {column}: {message}"),
@@ -247,6 +247,15 @@ impl Bindings<'_, '_> {
             _ => "the types do not fit".to_owned(),
         }
     }
+}
+
+/// The parser's message without its wrapping.
+fn plain_message(message: &str) -> &str {
+    if message.contains("Recursion limit") {
+        // It prints its own error type here.
+        return "nested too deeply";
+    }
+    message.strip_prefix("Syntax error: ").unwrap_or(message)
 }
 
 /// The likely reason of a syntax error: YAML ended the text before its author did.

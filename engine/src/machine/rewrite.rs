@@ -10,7 +10,7 @@ use super::load_error::{did_you_mean, listed};
 use super::operators::{FUNCTIONS, ITEMS, KEPT, METHODS, REWRITTEN};
 use super::payload::PayloadPlan;
 use super::variables::{Place, Variable};
-use crate::limits::EXPRESSION_NODES_MAX;
+use crate::limits::{EXPRESSION_DEPTH_MAX, EXPRESSION_NODES_MAX};
 use paths::path;
 
 mod paths;
@@ -50,6 +50,7 @@ pub(super) struct Rewriter<'r> {
     /// Variables of the comprehension around the node, its accumulator included.
     locals: Vec<String>,
     nodes: usize,
+    depth: usize,
     objections: Vec<Objection>,
 }
 
@@ -62,6 +63,7 @@ impl<'r> Rewriter<'r> {
             references: Vec::new(),
             locals: Vec::new(),
             nodes: 0,
+            depth: 0,
             objections: Vec::new(),
         }
     }
@@ -98,6 +100,17 @@ impl<'r> Rewriter<'r> {
         if self.nodes > EXPRESSION_NODES_MAX {
             return;
         }
+        if self.depth >= EXPRESSION_DEPTH_MAX {
+            let message = format!("an expression nests at most {EXPRESSION_DEPTH_MAX} deep");
+            self.object(message, None);
+            return;
+        }
+        self.depth += 1;
+        self.walk_inside(node);
+        self.depth -= 1;
+    }
+
+    fn walk_inside(&mut self, node: &mut IdedExpr) {
         if let Some((root, steps)) = path(node)
             && !self.locals.contains(&root)
         {

@@ -25,6 +25,7 @@ enum Found {
 impl Rewriter<'_> {
     /// Replaces a path by its slot; what no slot takes in stays a selection on it.
     pub(super) fn walk_path(&mut self, node: &mut IdedExpr, root: &str, steps: &[PathStep]) {
+        self.nodes += steps.len();
         let test = matches!(&node.expr, Expr::Select(select) if select.test);
         if !self.place.variables().contains(&root) {
             self.object_to_word(root, steps);

@@ -122,8 +122,37 @@ fn expressions_are_bounded_when_they_are_loaded() {
     assert!(refusal(&long).contains("an expression has at most 2048 bytes"));
     let wide = format!("[{}]", vec!["1"; EXPRESSION_NODES_MAX].join(","));
     assert!(refusal(&wide).contains("an expression has at most 512 parts"));
-    let deep = format!("{}1{}", "[".repeat(120), "]".repeat(120));
-    assert!(refusal(&deep).contains("not CEL"), "{}", refusal(&deep));
+    // Every way to nest: an evaluation never recurses deeper than its bound.
+    for deep in [
+        format!("[size('a'{})]", "+'b'".repeat(64)),
+        format!("[{}true{}]", "!(".repeat(65), ")".repeat(65)),
+        format!("[event.data{}]", "[0]".repeat(65)),
+        format!("[event.id{}]", ".size()".repeat(65)),
+        format!("[event.data{}]", ".map(i, i)".repeat(65)),
+        format!("{}1{}", "[".repeat(65), "]".repeat(65)),
+        format!("[{}1{}]", "int(".repeat(65), ")".repeat(65)),
+    ] {
+        let found = refusal(&deep);
+        let told = found.contains("nests at most 64 deep") || found.contains("not CEL");
+        assert!(told, "{deep}: {found}");
+    }
+    for deep in ["(", "[", "{1:", "int(", "!(", "[1].map(i,"].map(|open| open.repeat(150)) {
+        assert!(
+            refusal(&deep).contains("nested too deeply"),
+            "{}",
+            refusal(&deep)
+        );
+    }
+    let path = format!("[event.data{}]", ".a".repeat(EXPRESSION_NODES_MAX));
+    assert!(refusal(&path).contains("at most 512 parts"));
+}
+
+#[test]
+fn the_deepest_expression_runs_on_the_stack_of_a_worker() {
+    let deepest = format!("size(event.id{})", " + 'b'".repeat(60));
+    assert_eq!(value_of(&deepest, "{}"), Ok(json!(62)));
+    let visiting = format!("event.data.l.map(i, i{})", " + 1".repeat(55));
+    assert_eq!(value_of(&visiting, r#"{"l":[1]}"#), Ok(json!([56])));
 }
 
 #[test]
