@@ -6,6 +6,8 @@ mod bus_contract;
 mod file_bus;
 mod follow_up;
 mod node;
+mod postgres;
 mod sqlite;
 mod store_contract;
+#[path = "../support/mod.rs"]
 mod support;

@@ -2,4 +2,5 @@
 
 pub mod batch_form;
 pub mod memory;
+pub mod postgres;
 pub mod sqlite;

@@ -1,12 +1,16 @@
-//! What tests that need servers share: where the server is, and what happens without it.
+//! What tests that need servers share: where the server is, what happens without it, databases of their
+//! own, and a proxy that cuts connections. Each test binary uses its own part of it.
 
-#![allow(
-    dead_code,
-    reason = "each user comes with its server: the first one, Postgres, removes this line"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod database;
+pub mod proxy;
 
 /// Names the development PostgreSQL; `deploy/dev/services env` prints it.
 const POSTGRES_URL: &str = "TIDEGATE_TEST_POSTGRES_URL";
+
+/// Names the pgbouncer in transaction mode in front of it.
+const PGBOUNCER_URL: &str = "TIDEGATE_TEST_PGBOUNCER_URL";
 
 /// With the value 1, a missing server fails the test instead of skipping it: CI sets it.
 const REQUIRE_SERVICES: &str = "TIDEGATE_REQUIRE_SERVICES";
@@ -15,6 +19,11 @@ const REQUIRE_SERVICES: &str = "TIDEGATE_REQUIRE_SERVICES";
 /// a failure.
 pub fn postgres_url(test: &str) -> Option<String> {
     server(test, POSTGRES_URL)
+}
+
+/// The URL of the pooler before it, with the same rule.
+pub fn pgbouncer_url(test: &str) -> Option<String> {
+    server(test, PGBOUNCER_URL)
 }
 
 fn server(test: &str, variable: &str) -> Option<String> {

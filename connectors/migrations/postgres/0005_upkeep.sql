@@ -1,0 +1,168 @@
+-- Upkeep: the only functions that create, drop or truncate. They belong to the owner, since nobody
+-- else may; the engine executes them, with nothing of its own in them but moments and lengths of time.
+
+-- Creates the partitions of the log for p_now and two periods ahead, and drops what is older than
+-- p_retention_micros (null keeps all). Dynamic SQL, here and in the function that makes a machine's
+-- view and nowhere else: a partition's name cannot be a parameter. It is made of digits only.
+create function tidegate.tidegate_maintain(p_now timestamptz, p_retention_micros int8)
+    returns table (segments_dropped int8)
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '200ms'
+as $$
+declare
+    v_period int4;
+    v_day int4;
+    v_from timestamptz;
+    v_to timestamptz;
+    v_name text;
+    v_old record;
+    v_dropped int8;
+begin
+    segments_dropped := 0;
+    -- One at a time; whoever comes second has nothing to do.
+    if not pg_try_advisory_xact_lock(7482001, 2) then
+        return next;
+        return;
+    end if;
+    select s.segment_period_days into v_period from tidegate.settings s;
+    -- Periods are counted from a Monday.
+    v_day := floor((extract(epoch from p_now) / 86400 - 4) / v_period)::int4 * v_period + 4;
+    for ahead in 0..2 loop
+        v_from := timestamptz 'epoch' + make_interval(secs => (v_day + ahead * v_period) * 86400.0);
+        v_to := v_from + make_interval(secs => v_period * 86400.0);
+        if not exists (select from tidegate.segment_partitions p
+                        where p.from_at < v_to and p.to_at > v_from) then
+            v_name := 'segments_' || to_char(v_from at time zone 'UTC', 'YYYYMMDD');
+            -- Created whole and attached then: attaching does not stop anybody who writes.
+            execute format('create table tidegate.%I (like tidegate.segments including all)', v_name);
+            execute format('alter table tidegate.%I enable row level security', v_name);
+            execute format('alter table tidegate.%I force row level security', v_name);
+            execute format('create trigger no_truncate before truncate on tidegate.%I
+                for each statement execute function tidegate.refuse_change()', v_name);
+            execute format('alter table tidegate.segments attach partition tidegate.%I
+                for values from (%L) to (%L)', v_name, v_from, v_to);
+            insert into tidegate.segment_partitions (name, from_at, to_at)
+            values (v_name, v_from, v_to);
+        end if;
+    end loop;
+
+    if p_retention_micros is null then
+        return next;
+        return;
+    end if;
+    for v_old in
+        select p.name, p.from_at, p.to_at from tidegate.segment_partitions p
+         where p.to_at <= p_now - make_interval(secs => p_retention_micros / 1e6)
+         order by p.from_at
+    loop
+        perform set_config('tidegate.tenants',
+            (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
+        -- What is dropped leaves its last sequence and head behind, in the same transaction.
+        insert into tidegate.chain_anchors as a
+            (tenant_id, stream_partition_id, next_sequence, chain_head, dropped_at)
+        select distinct on (s.tenant_id, s.stream_partition_id)
+               s.tenant_id, s.stream_partition_id, s.first_sequence + s.event_count, s.chain_head, p_now
+          from tidegate.segments s
+         where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at
+         order by s.tenant_id, s.stream_partition_id, s.first_sequence desc
+        on conflict (tenant_id, stream_partition_id) do update
+            set next_sequence = excluded.next_sequence, chain_head = excluded.chain_head,
+                dropped_at = excluded.dropped_at
+            where excluded.next_sequence > a.next_sequence;
+        select count(*) into v_dropped from tidegate.segments s
+         where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at;
+        segments_dropped := segments_dropped + v_dropped;
+        -- A log that is gone whole may go on in any partition.
+        update tidegate.stream_partitions s set logged_at = '-infinity'
+         where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at;
+        execute format('drop table tidegate.%I', v_old.name);
+        delete from tidegate.segment_partitions p where p.name = v_old.name;
+    end loop;
+    return next;
+end
+$$;
+
+-- Empties the older dedupe table and makes it the current one, when the current one is older than the
+-- window: so a key lives between one window and two. The exclusive lock lets no commit be in between.
+create function tidegate.rotate_dedupe(p_now timestamptz, p_window_micros int8) returns bool
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '200ms'
+as $$
+declare
+    v_state record;
+    v_window interval := make_interval(secs => p_window_micros / 1e6);
+begin
+    update tidegate.dedupe_state set rotated_at = p_now where rotated_at is null;
+    -- Asked before the lock as well: the rule is that nothing is due, and it should stop nobody.
+    if exists (select from tidegate.dedupe_state s where s.rotated_at + v_window >= p_now) then
+        return false;
+    end if;
+    perform pg_advisory_xact_lock(7482001, 1);
+    select s.* into v_state from tidegate.dedupe_state s for update;
+    if v_state.rotated_at + v_window >= p_now then
+        return false;
+    end if;
+    if v_state.current_table = 0 then
+        truncate tidegate.dedupe_1;
+    else
+        truncate tidegate.dedupe_0;
+    end if;
+    update tidegate.dedupe_state
+       set current_table = 1 - current_table, generation = generation + 1, rotated_at = p_now;
+    return true;
+end
+$$;
+
+revoke all on function tidegate.tidegate_maintain, tidegate.rotate_dedupe from public;
+grant execute on function tidegate.tidegate_maintain, tidegate.rotate_dedupe to tidegate_engine;
+
+grant create on schema tidegate to tidegate_writer;
+set local role tidegate_writer;
+
+-- The generation that stands, and at most how many keys its older table holds: by its size, since
+-- counting would read it all. 76 bytes a row with its line pointer.
+create function tidegate.older_keys_estimate() returns table (generation int8, keys int8)
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+    select s.generation,
+           case s.current_table
+               when 0 then pg_relation_size('tidegate.dedupe_1')
+               else pg_relation_size('tidegate.dedupe_0')
+           end / 76
+      from tidegate.dedupe_state s
+$$;
+
+-- A page of the older table's keys, behind one key. Nothing when the generation has passed.
+create function tidegate.older_keys(
+    p_generation int8, p_after_tenant int4, p_after_key uuid, p_limit int4
+) returns table (tenant_id int4, key uuid)
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, pg_temp
+    set enable_seqscan = off
+    set jit = off
+as $$
+declare
+    v_current int2;
+begin
+    perform set_config('tidegate.tenants',
+        (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
+    select s.current_table into v_current from tidegate.dedupe_state s where s.generation = p_generation;
+    if v_current = 0 then
+        return query select d.tenant_id, d.key from tidegate.dedupe_1 d
+            where (d.tenant_id, d.key) > (p_after_tenant, p_after_key)
+            order by d.tenant_id, d.key limit p_limit;
+    elsif v_current = 1 then
+        return query select d.tenant_id, d.key from tidegate.dedupe_0 d
+            where (d.tenant_id, d.key) > (p_after_tenant, p_after_key)
+            order by d.tenant_id, d.key limit p_limit;
+    end if;
+end
+$$;
+
+revoke all on function tidegate.older_keys_estimate, tidegate.older_keys from public;
+grant execute on function tidegate.older_keys_estimate, tidegate.older_keys to tidegate_engine;
+
+set local role tidegate_owner;
+revoke create on schema tidegate from tidegate_writer;

@@ -1,0 +1,308 @@
+//! One commit: the batch as arrays, one call of `tidegate.commit_batch`, and its answer. Owns the order
+//! of the function's parameters; decides nothing about surprises.
+
+use sqlx::Postgres;
+use sqlx::postgres::{PgArguments, PgBindIterExt as _};
+use sqlx::query::Query;
+use tidegate_engine::commit::{CommitBatch, CommitPath, CommitReply, EntityWrite};
+use tidegate_engine::dead_letter::{DeadLetter, DeadLetterSource};
+use tidegate_engine::position::Version;
+use tidegate_engine::store::StoreError;
+
+use super::Inner;
+use super::encode::{Moment, Uuid};
+use super::error::During;
+use super::names::BatchNumbers;
+use super::older_keys::Probes;
+use super::reply;
+use crate::store::batch_form::{self, out_of_form};
+
+const COMMIT_SQL: &str = "select * from tidegate.commit_batch(\
+    $1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,\
+    $21,$22,$23,$24,$25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,\
+    $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58,$59,$60,\
+    $61,$62,$63,$64)";
+
+/// The batch's entities, apart: those that exist, and those that must not.
+pub(super) struct EntitySplit<'b> {
+    pub existing: Vec<&'b EntityWrite>,
+    pub new: Vec<&'b EntityWrite>,
+}
+
+impl<'b> EntitySplit<'b> {
+    fn of(batch: &'b CommitBatch) -> Self {
+        let (new, existing) = batch
+            .entities
+            .iter()
+            .partition(|write| write.expected == Version(0));
+        Self { existing, new }
+    }
+}
+
+impl Inner {
+    /// Commits a batch: one round trip when every name is known.
+    pub(super) async fn commit(&self, batch: &CommitBatch) -> Result<CommitReply, StoreError> {
+        batch_form::check(batch)?;
+        let Some(numbers) = self.names.of_batch(&self.session, batch).await? else {
+            // Never claimed by anybody, so not by the owner of this batch either.
+            return Ok(CommitReply::Fenced);
+        };
+        self.cover(batch.segments.iter().map(|segment| segment.last_at))
+            .await?;
+        let probes = self.older_keys.probes(batch, &numbers);
+        let split = EntitySplit::of(batch);
+        let query = bind(batch, &numbers, &probes, &split)?;
+        let rows = match self.session.fetch(query, During::Commit).await {
+            Err(error) => return Err(self.after_failure(error)),
+            Ok(rows) => rows,
+        };
+        let answer = reply::read(rows, &split, batch)?;
+        self.older_keys.seen(answer.dedupe_generation);
+        Ok(answer.reply)
+    }
+}
+
+/// Counters are unsigned in the engine and signed in SQL.
+pub(super) fn int8(value: u64) -> Result<i64, StoreError> {
+    i64::try_from(value).map_err(|_| StoreError::Refused {
+        code: "22003".to_owned(),
+        detail: "a number is larger than int8 holds".to_owned(),
+    })
+}
+
+fn int8s(values: impl Iterator<Item = u64>) -> Result<Vec<i64>, StoreError> {
+    values.map(int8).collect()
+}
+
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+fn bind<'q>(
+    batch: &CommitBatch,
+    numbers: &BatchNumbers,
+    probes: &Probes,
+    split: &EntitySplit<'_>,
+) -> Result<Statement<'q>, StoreError> {
+    let query = sqlx::query(COMMIT_SQL);
+    let query = bind_checkpoint(query, batch, numbers)?;
+    let query = bind_dedupe(query, batch, numbers, probes)?;
+    let query = bind_entities(query, numbers, split)?;
+    let query = bind_segments(query, batch, numbers)?;
+    let query = bind_open_work(query, batch, numbers)?;
+    bind_dead_letters(query, batch, numbers)
+}
+
+fn bind_checkpoint<'q>(
+    query: Statement<'q>,
+    batch: &CommitBatch,
+    numbers: &BatchNumbers,
+) -> Result<Statement<'q>, StoreError> {
+    let progress = &batch.progress;
+    let counts = &progress.counts;
+    let done_above = int8s(
+        progress
+            .done_above
+            .0
+            .iter()
+            .flat_map(|range| [range.first.0, range.last.0]),
+    )?;
+    let counts = int8s(
+        [
+            counts.admitted,
+            counts.duplicates,
+            counts.conflicts,
+            counts.unreadable,
+            counts.applied,
+            counts.rejected,
+            counts.ignored,
+            counts.dead,
+            counts.unhandled,
+            counts.emitted,
+        ]
+        .into_iter(),
+    )?;
+    let fingerprint_offset = match progress.fingerprint {
+        Some(fingerprint) => Some(int8(fingerprint.offset.0)?),
+        None => None,
+    };
+    Ok(query
+        .bind(numbers.source_partition)
+        .bind(int8(batch.epoch.0)?)
+        .bind(int8(batch.revision.0)?)
+        .bind(batch.path == CommitPath::Careful)
+        .bind(Moment(batch.at))
+        .bind(int8(progress.next_offset.0)?)
+        .bind(done_above)
+        .bind(fingerprint_offset)
+        .bind(progress.fingerprint.map(|fingerprint| Uuid(fingerprint.hash)))
+        .bind(counts)
+        .bind(numbers.tenants.values().bind_iter()))
+}
+
+fn bind_dedupe<'q>(
+    query: Statement<'q>,
+    batch: &CommitBatch,
+    numbers: &BatchNumbers,
+    probes: &Probes,
+) -> Result<Statement<'q>, StoreError> {
+    let marks = &batch.dedupe;
+    let offsets = int8s(marks.iter().map(|mark| mark.offset.0))?;
+    Ok(query
+        .bind(probes.generation)
+        .bind(probes.tenants.as_slice())
+        .bind(probes.keys.iter().map(|key| Uuid(*key)).bind_iter())
+        .bind(marks.iter().map(|mark| numbers.tenant(&mark.tenant)).bind_iter())
+        .bind(marks.iter().map(|mark| Uuid(mark.key)).bind_iter())
+        .bind(marks.iter().map(|mark| Uuid(mark.conflict)).bind_iter())
+        .bind(offsets))
+}
+
+fn bind_entities<'q>(
+    query: Statement<'q>,
+    numbers: &BatchNumbers,
+    split: &EntitySplit<'_>,
+) -> Result<Statement<'q>, StoreError> {
+    let existing = &split.existing;
+    let rows: Vec<i64> = existing
+        .iter()
+        .map(|write| write.row.map(|row| row.0))
+        .collect::<Option<_>>()
+        .ok_or_else(|| out_of_form("an entity that exists is written without its row"))?;
+    let expected = int8s(existing.iter().map(|write| write.expected.0))?;
+    let versions = int8s(existing.iter().map(|write| write.version.0))?;
+    let new = &split.new;
+    let new_versions = int8s(new.iter().map(|write| write.version.0))?;
+    Ok(query
+        .bind(existing.iter().map(|w| numbers.tenant(&w.name.tenant)).bind_iter())
+        .bind(rows)
+        .bind(expected)
+        .bind(versions)
+        .bind(existing.iter().map(|w| w.status.as_str()).bind_iter())
+        .bind(existing.iter().map(|w| &*w.data).bind_iter())
+        .bind(existing.iter().map(|w| Moment(w.changed_at)).bind_iter())
+        .bind(new.iter().map(|w| numbers.tenant(&w.name.tenant)).bind_iter())
+        .bind(new.iter().map(|w| numbers.machine(&w.name.machine)).bind_iter())
+        .bind(new.iter().map(|w| w.name.key.as_str()).bind_iter())
+        .bind(new_versions)
+        .bind(new.iter().map(|w| w.status.as_str()).bind_iter())
+        .bind(new.iter().map(|w| &*w.data).bind_iter())
+        .bind(new.iter().map(|w| Moment(w.changed_at)).bind_iter()))
+}
+
+fn bind_segments<'q>(
+    query: Statement<'q>,
+    batch: &CommitBatch,
+    numbers: &BatchNumbers,
+) -> Result<Statement<'q>, StoreError> {
+    let segments = &batch.segments;
+    let first = int8s(segments.iter().map(|segment| segment.first_sequence.0))?;
+    let counts: Vec<i32> = segments
+        .iter()
+        .map(|segment| i32::try_from(segment.count))
+        .collect::<Result<_, _>>()
+        .map_err(|_| out_of_form("a segment holds more records than int4 counts"))?;
+    Ok(query
+        .bind(
+            segments
+                .iter()
+                .map(|s| numbers.tenant(&s.stream_partition.tenant))
+                .bind_iter(),
+        )
+        .bind(numbers.stream_partitions.as_slice())
+        .bind(first)
+        .bind(counts)
+        .bind(segments.iter().map(|s| Moment(s.first_at)).bind_iter())
+        .bind(segments.iter().map(|s| Moment(s.last_at)).bind_iter())
+        .bind(segments.iter().map(|s| s.chain_head.0.as_slice()).bind_iter())
+        .bind(segments.iter().map(|s| &*s.body).bind_iter()))
+}
+
+fn bind_open_work<'q>(
+    query: Statement<'q>,
+    batch: &CommitBatch,
+    numbers: &BatchNumbers,
+) -> Result<Statement<'q>, StoreError> {
+    let work = &batch.open_work;
+    let events: Vec<&str> = work
+        .iter()
+        .map(|item| std::str::from_utf8(&item.event))
+        .collect::<Result<_, _>>()
+        .map_err(|_| out_of_form("an emitted event is not UTF-8"))?;
+    Ok(query
+        .bind(work.iter().map(|item| numbers.tenant(&item.tenant)).bind_iter())
+        .bind(work.iter().map(|item| Uuid(item.id)).bind_iter())
+        .bind(work.iter().map(|item| item.kind.as_str()).bind_iter())
+        .bind(work.iter().map(|item| Moment(item.due)).bind_iter())
+        .bind(work.iter().map(|item| item.cause.to_string()).bind_iter())
+        .bind(work.iter().map(|item| item.event_type.as_str()).bind_iter())
+        .bind(events))
+}
+
+/// Where a raw delivery came from, as columns.
+struct RawColumns<'l> {
+    source: &'l str,
+    partition: i64,
+    offset: i64,
+    payload: &'l [u8],
+}
+
+fn raw_columns(letter: &DeadLetter) -> Result<Option<RawColumns<'_>>, StoreError> {
+    match &letter.source {
+        DeadLetterSource::Record { .. } => Ok(None),
+        DeadLetterSource::Raw {
+            source_partition,
+            offset,
+            payload,
+        } => Ok(Some(RawColumns {
+            source: source_partition.source.as_str(),
+            partition: i64::from(source_partition.partition),
+            offset: int8(offset.0)?,
+            payload,
+        })),
+    }
+}
+
+/// Position, machine and key of a stored event's letter.
+fn record_columns(letter: &DeadLetter) -> (Option<String>, Option<&str>, Option<&str>) {
+    match &letter.source {
+        DeadLetterSource::Record {
+            position,
+            machine,
+            key,
+        } => (
+            Some(position.to_string()),
+            Some(machine.as_str()),
+            key.as_ref().map(|key| key.as_str()),
+        ),
+        DeadLetterSource::Raw { .. } => (None, None, None),
+    }
+}
+
+fn bind_dead_letters<'q>(
+    query: Statement<'q>,
+    batch: &CommitBatch,
+    numbers: &BatchNumbers,
+) -> Result<Statement<'q>, StoreError> {
+    let letters = &batch.dead_letters;
+    let records: Vec<_> = letters.iter().map(record_columns).collect();
+    let raws: Vec<Option<RawColumns<'_>>> =
+        letters.iter().map(raw_columns).collect::<Result<_, _>>()?;
+    let updates = &batch.dead_letter_updates;
+    Ok(query
+        .bind(letters.iter().map(|l| numbers.tenant(&l.tenant)).bind_iter())
+        .bind(letters.iter().map(|l| Uuid(l.id)).bind_iter())
+        .bind(letters.iter().map(|l| l.reason.as_str()).bind_iter())
+        .bind(letters.iter().map(|l| l.detail.as_str()).bind_iter())
+        .bind(letters.iter().map(|l| Uuid(l.fingerprint)).bind_iter())
+        .bind(records.iter().map(|(position, _, _)| position.as_deref()).bind_iter())
+        .bind(records.iter().map(|(_, machine, _)| *machine).bind_iter())
+        .bind(records.iter().map(|(_, _, key)| *key).bind_iter())
+        .bind(raws.iter().map(|raw| raw.as_ref().map(|raw| raw.source)).bind_iter())
+        .bind(raws.iter().map(|raw| raw.as_ref().map(|raw| raw.partition)).bind_iter())
+        .bind(raws.iter().map(|raw| raw.as_ref().map(|raw| raw.offset)).bind_iter())
+        .bind(raws.iter().map(|raw| raw.as_ref().map(|raw| raw.payload)).bind_iter())
+        .bind(letters.iter().map(|l| Moment(l.at)).bind_iter())
+        .bind(updates.iter().map(|u| numbers.tenant(&u.tenant)).bind_iter())
+        .bind(updates.iter().map(|u| Uuid(u.id)).bind_iter())
+        .bind(updates.iter().map(|u| u.state.as_str()).bind_iter())
+        .bind(updates.iter().map(|u| Moment(u.at)).bind_iter()))
+}

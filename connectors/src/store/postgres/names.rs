@@ -1,0 +1,269 @@
+//! The numbers behind names: tenants, machines, source and stream partitions stand in the large tables
+//! as `int4`. Numbers never change, so they are kept once read; the cache is bounded by being emptied.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+
+use dashmap::DashMap;
+use sqlx::Row as _;
+use tidegate_engine::commit::CommitBatch;
+use tidegate_engine::position::{SourcePartition, StreamName, StreamPartition};
+use tidegate_engine::state::MachineName;
+use tidegate_engine::store::StoreError;
+use tidegate_engine::tenant::TenantId;
+
+use super::error::{During, corrupt, store_error};
+use super::session::Session;
+
+/// Names kept of one kind. About 100 bytes each; ten thousand tenants with a few streams fit many times.
+const NAMES_MAX: usize = 200_000;
+
+/// Known numbers.
+#[derive(Default)]
+pub(super) struct Names {
+    tenants: DashMap<TenantId, i32>,
+    machines: DashMap<MachineName, i32>,
+    source_partitions: DashMap<SourcePartition, i32>,
+    stream_partitions: DashMap<StreamPartition, i32>,
+}
+
+/// The numbers of one batch, each list in the order of the batch.
+pub(super) struct BatchNumbers {
+    pub source_partition: i32,
+    pub tenants: BTreeMap<TenantId, i32>,
+    pub machines: BTreeMap<MachineName, i32>,
+    /// By segment.
+    pub stream_partitions: Vec<i32>,
+}
+
+impl BatchNumbers {
+    /// The number of a tenant that stands in the batch; 0, which no policy lets through, for one that
+    /// the batch does not name.
+    pub fn tenant(&self, tenant: &TenantId) -> i32 {
+        self.tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// The number of a machine that stands in the batch.
+    pub fn machine(&self, machine: &MachineName) -> i32 {
+        self.machines.get(machine).copied().unwrap_or_default()
+    }
+}
+
+fn remember<K: Eq + Hash>(map: &DashMap<K, i32>, key: K, number: i32) {
+    if map.len() >= NAMES_MAX {
+        map.clear();
+    }
+    map.insert(key, number);
+}
+
+impl Names {
+    /// Keeps the number of a source partition that was just claimed.
+    pub fn keep_source_partition(&self, source_partition: SourcePartition, number: i32) {
+        remember(&self.source_partitions, source_partition, number);
+    }
+
+    /// Everything that a commit of `batch` needs; `None` when its source partition was never claimed.
+    pub async fn of_batch(
+        &self,
+        session: &Session,
+        batch: &CommitBatch,
+    ) -> Result<Option<BatchNumbers>, StoreError> {
+        let Some(source_partition) = self
+            .source_partition(session, &batch.source_partition)
+            .await?
+        else {
+            return Ok(None);
+        };
+        let tenants = self.tenants(session, batch.tenants.iter()).await?;
+        let machines = self
+            .machines(session, batch.entities.iter().map(|e| &e.name.machine))
+            .await?;
+        let stream_partitions = self
+            .of_segments(session, batch, source_partition, &tenants)
+            .await?;
+        Ok(Some(BatchNumbers {
+            source_partition,
+            tenants,
+            machines,
+            stream_partitions,
+        }))
+    }
+
+    /// The number of a source partition, when it was ever claimed.
+    pub async fn source_partition(
+        &self,
+        session: &Session,
+        source_partition: &SourcePartition,
+    ) -> Result<Option<i32>, StoreError> {
+        if let Some(number) = self.source_partitions.get(source_partition) {
+            return Ok(Some(*number));
+        }
+        let query = sqlx::query(
+            "select source_partition_id from tidegate.source_partitions \
+             where source = $1 and partition = $2",
+        )
+        .bind(source_partition.source.as_str())
+        .bind(i64::from(source_partition.partition));
+        let rows = session.fetch(query, During::Read).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let number: i32 = row
+            .try_get(0)
+            .map_err(|e| store_error(e, During::Read))?;
+        remember(&self.source_partitions, source_partition.clone(), number);
+        Ok(Some(number))
+    }
+
+    /// One tenant's number, when it is known to the database. Makes none: for reads.
+    pub async fn known_tenant(
+        &self,
+        session: &Session,
+        tenant: &TenantId,
+    ) -> Result<Option<i32>, StoreError> {
+        if let Some(number) = self.tenants.get(tenant) {
+            return Ok(Some(*number));
+        }
+        let query = sqlx::query("select tenant_id from tidegate.tenants where name = $1")
+            .bind(tenant.as_str());
+        let rows = session.fetch(query, During::Read).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let number: i32 = row
+            .try_get(0)
+            .map_err(|e| store_error(e, During::Read))?;
+        remember(&self.tenants, tenant.clone(), number);
+        Ok(Some(number))
+    }
+
+    async fn tenants<'n>(
+        &self,
+        session: &Session,
+        names: impl Iterator<Item = &'n TenantId>,
+    ) -> Result<BTreeMap<TenantId, i32>, StoreError> {
+        let sql = "select name, tenant_id from tidegate.tenant_ids($1)";
+        numbers(session, sql, &self.tenants, names, TenantId::as_str).await
+    }
+
+    /// Numbers of machines, made for those that have none.
+    pub async fn machines<'n>(
+        &self,
+        session: &Session,
+        names: impl Iterator<Item = &'n MachineName>,
+    ) -> Result<BTreeMap<MachineName, i32>, StoreError> {
+        let sql = "select name, machine_id from tidegate.machine_ids($1)";
+        numbers(session, sql, &self.machines, names, MachineName::as_str).await
+    }
+
+    async fn of_segments(
+        &self,
+        session: &Session,
+        batch: &CommitBatch,
+        source_partition: i32,
+        tenants: &BTreeMap<TenantId, i32>,
+    ) -> Result<Vec<i32>, StoreError> {
+        let missing: BTreeSet<&StreamPartition> = batch
+            .segments
+            .iter()
+            .map(|segment| &segment.stream_partition)
+            .filter(|name| !self.stream_partitions.contains_key(*name))
+            .collect();
+        if !missing.is_empty() {
+            self.load_stream_partitions(session, &missing, source_partition, tenants)
+                .await?;
+        }
+        batch
+            .segments
+            .iter()
+            .map(|segment| {
+                self.stream_partitions
+                    .get(&segment.stream_partition)
+                    .map(|number| *number)
+                    .ok_or_else(|| corrupt("a stream partition's number"))
+            })
+            .collect()
+    }
+
+    async fn load_stream_partitions(
+        &self,
+        session: &Session,
+        missing: &BTreeSet<&StreamPartition>,
+        source_partition: i32,
+        tenants: &BTreeMap<TenantId, i32>,
+    ) -> Result<(), StoreError> {
+        let by_number: BTreeMap<i32, &TenantId> =
+            tenants.iter().map(|(name, number)| (*number, name)).collect();
+        let tenant_ids: Vec<i32> = missing
+            .iter()
+            .map(|name| tenants.get(&name.tenant).copied().unwrap_or_default())
+            .collect();
+        let streams: Vec<&str> = missing.iter().map(|name| name.stream.as_str()).collect();
+        let query = sqlx::query(
+            "select tenant_id, stream, stream_partition_id \
+             from tidegate.stream_partition_ids($1, $2, $3)",
+        )
+        .bind(source_partition)
+        .bind(tenant_ids)
+        .bind(streams);
+        let Some(owner) = missing.iter().next().map(|name| &name.source_partition) else {
+            return Ok(());
+        };
+        for row in session.fetch(query, During::Read).await? {
+            let failed = |e| store_error(e, During::Read);
+            let tenant: i32 = row.try_get(0).map_err(failed)?;
+            let stream: &str = row.try_get(1).map_err(failed)?;
+            let number: i32 = row.try_get(2).map_err(failed)?;
+            let tenant = by_number
+                .get(&tenant)
+                .ok_or_else(|| corrupt("a stream partition's tenant"))?;
+            let name = StreamPartition {
+                tenant: (*tenant).clone(),
+                stream: StreamName::new(stream).map_err(|_| corrupt("a stream's name"))?,
+                source_partition: owner.clone(),
+            };
+            remember(&self.stream_partitions, name, number);
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of `names`, from the cache or from `sql`, which makes those that are missing.
+async fn numbers<'n, N>(
+    session: &Session,
+    sql: &'static str,
+    known: &DashMap<N, i32>,
+    names: impl Iterator<Item = &'n N>,
+    text: fn(&N) -> &str,
+) -> Result<BTreeMap<N, i32>, StoreError>
+where
+    N: Ord + Eq + Hash + Clone + 'n,
+{
+    let names: BTreeSet<&N> = names.collect();
+    let mut found = BTreeMap::new();
+    let mut missing = BTreeMap::new();
+    for name in names {
+        match known.get(name) {
+            Some(number) => {
+                found.insert(name.clone(), *number);
+            }
+            None => {
+                missing.insert(text(name), name);
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    let asked: Vec<&str> = missing.keys().copied().collect();
+    for row in session.fetch(sqlx::query(sql).bind(asked), During::Read).await? {
+        let failed = |e| store_error(e, During::Read);
+        let name: &str = row.try_get(0).map_err(failed)?;
+        let number: i32 = row.try_get(1).map_err(failed)?;
+        if let Some(name) = missing.get(name) {
+            remember(known, (*name).clone(), number);
+            found.insert((*name).clone(), number);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,77 @@
+//! What an operator may set for a Postgres store, with its defaults.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use tidegate_engine::store::StoreError;
+
+/// What stands between this process and the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pooler {
+    /// Nothing, or a pooler that keeps prepared statements apart (pgbouncer from 1.21 on with
+    /// `max_prepared_statements`): one round trip a commit.
+    #[default]
+    None,
+    /// A pooler in transaction mode that does not know prepared statements: every statement is
+    /// prepared anew inside an explicit transaction, four round trips a commit.
+    Transaction,
+}
+
+/// How to reach a Postgres store.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// The connection string of the engine's role.
+    pub url: String,
+    /// Connections at most. One for each commit worker, and a few for claims and reads.
+    pub connections_max: u32,
+    /// How long a call waits for a connection.
+    pub acquire_timeout: Duration,
+    /// What stands between.
+    pub pooler: Pooler,
+    /// Bytes that the filter of the older dedupe table may take. When the table holds more keys than
+    /// fit at ten bits a key, every key is asked for in the database: slower, and as right.
+    pub dedupe_filter_bytes_max: usize,
+    /// Shown in `pg_stat_activity`.
+    pub application_name: String,
+}
+
+impl PostgresOptions {
+    /// The defaults, for one connection string.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            connections_max: 8,
+            acquire_timeout: Duration::from_secs(10),
+            pooler: Pooler::None,
+            // 64 MiB: about 50 million keys.
+            dedupe_filter_bytes_max: 64 * 1024 * 1024,
+            application_name: "tidegate".to_owned(),
+        }
+    }
+
+    pub(super) fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
+        Ok(connect_options(&self.url)?.application_name(&self.application_name))
+    }
+}
+
+/// Reads a connection string. The error names no part of it: it may hold a password.
+pub(super) fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    url.parse::<PgConnectOptions>().map_err(|_| {
+        StoreError::NotReady(
+            "the connection string is none; expected postgres://user@host:port/database".to_owned(),
+        )
+    })
+}
+
+impl std::fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("url", &"(not shown)")
+            .field("connections_max", &self.connections_max)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("pooler", &self.pooler)
+            .field("dedupe_filter_bytes_max", &self.dedupe_filter_bytes_max)
+            .field("application_name", &self.application_name)
+            .finish()
+    }
+}

@@ -1,0 +1,121 @@
+//! How statements reach the server: one statement is one transaction, in one round trip, or in an
+//! explicit transaction of four where a pooler hands out connections by transaction. Owns the pool.
+
+use std::future::Future;
+
+use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection as _, Postgres};
+use tidegate_engine::store::StoreError;
+
+use super::error::{During, store_error};
+use super::options::{Pooler, PostgresOptions};
+
+/// The connections of one store.
+pub(super) struct Session {
+    pool: PgPool,
+    pooler: Pooler,
+}
+
+impl Session {
+    /// Prepares a pool; connects at first use.
+    pub fn new(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let mut connect = options.connect_options()?;
+        if options.pooler == Pooler::Transaction {
+            connect = connect.statement_cache_capacity(0);
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(options.connections_max)
+            .acquire_timeout(options.acquire_timeout)
+            // A ping before every use would be a second round trip a commit; a dead connection shows
+            // itself at its first use and is then replaced.
+            .test_before_acquire(false)
+            .connect_lazy_with(connect);
+        Ok(Self {
+            pool,
+            pooler: options.pooler,
+        })
+    }
+
+    /// The pool, for what needs a connection of its own.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Runs one statement as one transaction and returns its rows.
+    pub async fn fetch(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+        during: During,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        // Nothing was sent yet: not having a connection is never an unknown outcome.
+        let mut connection = self
+            .pool
+            .acquire()
+            .await
+            .map_err(|e| store_error(e, During::Read))?;
+        let result = match self.pooler {
+            Pooler::None => query.fetch_all(&mut *connection).await,
+            Pooler::Transaction => {
+                let mut transaction = connection
+                    .begin()
+                    .await
+                    .map_err(|e| store_error(e, During::Read))?;
+                match query.persistent(false).fetch_all(&mut *transaction).await {
+                    Ok(rows) => transaction.commit().await.map(|()| rows),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        result.map_err(|e| store_error(e, during))
+    }
+
+    /// Runs one read in a transaction that names its tenant first.
+    pub async fn fetch_as(
+        &self,
+        tenant: i32,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let failed = |e| store_error(e, During::Read);
+        let persistent = self.pooler == Pooler::None;
+        let mut transaction = self.pool.begin().await.map_err(failed)?;
+        sqlx::query("select set_config('tidegate.tenants', $1, true)")
+            .bind(tenant.to_string())
+            .persistent(persistent)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        let rows = query
+            .persistent(persistent)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(rows)
+    }
+
+    /// Closes every connection once it is idle.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Runs store work as a task of its own. A caller that is dropped (a timeout, a `select!`) then never
+/// drops a statement half way: the driver's transactions do not survive that.
+pub(super) async fn owned<T, F>(work: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, StoreError>> + Send + 'static,
+{
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => Err(StoreError::Unexpected {
+            code: "panic".to_owned(),
+            detail: "store work panicked".to_owned(),
+        }),
+        // The runtime is going down.
+        Err(_) => Err(StoreError::OutcomeUnknown {
+            detail: "the runtime stopped the store's work".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,125 @@
+//! Upkeep: partitions of the log before they are needed, rotation of the dedupe tables, retention, and
+//! the index of events. Every step is safe to repeat and safe to run on several nodes at once.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use tidegate_engine::clock::Timestamp;
+use tidegate_engine::store::{StoreError, Upkeep, UpkeepDone};
+
+use super::Inner;
+use super::encode::Moment;
+use super::error::During;
+use super::ownership::column;
+
+/// Tries to have a partition made while another node holds the upkeep's lock.
+const COVER_ATTEMPTS_MAX: u32 = 20;
+/// Between two of them.
+const COVER_PAUSE: Duration = Duration::from_millis(50);
+
+/// Which moments have a partition, as far as this process knows.
+#[derive(Default)]
+pub(super) struct Coverage(RwLock<Vec<(Timestamp, Timestamp)>>);
+
+impl Coverage {
+    fn contains(&self, at: Timestamp) -> bool {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|(from, to)| *from <= at && at < *to)
+    }
+
+    fn replace(&self, ranges: Vec<(Timestamp, Timestamp)>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = ranges;
+    }
+
+    /// Forgets what it knows: a partition was missing that should have been there.
+    pub fn forget(&self) {
+        self.replace(Vec::new());
+    }
+}
+
+impl Inner {
+    /// Makes sure that there is a partition for each of these moments. Asks the database only for
+    /// moments that this process has not seen covered: once a period.
+    pub(super) async fn cover(
+        &self,
+        moments: impl Iterator<Item = Timestamp>,
+    ) -> Result<(), StoreError> {
+        for moment in moments {
+            if !self.coverage.contains(moment) {
+                self.make_partition(moment).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn make_partition(&self, moment: Timestamp) -> Result<(), StoreError> {
+        for _ in 0..COVER_ATTEMPTS_MAX {
+            self.load_coverage().await?;
+            if self.coverage.contains(moment) {
+                return Ok(());
+            }
+            self.maintain(moment, None).await?;
+            self.load_coverage().await?;
+            if self.coverage.contains(moment) {
+                return Ok(());
+            }
+            tokio::time::sleep(COVER_PAUSE).await;
+        }
+        Err(StoreError::Unavailable {
+            detail: "the log has no partition for this moment yet".to_owned(),
+        })
+    }
+
+    async fn load_coverage(&self) -> Result<(), StoreError> {
+        let query = sqlx::query("select from_at, to_at from tidegate.segment_partitions");
+        let rows = self.session.fetch(query, During::Read).await?;
+        let ranges = rows
+            .iter()
+            .map(|row| {
+                Ok((
+                    column::<Moment>(row, "from_at")?.0,
+                    column::<Moment>(row, "to_at")?.0,
+                ))
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        self.coverage.replace(ranges);
+        Ok(())
+    }
+
+    async fn maintain(
+        &self,
+        now: Timestamp,
+        retention_micros: Option<i64>,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query("select segments_dropped from tidegate.tidegate_maintain($1, $2)")
+            .bind(Moment(now))
+            .bind(retention_micros);
+        let rows = self.session.fetch(query, During::Read).await?;
+        let dropped = match rows.first() {
+            Some(row) => column::<i64>(row, "segments_dropped")?,
+            None => 0,
+        };
+        Ok(u64::try_from(dropped).unwrap_or_default())
+    }
+
+    /// All of it, in the order in which a failure does least harm.
+    pub(super) async fn upkeep(&self, upkeep: Upkeep) -> Result<UpkeepDone, StoreError> {
+        let segments_dropped = self.maintain(upkeep.now, upkeep.retention_micros).await?;
+        self.load_coverage().await?;
+        let query = sqlx::query("select tidegate.rotate_dedupe($1, $2) as rotated")
+            .bind(Moment(upkeep.now))
+            .bind(upkeep.dedupe_window_micros);
+        let rows = self.session.fetch(query, During::Read).await?;
+        let rotated = match rows.first() {
+            Some(row) => column::<bool>(row, "rotated")?,
+            None => false,
+        };
+        Ok(UpkeepDone {
+            rotated,
+            segments_dropped,
+        })
+    }
+}

@@ -1,0 +1,74 @@
+//! Through pgbouncer in transaction mode, which knows nothing of prepared statements.
+
+use sqlx::Executor as _;
+use tidegate_connectors::contract::batch::{Entry, Writer, source_partition};
+use tidegate_connectors::contract::store::run_all;
+use tidegate_connectors::store::postgres::{Pooler, PostgresOptions, PostgresStore};
+use tidegate_engine::store::StoreError;
+
+use super::{now, subject};
+use crate::support::database::{TestDatabase, with_database, with_user};
+use crate::support::{pgbouncer_url, postgres_url};
+
+fn through(url: &str, database: &TestDatabase) -> String {
+    with_user(&with_database(url, database.name()), &database.prefix().role("engine"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_postgres_store_keeps_the_contract_through_a_pooler() {
+    let name = "the_postgres_store_keeps_the_contract_through_a_pooler";
+    let (Some(_), Some(url)) = (postgres_url(name), pgbouncer_url(name)) else {
+        return;
+    };
+    let options = |database: &TestDatabase| PostgresOptions {
+        pooler: Pooler::Transaction,
+        connections_max: 20,
+        ..PostgresOptions::new(through(&url, database))
+    };
+    run_all("postgres through pgbouncer", async || {
+        let mut subject = subject(name, options).await;
+        subject.rounds = 500;
+        subject
+    })
+    .await;
+}
+
+/// Without the setting, the error says what to set.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_was_not_named_is_recognised() {
+    let name = "a_pooler_that_was_not_named_is_recognised";
+    let (Some(database), Some(url)) = (TestDatabase::create(name).await, pgbouncer_url(name)) else {
+        return;
+    };
+    if std::env::var("TIDEGATE_TEST_PGBOUNCER_PREPARED").as_deref() == Ok("1") {
+        println!("this pgbouncer keeps prepared statements apart: nothing to recognise");
+        return;
+    }
+    let options = PostgresOptions::new(through(&url, &database));
+    let mut found = None;
+    for _ in 0..10 {
+        let store = match PostgresStore::connect(options.clone()).await {
+            Ok(store) => store,
+            Err(error) => {
+                found = Some(error);
+                break;
+            }
+        };
+        let place = source_partition("orders", 0);
+        if let Err(error) = Writer::claim(&store, &place, "a", now()).await {
+            found = Some(error);
+            break;
+        }
+        let mut writer = Writer::claim(&store, &place, "a", now()).await.unwrap();
+        if let Err(error) = writer.commit(&store, &[Entry::new("acme", "k")]).await {
+            found = Some(error);
+            break;
+        }
+    }
+    match found {
+        Some(StoreError::NotReady(why)) => assert!(why.contains("pooler: transaction"), "{why}"),
+        other => panic!("expected a hint, found {other:?}"),
+    }
+    let mut admin = database.admin().await;
+    admin.execute("select 1").await.unwrap();
+}

@@ -1,0 +1,370 @@
+//! What the database itself refuses, whatever our code does: roles, row-level security, immutability.
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use tidegate_connectors::contract::batch::{Entry, Writer, source_partition};
+use tidegate_connectors::store::postgres::{PostgresOptions, PostgresStore};
+use tidegate_engine::clock::Timestamp;
+use tidegate_engine::commit::CommitReply;
+use tidegate_engine::store::{StateStore, StoreError, Upkeep};
+
+use super::now;
+use crate::support::database::{PASSWORD, TestDatabase};
+
+const ROLES: [&str; 5] = ["owner", "writer", "engine", "reader", "admin"];
+
+/// A store with rows of two tenants in every table that a commit writes.
+async fn filled(name: &str) -> Option<(TestDatabase, PostgresStore)> {
+    let database = TestDatabase::create(name).await?;
+    let store = database.store().await;
+    let mut writer = Writer::claim(&store, &source_partition("orders", 0), "a", now())
+        .await
+        .unwrap();
+    let entries = [
+        Entry::new("acme", "k1").creates("o1").emits(1),
+        Entry::new("bolt", "k1").creates("o1").emits(1),
+    ];
+    let reply = writer.commit(&store, &entries).await.unwrap();
+    assert!(matches!(reply, CommitReply::Committed { .. }));
+    Some((database, store))
+}
+
+/// The SQLSTATE of a statement that must fail.
+async fn refused(connection: &mut PgConnection, sql: &str) -> String {
+    match connection.execute(AssertSqlSafe(sql.to_owned())).await {
+        Err(sqlx::Error::Database(error)) => error.code().unwrap_or_default().into_owned(),
+        other => panic!("`{sql}`: expected a refusal, found {other:?}"),
+    }
+}
+
+async fn names(connection: &mut PgConnection, sql: &'static str) -> Vec<String> {
+    sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
+}
+
+/// The log and each of its partitions, and the other tables of which no row ever changes.
+const IMMUTABLE: &str = "\
+select c.oid::regclass::text from pg_class c
+ where c.oid = any (array['tidegate.segments', 'tidegate.machine_definitions', 'tidegate.audit']::regclass[])
+    or c.oid in (select inhrelid from pg_inherits where inhparent = 'tidegate.segments'::regclass)";
+
+#[tokio::test]
+async fn r08_stored_events_cannot_be_changed() {
+    let Some((database, _store)) = filled("r08_stored_events_cannot_be_changed").await else {
+        return;
+    };
+    let mut admin = database.admin().await;
+    let tables = names(&mut admin, IMMUTABLE).await;
+    assert!(tables.len() >= 6, "log, three partitions, definitions, audit: {tables:?}");
+    // The audit and a definition have rows too.
+    admin
+        .execute(
+            "insert into tidegate.audit (at, action, detail) values (now(), 'test', '{}');
+             insert into tidegate.machine_definitions values (1, 1, gen_random_uuid(), '', now())",
+        )
+        .await
+        .unwrap();
+    for role in ROLES {
+        let mut connection = database.as_role(role).await;
+        connection
+            .execute("select set_config('tidegate.tenants', '1,2', false)")
+            .await
+            .unwrap();
+        for table in &tables {
+            for verb in ["update {} set tableoid = tableoid", "delete from {}", "truncate {}"] {
+                let sql = verb.replace("{}", table);
+                let sql = sql.replace("tableoid = tableoid", &same_value(table));
+                let code = refused_or_blind(&mut connection, &sql).await;
+                // The owner has the right and is stopped by the trigger; the others have no right.
+                let expected: &[&str] = if role == "owner" {
+                    &["TG008"]
+                } else {
+                    &["42501"]
+                };
+                // A partition addressed directly shows the owner no row at all: nothing to change.
+                let blind = role == "owner" && code == "no rows" && table.contains("segments_");
+                assert!(blind || expected.contains(&code.as_str()), "{role}: {sql}: {code}");
+            }
+        }
+    }
+    // The superuser of the cluster goes past policies, and is still stopped.
+    for table in &tables {
+        for sql in [format!("delete from {table}"), format!("truncate {table}")] {
+            let code = refused_or_blind(&mut admin, &sql).await;
+            assert!(code == "TG008" || code == "no rows", "{sql}: {code}");
+        }
+    }
+}
+
+/// An assignment that changes nothing, to a column that the table has.
+fn same_value(table: &str) -> String {
+    let column = match table {
+        "tidegate.machine_definitions" => "text",
+        "tidegate.audit" => "action",
+        _ => "body",
+    };
+    format!("{column} = {column}")
+}
+
+/// The SQLSTATE, or `no rows` when the statement found nothing to do.
+async fn refused_or_blind(connection: &mut PgConnection, sql: &str) -> String {
+    match connection.execute(AssertSqlSafe(sql.to_owned())).await {
+        Err(sqlx::Error::Database(error)) => error.code().unwrap_or_default().into_owned(),
+        Ok(done) if done.rows_affected() == 0 && !sql.starts_with("truncate") => {
+            "no rows".to_owned()
+        }
+        other => panic!("`{sql}`: expected a refusal, found {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn r09_state_changes_through_the_commit_function_alone() {
+    let name = "r09_state_changes_through_the_commit_function_alone";
+    let Some((database, _store)) = filled(name).await else {
+        return;
+    };
+    let mut admin = database.admin().await;
+    let tables = names(
+        &mut admin,
+        "select c.oid::regclass::text from pg_class c
+          where c.relnamespace = 'tidegate'::regnamespace and c.relkind in ('r', 'p')",
+    )
+    .await;
+    assert!(tables.len() > 20, "{tables:?}");
+    // R17 too: the three roles that people and engines log in with write nowhere.
+    for role in ["engine", "reader", "admin"] {
+        for table in &tables {
+            for right in ["insert", "update", "delete", "truncate", "references", "trigger"] {
+                let granted: bool = sqlx::query_scalar(
+                    "select case when $3 in ('insert', 'update', 'references')
+                                 then has_any_column_privilege($1, $2, $3)
+                                 else has_table_privilege($1, $2, $3) end",
+                )
+                .bind(database.prefix().role(role))
+                .bind(table)
+                .bind(right)
+                .fetch_one(&mut admin)
+                .await
+                .unwrap();
+                assert!(!granted, "{role} may {right} {table}");
+            }
+        }
+    }
+    // No function is anybody's by default, each has a fixed path, and only two run what they compose.
+    let functions = sqlx::query(
+        "select p.oid::regprocedure::text as name, p.proname::text as short, p.prosecdef,
+                coalesce(array_to_string(p.proconfig, ' '), '') as settings, p.prosrc,
+                has_function_privilege('public', p.oid, 'execute') as public
+           from pg_proc p where p.pronamespace = 'tidegate'::regnamespace",
+    )
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    assert!(functions.len() > 10);
+    for row in functions {
+        let name: String = row.get("name");
+        assert!(!row.get::<bool, _>("public"), "{name} is everybody's");
+        let settings: String = row.get("settings");
+        assert!(settings.contains("search_path=pg_catalog, pg_temp"), "{name}: {settings}");
+        let dynamic = row.get::<String, _>("prosrc").contains("execute ");
+        let short: String = row.get("short");
+        let may = ["tidegate_maintain", "activate_definition"].contains(&short.as_str());
+        assert_eq!(dynamic, may, "{name}");
+    }
+}
+
+/// Every table with a tenant, and the partitions of the log.
+const TENANT_TABLES: &str = "\
+select c.oid::regclass::text from pg_class c
+ where c.relnamespace = 'tidegate'::regnamespace and c.relkind in ('r', 'p')
+   and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')";
+
+#[tokio::test]
+async fn r18_row_level_security_is_enabled_and_forced_on_every_tenant_table() {
+    let name = "r18_row_level_security_is_enabled_and_forced_on_every_tenant_table";
+    let Some((database, store)) = filled(name).await else {
+        return;
+    };
+    let mut admin = database.admin().await;
+    let tables = names(&mut admin, TENANT_TABLES).await;
+    assert!(tables.len() >= 17, "{tables:?}");
+    for table in &tables {
+        let row = sqlx::query(
+            "select relrowsecurity and relforcerowsecurity as forced from pg_class where oid = $1::regclass",
+        )
+        .bind(table)
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+        assert!(row.get::<bool, _>("forced"), "{table}");
+    }
+    // Without a tenant, and with one set to nothing, no role sees a row; with one, only that one's.
+    for role in ROLES {
+        let mut connection = database.as_role(role).await;
+        for (setting, most) in [(None, 0), (Some(""), 0), (Some("1"), 1)] {
+            if let Some(setting) = setting {
+                sqlx::query("select set_config('tidegate.tenants', $1, false)")
+                    .bind(setting)
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
+            }
+            for table in tables.iter().filter(|it| *it != "tidegate.tenants") {
+                let most = if role == "reader" { 0 } else { most };
+                let sql = format!("select count(distinct tenant_id) from {table}");
+                let counted: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql))
+                    .fetch_one(&mut connection)
+                    .await;
+                match counted {
+                    Ok(tenants) => assert!(tenants <= most, "{role}, {setting:?}: {table}: {tenants}"),
+                    Err(sqlx::Error::Database(error)) => {
+                        assert_eq!(error.code().as_deref(), Some("42501"), "{role}: {table}");
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+    // What upkeep makes later is protected as well.
+    let later = Timestamp(now().0 + 90 * 24 * 3_600 * 1_000_000);
+    let upkeep = Upkeep {
+        now: later,
+        dedupe_window_micros: i64::MAX / 2,
+        retention_micros: None,
+    };
+    store.upkeep(upkeep).await.unwrap();
+    let unprotected = names(
+        &mut admin,
+        "select oid::regclass::text from pg_class
+          where oid in (select inhrelid from pg_inherits where inhparent = 'tidegate.segments'::regclass)
+            and not (relrowsecurity and relforcerowsecurity
+                and exists (select from pg_trigger t where t.tgrelid = pg_class.oid and t.tgname = 'no_change')
+                and exists (select from pg_trigger t where t.tgrelid = pg_class.oid and t.tgname = 'no_truncate'))",
+    )
+    .await;
+    assert_eq!(unprotected, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
+    let name = "r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another";
+    let Some((database, store)) = filled(name).await else {
+        return;
+    };
+    let machine = tidegate_engine::state::MachineName::new("order").unwrap();
+    let definition = tidegate_engine::store::NewDefinition {
+        hash: tidegate_engine::hash::hash_bytes(b"order"),
+        machine,
+        version: 1,
+        text: "text".into(),
+        fields: vec![("total_cents".to_owned(), "int"), ("status".to_owned(), "string")],
+    };
+    store.activate_definition(definition, now()).await.unwrap();
+    let login = database.prefix().role("bolt_reader");
+    let mut admin = database.admin().await;
+    let sql = format!(
+        "create role {login} login password '{PASSWORD}' in role {};
+         insert into tidegate.reader_logins select '{login}', tenant_id from tidegate.tenants where name = 'bolt'",
+        database.prefix().role("reader")
+    );
+    admin.execute(AssertSqlSafe(sql)).await.unwrap();
+    let mut reader =
+        <PgConnection as sqlx::Connection>::connect(&database.url_of(&login)).await.unwrap();
+    for attempt in ["", "1", "1,2"] {
+        sqlx::query("select set_config('tidegate.tenants', $1, false)")
+            .bind(attempt)
+            .execute(&mut reader)
+            .await
+            .unwrap();
+        for (view, rows) in [
+            ("tidegate.events", 1),
+            ("tidegate.state_order", 1),
+            ("tidegate.tenants", 1),
+            ("tidegate.open_dead_letters", 0),
+        ] {
+            let column = if view == "tidegate.tenants" { "name" } else { "tenant" };
+            let sql = format!("select {column} from {view}");
+            let seen: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_all(&mut reader)
+                .await
+                .unwrap();
+            assert_eq!(seen, vec!["bolt".to_owned(); rows], "{view}");
+        }
+    }
+    assert_eq!(refused(&mut reader, "select * from tidegate.tokens").await, "42501");
+    assert_eq!(refused(&mut reader, "select * from tidegate.dedupe_0").await, "42501");
+    assert_eq!(refused(&mut reader, "select tidegate.rotate_dedupe(now(), 0)").await, "42501");
+    let sql = format!("set role {}", database.prefix().role("engine"));
+    assert_eq!(refused(&mut reader, &sql).await, "42501");
+}
+
+#[tokio::test]
+async fn r19_a_node_refuses_a_login_with_too_many_rights() {
+    let name = "r19_a_node_refuses_a_login_with_too_many_rights";
+    let Some(database) = TestDatabase::create(name).await else {
+        return;
+    };
+    let mut admin = database.admin().await;
+    let engine = database.prefix().role("engine");
+    for (rights, words) in [
+        ("superuser", "superuser"),
+        ("bypassrls", "bypasses row-level security"),
+        ("in role {owner}", "owns the tables"),
+        ("in role {writer}", "owns the functions"),
+    ] {
+        let login = database.prefix().role("wrong");
+        let rights = rights
+            .replace("{owner}", &database.prefix().role("owner"))
+            .replace("{writer}", &database.prefix().role("writer"));
+        let sql = format!("create role {login} login password '{PASSWORD}' {rights}; grant {engine} to {login}");
+        admin.execute(AssertSqlSafe(sql)).await.unwrap();
+        let answer = PostgresStore::connect(PostgresOptions::new(database.url_of(&login))).await;
+        match answer {
+            Err(StoreError::NotReady(why)) => assert!(why.contains(words), "{why}"),
+            Err(other) => panic!("{rights}: {other}"),
+            Ok(_) => panic!("{rights}: taken"),
+        }
+        let sql = format!("drop role {login}");
+        admin.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+    // A login of the operator's own that may execute is welcome.
+    let login = database.prefix().role("own_login");
+    let sql = format!("create role {login} login password '{PASSWORD}' in role {engine}");
+    admin.execute(AssertSqlSafe(sql)).await.unwrap();
+    let store = PostgresStore::connect(PostgresOptions::new(database.url_of(&login))).await.unwrap();
+    Writer::claim(&store, &source_partition("orders", 0), "a", now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn r38_the_engine_writes_no_row_of_a_tenant_that_its_transaction_does_not_name() {
+    let name = "r38_the_engine_writes_no_row_of_a_tenant_that_its_transaction_does_not_name";
+    let Some((database, _store)) = filled(name).await else {
+        return;
+    };
+    // The function called by hand, past every check of the client: tenant 1 is named, 2 is written.
+    let mut engine = <PgConnection as sqlx::Connection>::connect(&database.engine_url())
+        .await
+        .unwrap();
+    let empty = vec!["'{}'"; 13].join(",");
+    let call = |keys: &str, new: &str| {
+        format!(
+            "select * from tidegate.commit_batch(1, 1, 1, false, now(), 9, '{{}}', null, null,
+             array[0,0,0,0,0,0,0,0,0,0], array[1], null, null, null, {keys},
+             '{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}', {new},
+             '{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}',
+             '{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}', {empty}, '{{}}','{{}}','{{}}','{{}}')"
+        )
+    };
+    let no_keys = "'{}','{}','{}','{}'";
+    let no_new = "'{}','{}','{}','{}','{}','{}','{}'";
+    let key_of_2 = "array[2], array[gen_random_uuid()], array[gen_random_uuid()], array[1]";
+    let new_of_2 = "array[2], array[1], array['x'], array[1], array['s'], array['{}'], array[now()]";
+    assert_eq!(refused(&mut engine, &call(key_of_2, no_new)).await, "42501");
+    assert_eq!(refused(&mut engine, &call(no_keys, new_of_2)).await, "42501");
+    // Naming them beforehand does not help: the function names its own.
+    engine
+        .execute("select set_config('tidegate.tenants', '1,2', false)")
+        .await
+        .unwrap();
+    assert_eq!(refused(&mut engine, &call(key_of_2, no_new)).await, "42501");
+    let done = engine.execute(AssertSqlSafe(call(no_keys, no_new))).await.unwrap();
+    assert_eq!(done.rows_affected(), 1);
+}

@@ -1,0 +1,199 @@
+//! Migrations: once, with checksums, by anybody who may create; and what a node says when they are missing.
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use tidegate_connectors::store::postgres::{
+    PostgresOptions, PostgresStore, RoleMode, RolePrefix, migrate, print_sql,
+};
+use tidegate_engine::store::StoreError;
+
+use crate::support::database::{PASSWORD, TestDatabase, with_user};
+
+async fn refusal(options: PostgresOptions) -> String {
+    match PostgresStore::connect(options).await {
+        Err(StoreError::NotReady(why)) => why,
+        Err(other) => panic!("expected `not ready`, found {other}"),
+        Ok(_) => panic!("expected `not ready`, found a store"),
+    }
+}
+
+#[tokio::test]
+async fn migrating_twice_changes_nothing_and_another_text_is_refused() {
+    let name = "migrating_twice_changes_nothing_and_another_text_is_refused";
+    let Some(database) = TestDatabase::create_empty(name).await else {
+        return;
+    };
+    let url = database.admin_url();
+    let first = migrate(&url, RoleMode::Create, database.prefix())
+        .await
+        .unwrap();
+    assert!(first.len() >= 6, "{first:?}");
+    let second = migrate(&url, RoleMode::Create, database.prefix()).await;
+    assert_eq!(second.unwrap(), Vec::<&str>::new());
+    let third = migrate(&url, RoleMode::Existing, database.prefix()).await;
+    assert_eq!(third.unwrap(), Vec::<&str>::new());
+
+    let mut admin = database.admin().await;
+    admin
+        .execute("update tidegate.migrations set checksum = 'other' where number = 2")
+        .await
+        .unwrap();
+    let answer = migrate(&url, RoleMode::Create, database.prefix()).await;
+    assert!(matches!(answer, Err(StoreError::NotReady(_))), "{answer:?}");
+    let why = refusal(PostgresOptions::new(database.engine_url())).await;
+    assert!(why.contains("another text"), "{why}");
+}
+
+#[tokio::test]
+async fn a_node_never_migrates_and_names_the_command() {
+    let name = "a_node_never_migrates_and_names_the_command";
+    let Some(database) = TestDatabase::create(name).await else {
+        return;
+    };
+    let mut admin = database.admin().await;
+    admin
+        .execute("delete from tidegate.migrations where number = 6")
+        .await
+        .unwrap();
+    let why = refusal(PostgresOptions::new(database.engine_url())).await;
+    assert!(why.contains("tidegate migrate"), "{why}");
+    admin
+        .execute("insert into tidegate.migrations values (7, 'later', 'x'), (6, 'y', 'z'), (8, 'a', 'b')")
+        .await
+        .unwrap();
+    let why = refusal(PostgresOptions::new(database.engine_url())).await;
+    assert!(why.contains("another text") || why.contains("newer"), "{why}");
+    admin
+        .execute("drop schema tidegate cascade")
+        .await
+        .unwrap();
+    let why = refusal(PostgresOptions::new(database.engine_url())).await;
+    assert!(why.contains("tidegate migrate"), "{why}");
+}
+
+/// What an operator without superuser does: a login that may create roles, and the right to create in
+/// its database; then another one that may not, once the roles are there.
+#[tokio::test]
+async fn no_superuser_is_needed() {
+    let name = "no_superuser_is_needed";
+    let Some(database) = TestDatabase::create_empty(name).await else {
+        return;
+    };
+    let mut admin = database.admin().await;
+    let maker = database.prefix().role("maker");
+    let plain = database.prefix().role("plain");
+    let sql = format!(
+        "create role {maker} login createrole password '{PASSWORD}';
+         create role {plain} login password '{PASSWORD}';
+         grant create on database {0} to {maker}; grant create on database {0} to {plain}",
+        database.name()
+    );
+    admin.execute(AssertSqlSafe(sql)).await.unwrap();
+    let maker_url = with_user(&database.admin_url(), &maker);
+    let applied = migrate(&maker_url, RoleMode::Create, database.prefix()).await;
+    assert!(!applied.unwrap().is_empty());
+    database.let_in(&database.prefix().role("engine")).await;
+    database.store().await.close().await;
+
+    // The roles exist; somebody who may not create roles makes the schema anew.
+    let sql = format!(
+        "drop schema tidegate cascade; grant {}, {} to {plain}",
+        database.prefix().role("owner"),
+        database.prefix().role("writer")
+    );
+    admin.execute(AssertSqlSafe(sql)).await.unwrap();
+    let plain_url = with_user(&database.admin_url(), &plain);
+    let applied = migrate(&plain_url, RoleMode::Existing, database.prefix()).await;
+    assert!(!applied.unwrap().is_empty());
+    database.let_in(&database.prefix().role("engine")).await;
+    database.store().await.close().await;
+    let sql = format!("drop owned by {maker}, {plain}; drop role {maker}, {plain}");
+    drop(admin);
+    let mut admin = database.admin().await;
+    admin.execute(AssertSqlSafe(sql)).await.unwrap();
+}
+
+#[tokio::test]
+async fn printed_sql_makes_what_migrate_makes() {
+    let name = "printed_sql_makes_what_migrate_makes";
+    let (Some(printed), Some(migrated)) = (
+        TestDatabase::create_empty(name).await,
+        TestDatabase::create(name).await,
+    ) else {
+        return;
+    };
+    let text = print_sql(RoleMode::Create, printed.prefix());
+    let mut admin = printed.admin().await;
+    sqlx::raw_sql(AssertSqlSafe(text))
+        .execute(&mut admin)
+        .await
+        .unwrap();
+    let again = migrate(&printed.admin_url(), RoleMode::Existing, printed.prefix()).await;
+    assert_eq!(again.unwrap(), Vec::<&str>::new());
+    printed.let_in(&printed.prefix().role("engine")).await;
+    printed.store().await.close().await;
+    let mut other = migrated.admin().await;
+    assert_eq!(objects(&mut admin).await, objects(&mut other).await);
+}
+
+/// Every object of the schema by kind and name.
+async fn objects(connection: &mut PgConnection) -> Vec<(String, String)> {
+    sqlx::query(
+        "select kind, name from (
+            select 'relation ' || relkind::text as kind, relname::text as name from pg_class
+             where relnamespace = 'tidegate'::regnamespace
+            union all
+            select 'function', oid::regprocedure::text from pg_proc
+             where pronamespace = 'tidegate'::regnamespace
+            union all
+            select 'policy', tablename || '.' || policyname from pg_policies
+             where schemaname = 'tidegate'
+            union all
+            select 'trigger', tgrelid::regclass || '.' || tgname from pg_trigger
+             where not tgisinternal) o
+         order by kind collate \"C\", name collate \"C\"",
+    )
+    .fetch_all(connection)
+    .await
+    .unwrap()
+    .iter()
+    .map(|row| (row.get("kind"), row.get("name")))
+    .collect()
+}
+
+#[tokio::test]
+async fn a_role_prefix_is_a_plain_identifier() {
+    for wrong in ["", "1a", "A", "a-b", "a b", "a\"; drop", &"a".repeat(57)] {
+        assert!(RolePrefix::new(wrong).is_err(), "{wrong}");
+    }
+    for right in ["a", "tidegate", "tg_1_2", &"a".repeat(56)] {
+        assert!(RolePrefix::new(right).is_ok(), "{right}");
+    }
+    // Without a server: the text itself.
+    let text = print_sql(RoleMode::Create, &RolePrefix::new("acme").unwrap());
+    for role in ["owner", "writer", "engine", "reader", "admin"] {
+        assert!(text.contains(&format!("acme_{role}")));
+        assert!(!text.contains(&format!("tidegate_{role}")));
+    }
+}
+
+#[tokio::test]
+async fn a_lost_server_is_unavailable() {
+    let options = PostgresOptions {
+        acquire_timeout: std::time::Duration::from_secs(2),
+        ..PostgresOptions::new("postgres://nobody@127.0.0.1:1/none")
+    };
+    let answer = PostgresStore::connect(options).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable { .. })));
+    let options = PostgresOptions::new("not a url with secret");
+    let Err(error) = PostgresStore::connect(options).await else {
+        panic!("expected an error");
+    };
+    assert!(!error.to_string().contains("secret"));
+}
+
+/// Kept here, since it needs no schema: the url never shows.
+#[test]
+fn r33_options_do_not_print_the_connection_string() {
+    let options = PostgresOptions::new("postgres://me:secret@host/db");
+    assert!(!format!("{options:?}").contains("secret"));
+}

@@ -1,0 +1,215 @@
+//! A TCP proxy before Postgres that cuts the connection at a commit: before the server hears of it, or
+//! after it has committed and before the client hears of that. It reads the protocol's frames and knows
+//! a commit by the statement that calls `tidegate.commit_batch`.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Where the next commit's connection is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Cut {
+    /// Not at all.
+    Never = 0,
+    /// The server never sees the call: nothing is committed.
+    BeforeCommit = 1,
+    /// The server has committed and answered; the answer is lost.
+    AfterCommit = 2,
+}
+
+/// The proxy. It lives as long as its runtime.
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    cut: AtomicU8,
+    cuts: AtomicU32,
+}
+
+impl Shared {
+    /// Takes the order to cut, once.
+    fn take(&self) -> Cut {
+        match self.cut.swap(Cut::Never as u8, Ordering::AcqRel) {
+            1 => Cut::BeforeCommit,
+            2 => Cut::AfterCommit,
+            _ => Cut::Never,
+        }
+    }
+}
+
+impl Proxy {
+    /// Listens on a free port before the server that a connection string names.
+    pub async fn before(url: &str) -> Self {
+        let rest = url.split_once("://").unwrap().1;
+        let authority = rest.split(["/", "?"].concat().chars().collect::<Vec<_>>().as_slice()).next().unwrap();
+        let host = authority.rsplit_once("@").map_or(authority, |(_, host)| host);
+        Self::start(host.to_owned()).await
+    }
+
+    /// Listens on a free port before the server at `host:port`.
+    pub async fn start(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared::default());
+        let accepting = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = Arc::clone(&accepting);
+                let server = server.clone();
+                tokio::spawn(async move {
+                    // Either side may go away at any time: that is what the proxy is for.
+                    let _ = carry(client, &server, shared).await;
+                });
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Where to connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cuts at the next commit of any connection.
+    pub fn cut_next_commit(&self, cut: Cut) {
+        self.shared.cut.store(cut as u8, Ordering::Release);
+    }
+
+    /// Commits that were cut so far.
+    pub fn cuts(&self) -> u32 {
+        self.shared.cuts.load(Ordering::Acquire)
+    }
+}
+
+async fn carry(client: TcpStream, server: &str, shared: Arc<Shared>) -> std::io::Result<()> {
+    let upstream = TcpStream::connect(server).await?;
+    client.set_nodelay(true)?;
+    upstream.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = upstream.into_split();
+    // 1 once the answers of this connection are swallowed up to the end of the commit.
+    let swallow = Arc::new(AtomicU8::new(0));
+    let requests = requests(from_client, to_server, Arc::clone(&shared), Arc::clone(&swallow));
+    let answers = answers(from_server, to_client, shared, swallow);
+    // The end of one direction ends both: dropping the halves closes the sockets.
+    tokio::select! {
+        biased;
+        result = requests => result,
+        result = answers => result,
+    }
+}
+
+/// One message: its type, and all of its bytes.
+async fn frame(from: &mut OwnedReadHalf, first: bool) -> std::io::Result<(u8, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut kind = 0;
+    if !first {
+        kind = from.read_u8().await?;
+        bytes.push(kind);
+    }
+    let length = from.read_u32().await?;
+    bytes.extend(length.to_be_bytes());
+    let start = bytes.len();
+    bytes.resize(start + length as usize - 4, 0);
+    from.read_exact(&mut bytes[start..]).await?;
+    Ok((kind, bytes))
+}
+
+/// A text that ends with a zero byte, from `at`.
+fn text(bytes: &[u8], at: usize) -> &[u8] {
+    let rest = &bytes[at..];
+    let end = rest.iter().position(|b| *b == 0).unwrap_or(rest.len());
+    &rest[..end]
+}
+
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: Arc<Shared>,
+    swallow: Arc<AtomicU8>,
+) -> std::io::Result<()> {
+    let mut committing: HashSet<Vec<u8>> = HashSet::new();
+    let mut startup = true;
+    loop {
+        let (kind, bytes) = frame(&mut from, startup).await?;
+        if startup {
+            // SSLRequest and GSSENCRequest come without type too, before the real start.
+            startup = matches!(bytes.get(4..8), Some([0x04, 0xd2, 0x16, 0x2f | 0x30]));
+        }
+        match kind {
+            // Parse: the statement's name, then its text.
+            b'P' => {
+                let name = text(&bytes, 5).to_vec();
+                let sql = text(&bytes, 5 + name.len() + 1);
+                if sql.windows(12).any(|part| part == b"commit_batch") {
+                    committing.insert(name);
+                } else {
+                    committing.remove(&name);
+                }
+            }
+            // Bind: the portal's name, then the statement's.
+            b'B' => {
+                let portal = text(&bytes, 5).len();
+                if committing.contains(text(&bytes, 5 + portal + 1)) {
+                    match shared.take() {
+                        Cut::Never => {}
+                        Cut::BeforeCommit => {
+                            shared.cuts.fetch_add(1, Ordering::AcqRel);
+                            return Ok(());
+                        }
+                        Cut::AfterCommit => swallow.store(1, Ordering::Release),
+                    }
+                }
+            }
+            _ => {}
+        }
+        to.write_all(&bytes).await?;
+    }
+}
+
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: Arc<Shared>,
+    swallow: Arc<AtomicU8>,
+) -> std::io::Result<()> {
+    // SSL and GSS requests are answered by one byte without a frame.
+    let mut opening = true;
+    loop {
+        if opening {
+            let byte = from.read_u8().await?;
+            if byte == b'N' || byte == b'S' {
+                to.write_u8(byte).await?;
+                continue;
+            }
+            opening = false;
+            let length = from.read_u32().await?;
+            let mut bytes = vec![byte];
+            bytes.extend(length.to_be_bytes());
+            let start = bytes.len();
+            bytes.resize(start + length as usize - 4, 0);
+            from.read_exact(&mut bytes[start..]).await?;
+            to.write_all(&bytes).await?;
+            continue;
+        }
+        let (kind, bytes) = frame(&mut from, false).await?;
+        if swallow.load(Ordering::Acquire) == 1 {
+            // ReadyForQuery: the transaction has ended.
+            if kind == b'Z' {
+                shared.cuts.fetch_add(1, Ordering::AcqRel);
+                return Ok(());
+            }
+            continue;
+        }
+        to.write_all(&bytes).await?;
+    }
+}
