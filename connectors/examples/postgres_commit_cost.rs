@@ -215,10 +215,17 @@ impl Writer {
         };
         self.revision = self.revision.next();
         let mut new_rows = new_rows.into_iter();
-        let by_name: BTreeMap<&EntityName, &EntityWrite> =
-            batch.entities.iter().map(|write| (&write.name, write)).collect();
+        let by_name: BTreeMap<&EntityName, &EntityWrite> = batch
+            .entities
+            .iter()
+            .map(|write| (&write.name, write))
+            .collect();
         let mut rows = BTreeMap::new();
-        for write in batch.entities.iter().filter(|write| write.expected == Version(0)) {
+        for write in batch
+            .entities
+            .iter()
+            .filter(|write| write.expected == Version(0))
+        {
             rows.insert(&write.name, new_rows.next().unwrap());
         }
         for &index in chosen {
@@ -376,7 +383,10 @@ async fn main() {
     }
     let sql = "checkpoint";
     admin.execute(sql).await.unwrap();
-    admin.execute("select pg_stat_statements_reset()").await.ok();
+    admin
+        .execute("select pg_stat_statements_reset()")
+        .await
+        .ok();
     let (backends, all) = pids(&mut admin, &database).await;
     let before: u64 = backends.iter().copied().map(cpu_micros).sum();
     let all_before: u64 = all.iter().copied().map(cpu_micros).sum();

@@ -105,13 +105,12 @@ impl TestDatabase {
         let mut server = PgConnection::connect(&self.server_url).await.unwrap();
         let sql = format!("drop database if exists {} with (force)", self.name);
         server.execute(AssertSqlSafe(sql)).await.unwrap();
-        let logins: Vec<String> = sqlx::query_scalar(
-            "select rolname::text from pg_roles where starts_with(rolname, $1)",
-        )
-        .bind(format!("{}_", self.name))
-        .fetch_all(&mut server)
-        .await
-        .unwrap();
+        let logins: Vec<String> =
+            sqlx::query_scalar("select rolname::text from pg_roles where starts_with(rolname, $1)")
+                .bind(format!("{}_", self.name))
+                .fetch_all(&mut server)
+                .await
+                .unwrap();
         for login in logins {
             let sql = format!("drop role {login}");
             server.execute(AssertSqlSafe(sql)).await.unwrap();
@@ -157,7 +156,10 @@ pub fn with_user(url: &str, user: &str) -> String {
     let host = rest[..authority_end]
         .rsplit_once('@')
         .map_or(&rest[..authority_end], |(_, host)| host);
-    format!("{scheme}://{user}:{PASSWORD}@{host}{}", &rest[authority_end..])
+    format!(
+        "{scheme}://{user}:{PASSWORD}@{host}{}",
+        &rest[authority_end..]
+    )
 }
 
 /// The same, through another host and port.

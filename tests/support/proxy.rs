@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -50,8 +50,13 @@ impl Proxy {
     /// Listens on a free port before the server that a connection string names.
     pub async fn before(url: &str) -> Self {
         let rest = url.split_once("://").unwrap().1;
-        let authority = rest.split(["/", "?"].concat().chars().collect::<Vec<_>>().as_slice()).next().unwrap();
-        let host = authority.rsplit_once("@").map_or(authority, |(_, host)| host);
+        let authority = rest
+            .split(["/", "?"].concat().chars().collect::<Vec<_>>().as_slice())
+            .next()
+            .unwrap();
+        let host = authority
+            .rsplit_once("@")
+            .map_or(authority, |(_, host)| host);
         Self::start(host.to_owned()).await
     }
 
@@ -98,7 +103,12 @@ async fn carry(client: TcpStream, server: &str, shared: Arc<Shared>) -> std::io:
     let (from_server, to_server) = upstream.into_split();
     // 1 once the answers of this connection are swallowed up to the end of the commit.
     let swallow = Arc::new(AtomicU8::new(0));
-    let requests = requests(from_client, to_server, Arc::clone(&shared), Arc::clone(&swallow));
+    let requests = requests(
+        from_client,
+        to_server,
+        Arc::clone(&shared),
+        Arc::clone(&swallow),
+    );
     let answers = answers(from_server, to_client, shared, swallow);
     // The end of one direction ends both: dropping the halves closes the sockets.
     tokio::select! {

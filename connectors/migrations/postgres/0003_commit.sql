@@ -146,7 +146,7 @@ begin
                     if cardinality(p_probe_key) > 0 and exists (
                         select from unnest(p_probe_tenant, p_probe_key) as w(tenant_id, key)
                           join tidegate.dedupe_1 d on d.tenant_id = w.tenant_id and d.key = w.key) then
-                        raise sqlstate 'TG000';
+                        raise sqlstate 'TG009';
                     end if;
                     insert into tidegate.dedupe_0
                         (tenant_id, source_partition_id, key, conflict, source_offset)
@@ -157,7 +157,7 @@ begin
                     if cardinality(p_probe_key) > 0 and exists (
                         select from unnest(p_probe_tenant, p_probe_key) as w(tenant_id, key)
                           join tidegate.dedupe_0 d on d.tenant_id = w.tenant_id and d.key = w.key) then
-                        raise sqlstate 'TG000';
+                        raise sqlstate 'TG009';
                     end if;
                     insert into tidegate.dedupe_1
                         (tenant_id, source_partition_id, key, conflict, source_offset)
@@ -178,7 +178,7 @@ begin
                    and e.version = p_entity_expected[i];
                 get diagnostics v_count = row_count;
                 if v_count <> cardinality(p_entity_row) then
-                    raise sqlstate 'TG000';
+                    raise sqlstate 'TG009';
                 end if;
             end if;
             if cardinality(p_new_key) > 0 then
@@ -261,7 +261,7 @@ begin
             end if;
             outcome := 'committed';
             return;
-        exception when unique_violation or sqlstate 'TG000' then
+        exception when unique_violation or sqlstate 'TG009' then
             -- Nothing of the block stands. Whatever it stumbled over is committed by now, or aborted.
             v_careful := true;
             new_rows := null;

@@ -18,12 +18,18 @@ async fn a_connection_lost_at_commit_is_unknown_and_the_checkpoint_tells() {
     };
     let proxy = Proxy::before(&database.admin_url()).await;
     let url = with_address(&database.engine_url(), proxy.address());
-    let store = PostgresStore::connect(PostgresOptions::new(url)).await.unwrap();
+    let store = PostgresStore::connect(PostgresOptions::new(url))
+        .await
+        .unwrap();
     let place = source_partition("orders", 0);
     let mut writer = Writer::claim(&store, &place, "a", now()).await.unwrap();
     let mut committed = 0;
     for round in 0..20 {
-        let cut = if round % 2 == 0 { Cut::BeforeCommit } else { Cut::AfterCommit };
+        let cut = if round % 2 == 0 {
+            Cut::BeforeCommit
+        } else {
+            Cut::AfterCommit
+        };
         let entries = [Entry::new("acme", &format!("k{round}")).creates(&format!("o{round}"))];
         let batch = writer.batch(&entries);
         // Numbers and partitions are looked up by the first commit; the cut is at the commit itself.
@@ -58,7 +64,8 @@ async fn a_backend_that_is_ended_leaves_an_unknown_outcome_and_a_working_store()
     let store = database.store().await;
     let place = source_partition("orders", 0);
     let mut writer = Writer::claim(&store, &place, "a", now()).await.unwrap();
-    let entry = |round: u32| [Entry::new("acme", &format!("k{round}")).creates(&format!("o{round}"))];
+    let entry =
+        |round: u32| [Entry::new("acme", &format!("k{round}")).creates(&format!("o{round}"))];
     writer.commit(&store, &entry(0)).await.unwrap();
     let mut admin = database.admin().await;
     // A lock that the commit waits for, and its backend ended while it waits.
@@ -88,11 +95,20 @@ async fn a_backend_that_is_ended_leaves_an_unknown_outcome_and_a_working_store()
     };
     assert!(ended);
     let answer = waiting.await.unwrap();
-    assert!(matches!(answer, Err(StoreError::OutcomeUnknown { .. })), "{answer:?}");
+    assert!(
+        matches!(answer, Err(StoreError::OutcomeUnknown { .. })),
+        "{answer:?}"
+    );
     // A lock that stays is a lock timeout: nothing written, try again.
     let answer = writer.commit_batch(&store, batch.clone()).await;
-    assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
-    sqlx::raw_sql("rollback").execute(&mut blocker).await.unwrap();
+    assert!(
+        matches!(answer, Err(StoreError::Unavailable { .. })),
+        "{answer:?}"
+    );
+    sqlx::raw_sql("rollback")
+        .execute(&mut blocker)
+        .await
+        .unwrap();
     let checkpoint = store.checkpoint(&place).await.unwrap().unwrap();
     assert_eq!(checkpoint.revision, batch.revision);
     let reply = writer.commit_batch(&store, batch).await.unwrap();
@@ -146,5 +162,8 @@ async fn a_dropped_call_ends_its_work_all_the_same() {
     assert_eq!(open, 0);
     let tenant = tidegate_connectors::contract::batch::tenant("acme");
     let records = verified_records(&store, &tenant).await;
-    assert_eq!(records.len() as u64, writer.checkpoint.progress.next_offset.0);
+    assert_eq!(
+        records.len() as u64,
+        writer.checkpoint.progress.next_offset.0
+    );
 }

@@ -53,7 +53,10 @@ async fn r08_stored_events_cannot_be_changed() {
     };
     let mut admin = database.admin().await;
     let tables = names(&mut admin, IMMUTABLE).await;
-    assert!(tables.len() >= 6, "log, three partitions, definitions, audit: {tables:?}");
+    assert!(
+        tables.len() >= 6,
+        "log, three partitions, definitions, audit: {tables:?}"
+    );
     // The audit and a definition have rows too.
     admin
         .execute(
@@ -69,7 +72,11 @@ async fn r08_stored_events_cannot_be_changed() {
             .await
             .unwrap();
         for table in &tables {
-            for verb in ["update {} set tableoid = tableoid", "delete from {}", "truncate {}"] {
+            for verb in [
+                "update {} set tableoid = tableoid",
+                "delete from {}",
+                "truncate {}",
+            ] {
                 let sql = verb.replace("{}", table);
                 let sql = sql.replace("tableoid = tableoid", &same_value(table));
                 let code = refused_or_blind(&mut connection, &sql).await;
@@ -81,7 +88,10 @@ async fn r08_stored_events_cannot_be_changed() {
                 };
                 // A partition addressed directly shows the owner no row at all: nothing to change.
                 let blind = role == "owner" && code == "no rows" && table.contains("segments_");
-                assert!(blind || expected.contains(&code.as_str()), "{role}: {sql}: {code}");
+                assert!(
+                    blind || expected.contains(&code.as_str()),
+                    "{role}: {sql}: {code}"
+                );
             }
         }
     }
@@ -132,7 +142,14 @@ async fn r09_state_changes_through_the_commit_function_alone() {
     // R17 too: the three roles that people and engines log in with write nowhere.
     for role in ["engine", "reader", "admin"] {
         for table in &tables {
-            for right in ["insert", "update", "delete", "truncate", "references", "trigger"] {
+            for right in [
+                "insert",
+                "update",
+                "delete",
+                "truncate",
+                "references",
+                "trigger",
+            ] {
                 let granted: bool = sqlx::query_scalar(
                     "select case when $3 in ('insert', 'update', 'references')
                                  then has_any_column_privilege($1, $2, $3)
@@ -163,7 +180,10 @@ async fn r09_state_changes_through_the_commit_function_alone() {
         let name: String = row.get("name");
         assert!(!row.get::<bool, _>("public"), "{name} is everybody's");
         let settings: String = row.get("settings");
-        assert!(settings.contains("search_path=pg_catalog, pg_temp"), "{name}: {settings}");
+        assert!(
+            settings.contains("search_path=pg_catalog, pg_temp"),
+            "{name}: {settings}"
+        );
         let dynamic = row.get::<String, _>("prosrc").contains("execute ");
         let short: String = row.get("short");
         let may = ["tidegate_maintain", "activate_definition"].contains(&short.as_str());
@@ -214,7 +234,9 @@ async fn r18_row_level_security_is_enabled_and_forced_on_every_tenant_table() {
                     .fetch_one(&mut connection)
                     .await;
                 match counted {
-                    Ok(tenants) => assert!(tenants <= most, "{role}, {setting:?}: {table}: {tenants}"),
+                    Ok(tenants) => {
+                        assert!(tenants <= most, "{role}, {setting:?}: {table}: {tenants}")
+                    }
                     Err(sqlx::Error::Database(error)) => {
                         assert_eq!(error.code().as_deref(), Some("42501"), "{role}: {table}");
                     }
@@ -255,7 +277,10 @@ async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
         machine,
         version: 1,
         text: "text".into(),
-        fields: vec![("total_cents".to_owned(), "int"), ("status".to_owned(), "string")],
+        fields: vec![
+            ("total_cents".to_owned(), "int"),
+            ("status".to_owned(), "string"),
+        ],
     };
     store.activate_definition(definition, now()).await.unwrap();
     let login = database.prefix().role("bolt_reader");
@@ -266,8 +291,9 @@ async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
         database.prefix().role("reader")
     );
     admin.execute(AssertSqlSafe(sql)).await.unwrap();
-    let mut reader =
-        <PgConnection as sqlx::Connection>::connect(&database.url_of(&login)).await.unwrap();
+    let mut reader = <PgConnection as sqlx::Connection>::connect(&database.url_of(&login))
+        .await
+        .unwrap();
     for attempt in ["", "1", "1,2"] {
         sqlx::query("select set_config('tidegate.tenants', $1, false)")
             .bind(attempt)
@@ -280,7 +306,11 @@ async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
             ("tidegate.tenants", 1),
             ("tidegate.open_dead_letters", 0),
         ] {
-            let column = if view == "tidegate.tenants" { "name" } else { "tenant" };
+            let column = if view == "tidegate.tenants" {
+                "name"
+            } else {
+                "tenant"
+            };
             let sql = format!("select {column} from {view}");
             let seen: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
                 .fetch_all(&mut reader)
@@ -289,9 +319,18 @@ async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
             assert_eq!(seen, vec!["bolt".to_owned(); rows], "{view}");
         }
     }
-    assert_eq!(refused(&mut reader, "select * from tidegate.tokens").await, "42501");
-    assert_eq!(refused(&mut reader, "select * from tidegate.dedupe_0").await, "42501");
-    assert_eq!(refused(&mut reader, "select tidegate.rotate_dedupe(now(), 0)").await, "42501");
+    assert_eq!(
+        refused(&mut reader, "select * from tidegate.tokens").await,
+        "42501"
+    );
+    assert_eq!(
+        refused(&mut reader, "select * from tidegate.dedupe_0").await,
+        "42501"
+    );
+    assert_eq!(
+        refused(&mut reader, "select tidegate.rotate_dedupe(now(), 0)").await,
+        "42501"
+    );
     let sql = format!("set role {}", database.prefix().role("engine"));
     assert_eq!(refused(&mut reader, &sql).await, "42501");
 }
@@ -314,7 +353,9 @@ async fn r19_a_node_refuses_a_login_with_too_many_rights() {
         let rights = rights
             .replace("{owner}", &database.prefix().role("owner"))
             .replace("{writer}", &database.prefix().role("writer"));
-        let sql = format!("create role {login} login password '{PASSWORD}' {rights}; grant {engine} to {login}");
+        let sql = format!(
+            "create role {login} login password '{PASSWORD}' {rights}; grant {engine} to {login}"
+        );
         admin.execute(AssertSqlSafe(sql)).await.unwrap();
         let answer = PostgresStore::connect(PostgresOptions::new(database.url_of(&login))).await;
         match answer {
@@ -329,8 +370,12 @@ async fn r19_a_node_refuses_a_login_with_too_many_rights() {
     let login = database.prefix().role("own_login");
     let sql = format!("create role {login} login password '{PASSWORD}' in role {engine}");
     admin.execute(AssertSqlSafe(sql)).await.unwrap();
-    let store = PostgresStore::connect(PostgresOptions::new(database.url_of(&login))).await.unwrap();
-    Writer::claim(&store, &source_partition("orders", 0), "a", now()).await.unwrap();
+    let store = PostgresStore::connect(PostgresOptions::new(database.url_of(&login)))
+        .await
+        .unwrap();
+    Writer::claim(&store, &source_partition("orders", 0), "a", now())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -356,15 +401,22 @@ async fn r38_the_engine_writes_no_row_of_a_tenant_that_its_transaction_does_not_
     let no_keys = "'{}','{}','{}','{}'";
     let no_new = "'{}','{}','{}','{}','{}','{}','{}'";
     let key_of_2 = "array[2], array[gen_random_uuid()], array[gen_random_uuid()], array[1]";
-    let new_of_2 = "array[2], array[1], array['x'], array[1], array['s'], array['{}'], array[now()]";
+    let new_of_2 =
+        "array[2], array[1], array['x'], array[1], array['s'], array['{}'], array[now()]";
     assert_eq!(refused(&mut engine, &call(key_of_2, no_new)).await, "42501");
-    assert_eq!(refused(&mut engine, &call(no_keys, new_of_2)).await, "42501");
+    assert_eq!(
+        refused(&mut engine, &call(no_keys, new_of_2)).await,
+        "42501"
+    );
     // Naming them beforehand does not help: the function names its own.
     engine
         .execute("select set_config('tidegate.tenants', '1,2', false)")
         .await
         .unwrap();
     assert_eq!(refused(&mut engine, &call(key_of_2, no_new)).await, "42501");
-    let done = engine.execute(AssertSqlSafe(call(no_keys, no_new))).await.unwrap();
+    let done = engine
+        .execute(AssertSqlSafe(call(no_keys, no_new)))
+        .await
+        .unwrap();
     assert_eq!(done.rows_affected(), 1);
 }

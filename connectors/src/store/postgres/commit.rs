@@ -10,7 +10,7 @@ use tidegate_engine::position::Version;
 use tidegate_engine::store::StoreError;
 
 use super::Inner;
-use super::encode::{Moment, Uuid};
+use super::encode::{Moment, Uuid, can_hold};
 use super::error::During;
 use super::names::BatchNumbers;
 use super::older_keys::Probes;
@@ -43,6 +43,7 @@ impl Inner {
     /// Commits a batch: one round trip when every name is known.
     pub(super) async fn commit(&self, batch: &CommitBatch) -> Result<CommitReply, StoreError> {
         batch_form::check(batch)?;
+        check_moments(batch)?;
         let Some(numbers) = self.names.of_batch(&self.session, batch).await? else {
             // Never claimed by anybody, so not by the owner of this batch either.
             return Ok(CommitReply::Fenced);
@@ -59,6 +60,28 @@ impl Inner {
         let answer = reply::read(rows, &split, batch)?;
         self.older_keys.seen(answer.dedupe_generation);
         Ok(answer.reply)
+    }
+}
+
+/// A moment that `timestamptz` cannot hold is the event's fault: it came with one.
+fn check_moments(batch: &CommitBatch) -> Result<(), StoreError> {
+    let segments = batch
+        .segments
+        .iter()
+        .flat_map(|it| [it.first_at, it.last_at]);
+    let all = segments
+        .chain(batch.entities.iter().map(|it| it.changed_at))
+        .chain(batch.open_work.iter().map(|it| it.due))
+        .chain(batch.dead_letters.iter().map(|it| it.at))
+        .chain(batch.dead_letter_updates.iter().map(|it| it.at))
+        .chain([batch.at]);
+    if all.into_iter().all(can_hold) {
+        Ok(())
+    } else {
+        Err(StoreError::Refused {
+            code: "22008".to_owned(),
+            detail: "a moment is earlier than timestamptz holds".to_owned(),
+        })
     }
 }
 
@@ -133,7 +156,11 @@ fn bind_checkpoint<'q>(
         .bind(int8(progress.next_offset.0)?)
         .bind(done_above)
         .bind(fingerprint_offset)
-        .bind(progress.fingerprint.map(|fingerprint| Uuid(fingerprint.hash)))
+        .bind(
+            progress
+                .fingerprint
+                .map(|fingerprint| Uuid(fingerprint.hash)),
+        )
         .bind(counts)
         .bind(numbers.tenants.values().bind_iter()))
 }
@@ -150,7 +177,12 @@ fn bind_dedupe<'q>(
         .bind(probes.generation)
         .bind(probes.tenants.as_slice())
         .bind(probes.keys.iter().map(|key| Uuid(*key)).bind_iter())
-        .bind(marks.iter().map(|mark| numbers.tenant(&mark.tenant)).bind_iter())
+        .bind(
+            marks
+                .iter()
+                .map(|mark| numbers.tenant(&mark.tenant))
+                .bind_iter(),
+        )
         .bind(marks.iter().map(|mark| Uuid(mark.key)).bind_iter())
         .bind(marks.iter().map(|mark| Uuid(mark.conflict)).bind_iter())
         .bind(offsets))
@@ -172,15 +204,28 @@ fn bind_entities<'q>(
     let new = &split.new;
     let new_versions = int8s(new.iter().map(|write| write.version.0))?;
     Ok(query
-        .bind(existing.iter().map(|w| numbers.tenant(&w.name.tenant)).bind_iter())
+        .bind(
+            existing
+                .iter()
+                .map(|w| numbers.tenant(&w.name.tenant))
+                .bind_iter(),
+        )
         .bind(rows)
         .bind(expected)
         .bind(versions)
         .bind(existing.iter().map(|w| w.status.as_str()).bind_iter())
         .bind(existing.iter().map(|w| &*w.data).bind_iter())
         .bind(existing.iter().map(|w| Moment(w.changed_at)).bind_iter())
-        .bind(new.iter().map(|w| numbers.tenant(&w.name.tenant)).bind_iter())
-        .bind(new.iter().map(|w| numbers.machine(&w.name.machine)).bind_iter())
+        .bind(
+            new.iter()
+                .map(|w| numbers.tenant(&w.name.tenant))
+                .bind_iter(),
+        )
+        .bind(
+            new.iter()
+                .map(|w| numbers.machine(&w.name.machine))
+                .bind_iter(),
+        )
         .bind(new.iter().map(|w| w.name.key.as_str()).bind_iter())
         .bind(new_versions)
         .bind(new.iter().map(|w| w.status.as_str()).bind_iter())
@@ -212,7 +257,12 @@ fn bind_segments<'q>(
         .bind(counts)
         .bind(segments.iter().map(|s| Moment(s.first_at)).bind_iter())
         .bind(segments.iter().map(|s| Moment(s.last_at)).bind_iter())
-        .bind(segments.iter().map(|s| s.chain_head.0.as_slice()).bind_iter())
+        .bind(
+            segments
+                .iter()
+                .map(|s| s.chain_head.0.as_slice())
+                .bind_iter(),
+        )
         .bind(segments.iter().map(|s| &*s.body).bind_iter()))
 }
 
@@ -228,7 +278,11 @@ fn bind_open_work<'q>(
         .collect::<Result<_, _>>()
         .map_err(|_| out_of_form("an emitted event is not UTF-8"))?;
     Ok(query
-        .bind(work.iter().map(|item| numbers.tenant(&item.tenant)).bind_iter())
+        .bind(
+            work.iter()
+                .map(|item| numbers.tenant(&item.tenant))
+                .bind_iter(),
+        )
         .bind(work.iter().map(|item| Uuid(item.id)).bind_iter())
         .bind(work.iter().map(|item| item.kind.as_str()).bind_iter())
         .bind(work.iter().map(|item| Moment(item.due)).bind_iter())
@@ -288,20 +342,51 @@ fn bind_dead_letters<'q>(
         letters.iter().map(raw_columns).collect::<Result<_, _>>()?;
     let updates = &batch.dead_letter_updates;
     Ok(query
-        .bind(letters.iter().map(|l| numbers.tenant(&l.tenant)).bind_iter())
+        .bind(
+            letters
+                .iter()
+                .map(|l| numbers.tenant(&l.tenant))
+                .bind_iter(),
+        )
         .bind(letters.iter().map(|l| Uuid(l.id)).bind_iter())
         .bind(letters.iter().map(|l| l.reason.as_str()).bind_iter())
         .bind(letters.iter().map(|l| l.detail.as_str()).bind_iter())
         .bind(letters.iter().map(|l| Uuid(l.fingerprint)).bind_iter())
-        .bind(records.iter().map(|(position, _, _)| position.as_deref()).bind_iter())
+        .bind(
+            records
+                .iter()
+                .map(|(position, _, _)| position.as_deref())
+                .bind_iter(),
+        )
         .bind(records.iter().map(|(_, machine, _)| *machine).bind_iter())
         .bind(records.iter().map(|(_, _, key)| *key).bind_iter())
-        .bind(raws.iter().map(|raw| raw.as_ref().map(|raw| raw.source)).bind_iter())
-        .bind(raws.iter().map(|raw| raw.as_ref().map(|raw| raw.partition)).bind_iter())
-        .bind(raws.iter().map(|raw| raw.as_ref().map(|raw| raw.offset)).bind_iter())
-        .bind(raws.iter().map(|raw| raw.as_ref().map(|raw| raw.payload)).bind_iter())
+        .bind(
+            raws.iter()
+                .map(|raw| raw.as_ref().map(|raw| raw.source))
+                .bind_iter(),
+        )
+        .bind(
+            raws.iter()
+                .map(|raw| raw.as_ref().map(|raw| raw.partition))
+                .bind_iter(),
+        )
+        .bind(
+            raws.iter()
+                .map(|raw| raw.as_ref().map(|raw| raw.offset))
+                .bind_iter(),
+        )
+        .bind(
+            raws.iter()
+                .map(|raw| raw.as_ref().map(|raw| raw.payload))
+                .bind_iter(),
+        )
         .bind(letters.iter().map(|l| Moment(l.at)).bind_iter())
-        .bind(updates.iter().map(|u| numbers.tenant(&u.tenant)).bind_iter())
+        .bind(
+            updates
+                .iter()
+                .map(|u| numbers.tenant(&u.tenant))
+                .bind_iter(),
+        )
         .bind(updates.iter().map(|u| Uuid(u.id)).bind_iter())
         .bind(updates.iter().map(|u| u.state.as_str()).bind_iter())
         .bind(updates.iter().map(|u| Moment(u.at)).bind_iter()))

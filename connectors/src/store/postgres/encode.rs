@@ -18,6 +18,14 @@ const TIMESTAMPTZ_ARRAY: u32 = 1185;
 /// Microseconds from 1970-01-01 to Postgres' own epoch, 2000-01-01.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
+/// The first moment that `timestamptz` holds, 4713 BC, from 1970; its last one is beyond ours.
+const FIRST_MOMENT: Timestamp = Timestamp(-210_866_803_200_000_000);
+
+/// True when a moment can be stored exactly.
+pub(super) fn can_hold(moment: Timestamp) -> bool {
+    moment >= FIRST_MOMENT
+}
+
 /// A hash as `uuid`.
 #[derive(Clone, Copy)]
 pub(super) struct Uuid(pub Hash128);

@@ -16,7 +16,13 @@ pub(super) enum During {
 
 /// Values that the database refuses, and an update of a dead letter that is not open. Only these may
 /// condemn an event.
-const REFUSED: [&str; 5] = ["22001", "22003", "22P02", "54000", CODE_DEAD_LETTER_NOT_OPEN];
+const REFUSED: [&str; 5] = [
+    "22001",
+    "22003",
+    "22P02",
+    "54000",
+    CODE_DEAD_LETTER_NOT_OPEN,
+];
 
 /// The transaction is known to be gone, and another one can succeed: serialization, deadlock, lock or
 /// statement timeout, not yet accepting connections, read-only after a failover, idle in transaction.
@@ -78,6 +84,11 @@ fn database_error(code: &str, message: &str, during: During) -> StoreError {
              for this store"
                 .to_owned(),
         ),
+        // Who it is, and where: no password, a wrong one, no such role or database, no right to connect.
+        "28000" | "28P01" | "3D000" => StoreError::NotReady(format!(
+            "cannot log in: {}",
+            without_values(message)
+        )),
         // No schema, no table, no function: not migrated.
         "3F000" | "42P01" | "42883" => StoreError::NotReady(format!(
             "{}: run `tidegate migrate` with an administrator's connection",
@@ -156,6 +167,10 @@ mod tests {
             ("XX000", "unexpected"),
             ("22021", "unexpected"),
             ("TG002", "unexpected"),
+            ("28P01", "not ready"),
+            ("3D000", "not ready"),
+            ("26000", "not ready"),
+            ("42P01", "not ready"),
             ("", "unexpected"),
         ] {
             assert_eq!(name(code, During::Commit), expected, "{code}");

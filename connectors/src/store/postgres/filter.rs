@@ -26,10 +26,16 @@ enum Filter {
 impl OlderKeys {
     /// An empty filter for `keys` keys within `bytes_max`.
     pub fn with_room_for(generation: i64, keys: usize, bytes_max: usize) -> Self {
-        let words = (keys.saturating_mul(BITS_PER_KEY) / 64).max(1).next_power_of_two();
+        let words = (keys.saturating_mul(BITS_PER_KEY) / 64)
+            .max(1)
+            .next_power_of_two();
         // Rounding up to a power of two makes a position a mask; it may double the size, so a filter
         // that is only just too large gets half the bits.
-        let words = if words * 8 > bytes_max { words / 2 } else { words };
+        let words = if words * 8 > bytes_max {
+            words / 2
+        } else {
+            words
+        };
         let filter = if words == 0 || words * 8 > bytes_max {
             Filter::TooLarge
         } else {
@@ -103,7 +109,9 @@ mod tests {
             .filter(|n| filter.may_contain(7, key(*n)))
             .count();
         assert!(false_positives < 2_000, "{false_positives} of 100,000");
-        let other_tenant = (0..50_000).filter(|n| filter.may_contain(8, key(*n))).count();
+        let other_tenant = (0..50_000)
+            .filter(|n| filter.may_contain(8, key(*n)))
+            .count();
         assert!(other_tenant < 1_000, "{other_tenant} of 50,000");
     }
 

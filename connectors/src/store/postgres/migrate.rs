@@ -220,9 +220,7 @@ pub(super) async fn check_schema(connection: &mut PgConnection) -> Result<(), St
     Ok(())
 }
 
-async fn known_migrations(
-    connection: &mut PgConnection,
-) -> Result<Vec<(i32, String)>, StoreError> {
+async fn known_migrations(connection: &mut PgConnection) -> Result<Vec<(i32, String)>, StoreError> {
     let failed = |e| store_error(e, During::Read);
     let rows = sqlx::query("select number, checksum from tidegate.migrations order by number")
         .persistent(false)

@@ -82,13 +82,11 @@ impl PostgresStore {
     /// Connects as the engine's role and checks role, settings and schema. Migrates nothing.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let session = Session::new(&options)?;
-        let mut connection = session
-            .pool()
-            .acquire()
-            .await
-            .map_err(|e| store_error(e, During::Read))?;
-        startup::check(&mut connection).await?;
-        drop(connection);
+        // One transaction, so that a pooler hands out one connection for all of it.
+        let failed = |e| store_error(e, During::Read);
+        let mut transaction = session.pool().begin().await.map_err(failed)?;
+        startup::check(&mut transaction).await?;
+        transaction.commit().await.map_err(failed)?;
         let store = Self {
             inner: Arc::new(Inner {
                 session,

@@ -108,9 +108,7 @@ impl Names {
         let Some(row) = rows.first() else {
             return Ok(None);
         };
-        let number: i32 = row
-            .try_get(0)
-            .map_err(|e| store_error(e, During::Read))?;
+        let number: i32 = row.try_get(0).map_err(|e| store_error(e, During::Read))?;
         remember(&self.source_partitions, source_partition.clone(), number);
         Ok(Some(number))
     }
@@ -130,9 +128,7 @@ impl Names {
         let Some(row) = rows.first() else {
             return Ok(None);
         };
-        let number: i32 = row
-            .try_get(0)
-            .map_err(|e| store_error(e, During::Read))?;
+        let number: i32 = row.try_get(0).map_err(|e| store_error(e, During::Read))?;
         remember(&self.tenants, tenant.clone(), number);
         Ok(Some(number))
     }
@@ -192,8 +188,10 @@ impl Names {
         source_partition: i32,
         tenants: &BTreeMap<TenantId, i32>,
     ) -> Result<(), StoreError> {
-        let by_number: BTreeMap<i32, &TenantId> =
-            tenants.iter().map(|(name, number)| (*number, name)).collect();
+        let by_number: BTreeMap<i32, &TenantId> = tenants
+            .iter()
+            .map(|(name, number)| (*number, name))
+            .collect();
         let tenant_ids: Vec<i32> = missing
             .iter()
             .map(|name| tenants.get(&name.tenant).copied().unwrap_or_default())
@@ -256,7 +254,10 @@ where
         return Ok(found);
     }
     let asked: Vec<&str> = missing.keys().copied().collect();
-    for row in session.fetch(sqlx::query(sql).bind(asked), During::Read).await? {
+    for row in session
+        .fetch(sqlx::query(sql).bind(asked), During::Read)
+        .await?
+    {
         let failed = |e| store_error(e, During::Read);
         let name: &str = row.try_get(0).map_err(failed)?;
         let number: i32 = row.try_get(1).map_err(failed)?;

@@ -73,7 +73,8 @@ impl OlderKeysFilter {
 
     /// Takes note of the generation that a commit has met.
     pub fn seen(&self, generation: i64) {
-        self.seen_generation.fetch_max(generation, Ordering::Relaxed);
+        self.seen_generation
+            .fetch_max(generation, Ordering::Relaxed);
     }
 
     /// True when the filter belongs to a generation that has passed.
@@ -105,13 +106,12 @@ impl OlderKeysFilter {
         let mut filter = OlderKeys::with_room_for(generation, room, self.bytes_max);
         let mut after: (i32, Hash128) = (0, Hash128::default());
         while !filter.is_too_large() {
-            let query = sqlx::query(
-                "select tenant_id, key from tidegate.older_keys($1, $2, $3, $4)",
-            )
-            .bind(generation)
-            .bind(after.0)
-            .bind(Uuid(after.1))
-            .bind(SCAN_PAGE_KEYS);
+            let query =
+                sqlx::query("select tenant_id, key from tidegate.older_keys($1, $2, $3, $4)")
+                    .bind(generation)
+                    .bind(after.0)
+                    .bind(Uuid(after.1))
+                    .bind(SCAN_PAGE_KEYS);
             let page = session.fetch(query, During::Read).await?;
             for row in &page {
                 let tenant: i32 = row.try_get(0).map_err(failed)?;

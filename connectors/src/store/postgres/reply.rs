@@ -44,13 +44,13 @@ fn column<'r, T>(row: &'r PgRow, name: &str) -> Result<T, StoreError>
 where
     T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
-    row.try_get(name).map_err(|e| store_error(e, During::Commit))
+    row.try_get(name)
+        .map_err(|e| store_error(e, During::Commit))
 }
 
 fn list<T>(row: &PgRow, name: &str) -> Result<Vec<T>, StoreError>
 where
-    Option<Vec<T>>:
-        for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    Option<Vec<T>>: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
     Ok(column::<Option<Vec<T>>>(row, name)?.unwrap_or_default())
 }
@@ -145,7 +145,11 @@ fn write_at<'b>(split: &EntitySplit<'b>, index: i32) -> Result<&'b EntityWrite, 
     let place = usize::try_from(index.unsigned_abs())
         .ok()
         .and_then(|place| place.checked_sub(1));
-    let list = if index > 0 { &split.existing } else { &split.new };
+    let list = if index > 0 {
+        &split.existing
+    } else {
+        &split.new
+    };
     place
         .and_then(|place| list.get(place))
         .copied()
