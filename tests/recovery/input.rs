@@ -1,0 +1,86 @@
+//! The input of a recovery test, and the truth about it: a short model in plain SQL over the same files,
+//! which shares no code with the engine.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use sqlx::{PgConnection, Row};
+
+/// Source partitions: one a file.
+pub const FILES: usize = 3;
+const TENANTS: usize = 3;
+/// Accounts that every file deposits to, and accounts of one file only.
+const SHARED_ACCOUNTS: usize = 20;
+const OWN_ACCOUNTS: usize = 30;
+
+/// Writes the files: `events` deposits each, a tenth of them twice (in the same or another file), some of
+/// nothing, some unreadable.
+pub fn write(directory: &Path, events: usize, seed: u64) -> Vec<PathBuf> {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut files: Vec<String> = vec![String::new(); FILES];
+    let mut earlier: Vec<String> = Vec::new();
+    for number in 0..events * FILES {
+        let file = number % FILES;
+        let line = match random.random_range(0..100) {
+            0..10 if !earlier.is_empty() => earlier[random.random_range(0..earlier.len())].clone(),
+            10 => format!("{{\"no\": \"event {number}\""),
+            _ => deposit(&mut random, number, file),
+        };
+        if earlier.len() < 5_000 && line.contains("\"shared-") {
+            earlier.push(line.clone());
+        }
+        writeln!(files[file], "{line}").unwrap();
+    }
+    let write_file = |(number, text): (usize, &String)| {
+        let path = directory.join(format!("deposits-{number}.ndjson"));
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    files.iter().enumerate().map(write_file).collect()
+}
+
+fn deposit(random: &mut SmallRng, number: usize, file: usize) -> String {
+    let tenant = random.random_range(0..TENANTS);
+    // Only shared accounts are deposited to twice, so that the last deposit of an own one is certain.
+    let account = match random.random_range(0..2) {
+        0 => format!("shared-{}", random.random_range(0..SHARED_ACCOUNTS)),
+        _ => format!("own-{file}-{}", random.random_range(0..OWN_ACCOUNTS)),
+    };
+    let cents = if random.random_range(0..20) == 0 { 0 } else { random.random_range(1..1_000) };
+    format!(
+        "{{\"specversion\":\"1.0\",\"id\":\"e{number}\",\"source\":\"/bank/{tenant}\",\"type\":\"deposited\",\
+         \"tenantid\":\"bank{tenant}\",\"subject\":\"{account}\",\"data\":{{\"cents\":{cents}}}}}"
+    )
+}
+
+/// Compares what the engine's tables hold with what plain SQL makes of the files. Returns the events
+/// that took effect.
+pub async fn compare(admin: &mut PgConnection, files: &[PathBuf]) -> i64 {
+    sqlx::raw_sql("drop table if exists public.input; create table public.input (file int, line int, text text)")
+        .execute(&mut *admin)
+        .await
+        .unwrap();
+    for (number, path) in files.iter().enumerate() {
+        let text = std::fs::read_to_string(path).unwrap();
+        sqlx::query(
+            "insert into public.input select $1, t.ordinality, t.line
+               from unnest(string_to_array($2, E'\\n')) with ordinality as t(line, ordinality) where t.line <> ''",
+        )
+        .bind(number as i32)
+        .bind(text)
+        .execute(&mut *admin)
+        .await
+        .unwrap();
+    }
+    let rows = sqlx::query(include_str!("truth.sql")).fetch_all(&mut *admin).await.unwrap();
+    let wrong: Vec<String> = rows
+        .iter()
+        .filter(|row| !row.get::<bool, _>("equal"))
+        .map(|row| row.get::<String, _>("shown"))
+        .collect();
+    assert!(wrong.is_empty(), "{} accounts differ (tenant account expected found):\n{}", wrong.len(), wrong.join("\n"));
+    assert!(!rows.is_empty(), "the comparison saw no account");
+    rows.iter().map(|row| row.get::<i64, _>("deposits")).sum()
+}
