@@ -64,14 +64,31 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
         Ok(event) => {
             let (key, conflict) = (event.idempotency_hash(), event.conflict_hash());
             let tenant = event.tenant.clone();
-            (tenant, Content::Event { event: Box::new(event), key, conflict })
+            (
+                tenant,
+                Content::Event {
+                    event: Box::new(event),
+                    key,
+                    conflict,
+                },
+            )
         }
         Err(fault) => {
-            let content = Content::Unreadable { payload: delivery.payload.clone(), fault };
+            let content = Content::Unreadable {
+                payload: delivery.payload.clone(),
+                fault,
+            };
             (binding.tenant.tenant_of_unreadable(), content)
         }
     };
-    (tenant, Received { offset: delivery.offset, bytes: bytes_held(delivery), content })
+    (
+        tenant,
+        Received {
+            offset: delivery.offset,
+            bytes: bytes_held(delivery),
+            content,
+        },
+    )
 }
 
 /// Bytes that a delivery holds until it is settled: its payload and a flat share for what we make of it.

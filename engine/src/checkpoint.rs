@@ -224,7 +224,8 @@ impl OffsetTracker {
         let mut also = also_settled.iter().peekable();
         for record in &self.records {
             while also.next_if(|offset| **offset < record.offset).is_some() {}
-            let settled = record.settled || also.next_if(|offset| **offset == record.offset).is_some();
+            let settled =
+                record.settled || also.next_if(|offset| **offset == record.offset).is_some();
             if joined && settled {
                 next_offset = record.next;
                 if let Some(hash) = record.fingerprint {

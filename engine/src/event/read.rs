@@ -1,130 +1,22 @@
-//! The event: a CloudEvents 1.0 envelope with our extensions, and its payload bytes as they came.
-//! Owns the strict reading of the JSON format; never looks inside the payload beyond its shape.
+//! The strict reading of a CloudEvents JSON object: every refusal names the attribute and what was
+//! expected, and never shows the payload.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::{
+    AttributeText, CausationId, CausedBy, CorrelationId, Event, EventData, EventId, EventSource,
+    EventTime, EventType, Extension, IdempotencyKey, Subject,
+};
 use crate::clock::Timestamp;
 use crate::error::InvalidValue;
-use crate::hash::{Hash128, hash_fields};
 use crate::json_text::{self, JsonFault};
 use crate::limits;
 use crate::tenant::TenantId;
-
-crate::text_type!(
-    /// CloudEvents `id`: with `source`, the natural idempotency key.
-    EventId, "id", crate::text::attribute_rule
-);
-crate::text_type!(
-    /// CloudEvents `source`.
-    EventSource, "source", crate::text::attribute_rule
-);
-crate::text_type!(
-    /// CloudEvents `type`: what machines listen to.
-    EventType, "type", crate::text::attribute_rule
-);
-crate::text_type!(
-    /// CloudEvents `subject`.
-    Subject, "subject", crate::text::attribute_rule
-);
-crate::text_type!(
-    /// Extension `correlationid`: carried unchanged through everything an event causes.
-    CorrelationId, "correlationid", crate::text::attribute_rule
-);
-crate::text_type!(
-    /// Extension `causationid`: the id of the event that caused this one.
-    CausationId, "causationid", crate::text::attribute_rule
-);
-crate::text_type!(
-    /// Extension `idempotencykey`: the producer's "same effect".
-    IdempotencyKey, "idempotencykey", crate::text::attribute_rule
-);
-crate::text_type!(
-    /// Extension `causedby`: the credential that caused the event.
-    CausedBy, "causedby", crate::text::attribute_rule
-);
-crate::text_type!(
-    /// Any other attribute's text.
-    AttributeText, "attribute", crate::text::attribute_rule
-);
-
-/// CloudEvents `time`, kept as it was written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EventTime {
-    /// The RFC 3339 text as it came.
-    pub text: AttributeText,
-    /// The moment it names.
-    pub moment: Timestamp,
-}
-
-/// A payload, byte for byte as it came.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum EventData {
-    /// No `data` at all.
-    Absent,
-    /// `data`: JSON text.
-    Json(Bytes),
-    /// `data_base64`: the base64 text as it came (checked to decode).
-    Base64(Bytes),
-}
-
-impl EventData {
-    /// The payload's bytes as they are stored, empty when absent.
-    pub fn stored_bytes(&self) -> &[u8] {
-        match self {
-            EventData::Absent => &[],
-            EventData::Json(bytes) | EventData::Base64(bytes) => bytes,
-        }
-    }
-}
-
-/// The immutable fact. Fields are public to read; a value is only ever made by [`Event::read_json`]
-/// or whole by code that already holds valid parts.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Event {
-    /// The tenant; there is no event without one.
-    pub tenant: TenantId,
-    /// `id`.
-    pub id: EventId,
-    /// `source`.
-    pub source: EventSource,
-    /// `type`.
-    pub event_type: EventType,
-    /// `subject`.
-    pub subject: Option<Subject>,
-    /// `time`.
-    pub time: Option<EventTime>,
-    /// `datacontenttype`; absent means JSON.
-    pub data_content_type: Option<AttributeText>,
-    /// `dataschema`.
-    pub data_schema: Option<AttributeText>,
-    /// `correlationid`.
-    pub correlation_id: Option<CorrelationId>,
-    /// `causationid`.
-    pub causation_id: Option<CausationId>,
-    /// `idempotencykey`.
-    pub idempotency_key: Option<IdempotencyKey>,
-    /// `causedby`.
-    pub caused_by: Option<CausedBy>,
-    /// Every other extension attribute, in order of name.
-    pub extensions: Vec<Extension>,
-    /// The payload.
-    pub data: EventData,
-}
-
-/// An extension attribute that means nothing to the engine and is carried as it came.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Extension {
-    /// The attribute's name: lower-case letters and digits.
-    pub name: Arc<str>,
-    /// Its value as JSON text: a string, an integer or a boolean.
-    pub json: Arc<str>,
-}
 
 /// Why a delivery is no event: which field, and what is wrong with it. Never the payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -176,100 +68,6 @@ impl Event {
         })?;
         let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| unreadable_json(&e))?;
         fields.into_event(delivery)
-    }
-
-    /// The hash under which this event is admitted once: the explicit key, else `source` and `id`.
-    pub fn idempotency_hash(&self) -> Hash128 {
-        match &self.idempotency_key {
-            Some(key) => hash_fields("tidegate.key.explicit", &[key.as_str().as_bytes()]),
-            None => hash_fields(
-                "tidegate.key.source-id",
-                &[self.source.as_str().as_bytes(), self.id.as_str().as_bytes()],
-            ),
-        }
-    }
-
-    /// What two events with one key must share to be the same event. Nothing that we, tracing or
-    /// transport stamp counts.
-    pub fn conflict_hash(&self) -> Hash128 {
-        let optional = |text: Option<&str>| text.unwrap_or_default().as_bytes().to_vec();
-        hash_fields(
-            "tidegate.conflict",
-            &[
-                self.event_type.as_str().as_bytes(),
-                self.source.as_str().as_bytes(),
-                &optional(self.subject.as_ref().map(Subject::as_str)),
-                &optional(self.data_content_type.as_ref().map(AttributeText::as_str)),
-                self.data.stored_bytes(),
-            ],
-        )
-    }
-
-    /// Appends the stored JSON form: attributes in a fixed order, the payload byte for byte.
-    pub fn write_json(&self, out: &mut String) {
-        out.push_str("{\"specversion\":\"1.0\"");
-        let mut text = |name: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                out.push_str(",\"");
-                out.push_str(name);
-                out.push_str("\":");
-                write_json_string(out, value);
-            }
-        };
-        text("id", Some(self.id.as_str()));
-        text("source", Some(self.source.as_str()));
-        text("type", Some(self.event_type.as_str()));
-        text("subject", self.subject.as_ref().map(Subject::as_str));
-        text("time", self.time.as_ref().map(|time| time.text.as_str()));
-        text(
-            "datacontenttype",
-            self.data_content_type.as_ref().map(AttributeText::as_str),
-        );
-        text(
-            "dataschema",
-            self.data_schema.as_ref().map(AttributeText::as_str),
-        );
-        text("tenantid", Some(self.tenant.as_str()));
-        text(
-            "correlationid",
-            self.correlation_id.as_ref().map(CorrelationId::as_str),
-        );
-        text(
-            "causationid",
-            self.causation_id.as_ref().map(CausationId::as_str),
-        );
-        text(
-            "idempotencykey",
-            self.idempotency_key.as_ref().map(IdempotencyKey::as_str),
-        );
-        text("causedby", self.caused_by.as_ref().map(CausedBy::as_str));
-        for extension in &self.extensions {
-            let _ = write!(out, ",\"{}\":{}", extension.name, extension.json);
-        }
-        match &self.data {
-            EventData::Absent => {}
-            EventData::Json(json) => {
-                out.push_str(",\"data\":");
-                out.push_str(std::str::from_utf8(json).unwrap_or("null"));
-            }
-            EventData::Base64(text) => {
-                out.push_str(",\"data_base64\":\"");
-                out.push_str(std::str::from_utf8(text).unwrap_or_default());
-                out.push('"');
-            }
-        }
-        out.push('}');
-    }
-}
-
-/// Appends `text` as a JSON string.
-pub fn write_json_string(out: &mut String, text: &str) {
-    if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
-        out.push('"');
-        out.push_str(text);
-        out.push('"');
-    } else {
-        out.push_str(&serde_json::Value::from(text).to_string());
     }
 }
 
