@@ -4,7 +4,11 @@
 
 pub mod cli;
 pub mod config;
+pub mod demo;
+pub mod ingest;
 pub mod machines;
 pub mod operator;
+pub mod progress;
 pub mod runtime;
+pub mod stores;
 pub mod telemetry;

@@ -58,9 +58,11 @@ impl<'a> MakeWriter<'a> for LogWriter {
     }
 }
 
-/// Starts logging. `TIDEGATE_LOG` comes before `level`. Returns the writer, to share the terminal with.
-pub fn start(level: LogLevel, format: LogFormat) -> Result<LogWriter, String> {
-    let filter = filter(std::env::var(LEVEL_VARIABLE).ok().as_deref(), level)?;
+/// Starts logging. `TIDEGATE_LOG` comes before a configured level, and a level from the command line
+/// (`insists`) before both. Returns the writer, to share the terminal with.
+pub fn start(level: LogLevel, format: LogFormat, insists: bool) -> Result<LogWriter, String> {
+    let variable = std::env::var(LEVEL_VARIABLE).ok().filter(|_| !insists);
+    let filter = filter(variable.as_deref(), level)?;
     let writer = LogWriter::default();
     let on_terminal = io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()

@@ -68,10 +68,27 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Turn 200,000 generated events of five tenants into verified state, and show how
+    Demo(Demo),
+    /// Read events from files or standard input until they end
+    Ingest(Ingest),
     /// Check machine definitions and configuration files; report every mistake at once
     Validate(Files),
     /// Run the tests that stand in machine definitions
     Test(Files),
+    /// Look at the state of entities
+    #[command(subcommand)]
+    State(State),
+    /// Look at stored events
+    #[command(subcommand)]
+    Events(Events),
+    /// See, retry or discard what needs a person
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Read the whole store and check that it is what its own log makes of it
+    Verify(Verify),
+    /// Create or update the tables, functions and roles of a Postgres database
+    Migrate(Migrate),
 }
 
 /// `tidegate demo`

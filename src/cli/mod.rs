@@ -3,17 +3,29 @@
 
 pub mod args;
 mod check;
+mod dead_letters;
 pub mod exit;
+mod ingest;
+mod look;
+mod migrate;
 pub mod output;
+mod session;
+pub mod verify;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tidegate_engine::verify::VerifyOptions;
 
-use args::{Cli, Command};
+use crate::config::{Config, LogLevel};
+use crate::demo;
+use crate::operator::Decision;
+use crate::progress::{Bar, Unit};
+use args::{Cli, Command, DeadLetters, Events, Global, State};
 use exit::{Exit, Failure};
 use output::Output;
+use session::Session;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -33,9 +45,115 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Exit, Failure> {
     let mut output = Output::stdout(cli.global.output);
-    let config = cli.global.config.as_deref();
+    let output = &mut output;
+    let global = &cli.global;
+    let config = global.config.as_deref();
     match cli.command {
-        Command::Validate(files) => check::validate(&files.files, config, &mut output),
-        Command::Test(files) => check::test(&files.files, config, &mut output),
+        Command::Demo(wanted) => {
+            let log = session::logs(global, &Config::default(), LogLevel::Warn)?;
+            demo::run(&wanted, &log, &session::runtime()?, output)
+        }
+        Command::Validate(files) => check::validate(&files.files, config, output),
+        Command::Test(files) => check::test(&files.files, config, output),
+        Command::Ingest(wanted) => ingest::run(global, &wanted, output),
+        Command::State(wanted) => state(global, &wanted, output),
+        Command::Events(wanted) => events(global, &wanted, output),
+        Command::DeadLetters(wanted) => dead_letters(global, &wanted, output),
+        Command::Verify(wanted) => verify(global, wanted, output),
+        Command::Migrate(wanted) => {
+            let config = session::config(global)?;
+            session::logs(global, &config, LogLevel::Warn)?;
+            session::runtime()?.block_on(migrate::run(&config.store, &wanted, output))
+        }
     }
+}
+
+fn state(global: &Global, wanted: &State, output: &mut Output) -> Result<Exit, Failure> {
+    let State::Get {
+        machine,
+        key,
+        tenant,
+    } = wanted;
+    let session = Session::look(global)?;
+    let exit = session.block_on(look::state(session.store(), tenant, machine, key, output))?;
+    session.close()?;
+    Ok(exit)
+}
+
+fn events(global: &Global, wanted: &Events, output: &mut Output) -> Result<Exit, Failure> {
+    let session = Session::look(global)?;
+    let exit = match wanted {
+        Events::Get { position, tenant } => {
+            session.block_on(look::event(session.store(), tenant, position, output))?
+        }
+        Events::Tail {
+            tenant,
+            stream,
+            lines,
+            follow,
+        } => {
+            let tail = look::Tail {
+                tenant,
+                stream: stream.as_ref(),
+                lines: *lines,
+                follow: *follow,
+            };
+            session.block_on(look::tail(session.store(), tail, output))?
+        }
+    };
+    session.close()?;
+    Ok(exit)
+}
+
+fn dead_letters(
+    global: &Global,
+    wanted: &DeadLetters,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let session = Session::look(global)?;
+    let (store, owner) = (session.store(), session.config.node.name.as_str());
+    let exit = match wanted {
+        DeadLetters::List {
+            tenant,
+            state,
+            limit,
+        } => session.block_on(dead_letters::list(
+            store,
+            tenant.as_ref(),
+            *state,
+            *limit,
+            output,
+        )),
+        DeadLetters::Show { id, tenant } => {
+            session.block_on(dead_letters::show(store, tenant, id, output))
+        }
+        DeadLetters::Retry(decide) => {
+            let stream = decide.stream.clone();
+            let decision = Decision::Retry { stream };
+            session.block_on(dead_letters::decide(
+                store, owner, decide, &decision, output,
+            ))
+        }
+        DeadLetters::Discard(decide) => {
+            let decision = Decision::Discard;
+            session.block_on(dead_letters::decide(
+                store, owner, decide, &decision, output,
+            ))
+        }
+    }?;
+    session.close()?;
+    Ok(exit)
+}
+
+fn verify(global: &Global, wanted: args::Verify, output: &mut Output) -> Result<Exit, Failure> {
+    let session = Session::look(global)?;
+    let bar = Bar::start("verify", Unit::Count, &session.log);
+    let options = VerifyOptions {
+        tenants: wanted.tenant,
+        held_max: usize::try_from(wanted.held_max).unwrap_or(usize::MAX),
+        ..VerifyOptions::default()
+    };
+    let exit = session.block_on(verify::run(session.store(), &options, &bar, output))?;
+    session.close()?;
+    Ok(exit)
 }

@@ -95,7 +95,7 @@ macro_rules! choice {
         }
     )+) => {$(
         $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
         pub enum $name {
             $( $(#[$variant_meta])* $variant, )+
         }
@@ -104,6 +104,11 @@ macro_rules! choice {
             /// The word in the configuration.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
+            }
+
+            /// What the word means.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
             }
         }
 

@@ -14,8 +14,8 @@ use tidegate_engine::yaml;
 
 pub use problem::{Problem, Problems};
 pub use sections::{
-    Config, Dedupe, Limits, Log, LogFormat, LogLevel, Machines, Node, PostgresSection, Retention,
-    Source, SourceKind, SqliteSection, StartAt, Store, StoreKind,
+    Config, Dedupe, Limits, Log, LogFormat, LogLevel, Machines, Node, PoolerKind, PostgresSection,
+    Retention, Source, SourceKind, SqliteSection, StartAt, Store, StoreKind,
 };
 pub use setting::Secret;
 

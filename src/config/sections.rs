@@ -2,9 +2,13 @@
 //! documentation too: `deploy/config/reference.yaml` is written from it, and a test keeps them equal.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use tidegate_actors::NodeOptions;
 use tidegate_engine::limits;
+use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::position::{SourceName, StreamName};
+use tidegate_engine::retry::BackOff;
 use tidegate_engine::tenant::TenantId;
 
 use super::problem::Problems;
@@ -18,6 +22,14 @@ choice! {
         Sqlite = "sqlite",
         /// A server.
         Postgres = "postgres",
+    }
+
+    /// What stands between a process and its Postgres.
+    pub enum PoolerKind {
+        /// Nothing, or a pooler that keeps prepared statements apart.
+        None = "none",
+        /// One that gives the connection to others after each transaction.
+        Transaction = "transaction",
     }
 
     /// Which bus.
@@ -100,8 +112,15 @@ section! {
 
     /// The embedded store.
     pub struct SqliteSection {
-        /// The database file. It is created when it is not there, with its directory.
+        /// The database file, on a local disk. It is created when it is not there.
         path: PathBuf = PathBuf::from("tidegate.db");
+        /// Connections that read beside the one that writes.
+        readers_max: u32 [1..=64] = 4;
+        /// Bytes of memory for pages of the connection that writes.
+        cache_bytes: u64 [1_048_576..=68_719_476_736] = 67_108_864;
+        /// Do not wait for the disk at each commit: a power cut may lose the last ones, and with them
+        /// the promise of exactly once.
+        unsafe_synchronous_normal: bool = false;
     }
 
     /// Postgres 15 or later.
@@ -109,18 +128,22 @@ section! {
         /// The address: `postgres://tidegate_engine@host:5432/database`. A password comes from outside:
         /// `postgres://tidegate_engine:${file:/run/secrets/password}@host/database`.
         url: Option<Secret> = None;
-        /// The address as the tables' owner, for `tidegate migrate` only.
+        /// The address for `tidegate migrate`: as somebody who may create in the database. `url` when
+        /// it is null.
         migrate_url: Option<Secret> = None;
-        /// Connections of one process. A commit holds one; more than the server has cores adds nothing.
+        /// What the names of the roles begin with. Roles belong to the whole server: two databases
+        /// that must not reach each other need two prefixes.
+        role_prefix: String = "tidegate".to_owned();
+        /// Connections of one process: one for each of `limits.commits_max`, and a few that read.
         connections_max: u32 [1..=200] = 8;
         /// Milliseconds until a connection must be had from the pool.
-        connect_timeout_ms: u64 [100..=600_000] = 10_000;
-        /// Milliseconds after which the server gives a statement up.
-        statement_timeout_ms: u64 [100..=600_000] = 30_000;
-        /// Milliseconds after which the server gives up waiting for a lock.
-        lock_timeout_ms: u64 [10..=600_000] = 2_000;
-        /// Milliseconds after which the server ends a transaction whose client went silent.
-        idle_in_transaction_timeout_ms: u64 [100..=600_000] = 10_000;
+        acquire_timeout_ms: u64 [100..=600_000] = 10_000;
+        /// `transaction` behind a pooler in transaction mode that does not know prepared statements:
+        /// four round trips a commit. `none` otherwise: one.
+        pooler: PoolerKind = PoolerKind::None;
+        /// Bytes of memory that may tell which idempotency keys are surely new. With more keys than
+        /// fit, each is asked for: slower, and as right.
+        dedupe_filter_bytes_max: usize [1_048_576..=68_719_476_736] = 67_108_864;
     }
 
     /// How events move entities.
@@ -150,29 +173,55 @@ section! {
     /// What bounds memory, batches and waiting.
     pub struct Limits {
         /// Events that are received and not yet settled, over all tenants.
-        node_events_max: usize [1..=10_000_000] = 50_000;
-        /// Bytes of those events.
-        node_bytes_max: usize [1_048_576..=1_099_511_627_776] = 268_435_456;
+        node_events_max: usize [1..=10_000_000] = 100_000;
+        /// Bytes of those events: what bounds the memory of the process.
+        node_bytes_max: usize [4_194_304..=1_099_511_627_776] = 268_435_456;
         /// Events of one tenant that are received and not yet settled: its share of the node.
-        tenant_events_max: usize [1..=10_000_000] = 20_000;
+        tenant_events_max: usize [1..=10_000_000] = 25_000;
         /// Bytes of those events.
-        tenant_bytes_max: usize [1_048_576..=1_099_511_627_776] = 134_217_728;
+        tenant_bytes_max: usize [4_194_304..=1_099_511_627_776] = 67_108_864;
+        /// Events asked of a source at once.
+        receive_events_max: usize [1..=100_000] = 1_000;
+        /// Payload bytes asked of a source at once. One event may have 1 MiB.
+        receive_bytes_max: usize [1_048_576..=268_435_456] = 2_097_152;
         /// Events of one commit. 500 to 5,000 adds a fifth of throughput for eight times the latency.
-        batch_events_max: usize [1..=limits::BATCH_EVENTS_MAX as u64] = 2_000;
-        /// Payload bytes of one commit.
-        batch_bytes_max: usize [1_024..=268_435_456] = 8_388_608;
+        batch_events_max: usize [1..=limits::BATCH_EVENTS_MAX as u64] = 1_000;
+        /// Bytes of one commit; an event that is larger goes alone.
+        batch_bytes_max: usize [1_024..=268_435_456] = 4_194_304;
+        /// Bytes that one tenant may put into a commit before it is the next tenant's turn.
+        fair_quantum_bytes: usize [1_024..=16_777_216] = 65_536;
         /// Commits in flight at once, each of another source partition.
         commits_max: usize [1..=256] = 4;
-        /// Entities kept in memory for each source partition, so that hot ones are not read again.
-        cached_entities_max: usize [1..=100_000_000] = 200_000;
-        /// Restarts of one failing part within `restart_window_seconds` before it is set aside.
-        restarts_max: u32 [0..=1_000] = 5;
+        /// Entities kept in memory for each tenant and source partition, so that hot ones are not read
+        /// again.
+        cached_entities_max: usize [1_000..=100_000_000] = 100_000;
+        /// Idempotency keys kept in memory for each tenant and source partition, so that a duplicate of
+        /// a recent event costs no commit.
+        cached_keys_max: usize [1_000..=100_000_000] = 200_000;
+        /// Entities read from the store at once.
+        load_entities_max: usize [1..=100_000] = 2_000;
+        /// Milliseconds before the first retry of what failed for now; doubled each time.
+        retry_first_ms: u64 [1..=60_000] = 20;
+        /// Milliseconds between two retries at most.
+        retry_max_ms: u64 [1..=600_000] = 5_000;
+        /// Milliseconds that a tenant waits whose entities another process is writing.
+        busy_wait_ms: u64 [1..=60_000] = 20;
+        /// Restarts of a failing source partition within `restart_window_seconds` before it is set
+        /// aside.
+        restarts_max: u32 [0..=1_000] = 10;
         /// Seconds after which a restart is forgotten.
         restart_window_seconds: u64 [1..=86_400] = 60;
-        /// Seconds without progress, with work waiting, after which a part counts as stalled.
-        stall_after_seconds: u64 [1..=86_400] = 60;
+        /// Seconds without progress, with work waiting, after which a part is taken for stalled and
+        /// restarted.
+        stall_limit_seconds: u64 [1..=86_400] = 30;
+        /// Milliseconds between two looks for what failed or stalled.
+        watch_interval_ms: u64 [10..=60_000] = 1_000;
+        /// Seconds without events after which a tenant's part of a source partition is put away.
+        passivate_after_seconds: u64 [1..=86_400] = 60;
         /// Seconds that a stop waits for what is in flight; the rest is done again after the start.
         drain_limit_seconds: u64 [0..=3_600] = 30;
+        /// Seconds between two rounds of the store's upkeep: dedupe, retention, partitions.
+        upkeep_interval_seconds: u64 [1..=86_400] = 60;
     }
 
     /// How long an idempotency key is remembered.
@@ -287,8 +336,12 @@ impl Check for Limits {
             ("node_bytes_max", self.node_bytes_max),
         );
         at_most(
-            ("batch_events_max", self.batch_events_max),
-            ("tenant_events_max", self.tenant_events_max),
+            ("receive_events_max", self.receive_events_max),
+            ("node_events_max", self.node_events_max),
+        );
+        at_most(
+            ("receive_bytes_max", self.receive_bytes_max),
+            ("node_bytes_max", self.node_bytes_max),
         );
     }
 }
@@ -304,11 +357,48 @@ impl Config {
     /// Every option that is in force and gives a protection up. Each says `unsafe` in its name, and
     /// each is logged at start.
     pub fn unsafe_options(&self) -> Vec<String> {
-        self.sources
-            .iter()
-            .enumerate()
-            .filter(|(_, source)| source.tenant_from_event_unsafe)
-            .map(|(index, _)| format!("sources[{index}].tenant_from_event_unsafe"))
-            .collect()
+        let mut in_force = Vec::new();
+        if self.store.kind == StoreKind::Sqlite && self.store.sqlite.unsafe_synchronous_normal {
+            in_force.push("store.sqlite.unsafe_synchronous_normal".to_owned());
+        }
+        for (index, source) in self.sources.iter().enumerate() {
+            if source.tenant_from_event_unsafe {
+                in_force.push(format!("sources[{index}].tenant_from_event_unsafe"));
+            }
+        }
+        in_force
+    }
+
+    /// The bounds as a node takes them.
+    pub fn node_options(&self) -> NodeOptions {
+        let limits = &self.limits;
+        NodeOptions {
+            name: self.node.name.clone(),
+            node_events_max: limits.node_events_max,
+            node_bytes_max: limits.node_bytes_max,
+            tenant_events_max: limits.tenant_events_max,
+            tenant_bytes_max: limits.tenant_bytes_max,
+            receive_events_max: limits.receive_events_max,
+            receive_bytes_max: limits.receive_bytes_max,
+            batch_events_max: limits.batch_events_max,
+            batch_bytes_max: limits.batch_bytes_max,
+            fair_quantum_bytes: limits.fair_quantum_bytes,
+            commit_slots: limits.commits_max,
+            partition: PartitionLimits {
+                entities_max: limits.cached_entities_max,
+                known_keys_max: limits.cached_keys_max,
+            },
+            load_entities_max: limits.load_entities_max,
+            back_off: BackOff {
+                first: Duration::from_millis(limits.retry_first_ms),
+                max: Duration::from_millis(limits.retry_max_ms),
+            },
+            busy_wait: Duration::from_millis(limits.busy_wait_ms),
+            restarts_max: limits.restarts_max,
+            restart_window: Duration::from_secs(limits.restart_window_seconds),
+            stall_limit: Duration::from_secs(limits.stall_limit_seconds),
+            watch_interval: Duration::from_millis(limits.watch_interval_ms),
+            passivate_after: Duration::from_secs(limits.passivate_after_seconds),
+        }
     }
 }

@@ -102,7 +102,7 @@ t.yaml:14: retention.log_days: expected 1 to 36500, found 0";
 fn what_does_not_fit_together_is_a_problem() {
     let text = "\
 store: { kind: postgres }
-limits: { tenant_events_max: 60000 }
+limits: { tenant_events_max: 160000 }
 sources:
   - name: a
     paths: [x]
@@ -116,7 +116,7 @@ sources:
     let problems = parse(text).unwrap_err().to_string();
     for says in [
         "t.yaml:1: store.postgres.url: is needed",
-        "t.yaml:2: limits.tenant_events_max: 60000 is more than `node_events_max`, 50000",
+        "t.yaml:2: limits.tenant_events_max: 160000 is more than `node_events_max`, 100000",
         "sources[0].tenant: is needed",
         "sources[1].tenant: is given, and `tenant_from_event_unsafe` too",
     ] {
@@ -172,5 +172,14 @@ fn relative_paths_are_relative_to_the_file() {
     assert_eq!(
         config.machines.paths,
         [directory.path().join("m"), "/abs/m".into()]
+    );
+}
+
+#[test]
+fn r51_the_defaults_are_those_of_the_parts() {
+    let config = Config::default();
+    assert_eq!(
+        config.node_options(),
+        tidegate_actors::NodeOptions::default()
     );
 }

@@ -1,0 +1,256 @@
+//! `tidegate dead-letters`: what needs a person, and what a person decides.
+
+use serde_json::{Value, json};
+use tidegate_engine::dead_letter::{DeadLetterSource, DeadLetterState};
+use tidegate_engine::event::CausedBy;
+use tidegate_engine::follow_up::Decided;
+use tidegate_engine::hash::Hash128;
+use tidegate_engine::record::Outcome;
+use tidegate_engine::store::{DeadLetterFilter, StateStore, StoreError, StoredDeadLetter};
+use tidegate_engine::tenant::TenantId;
+use tidegate_engine::verify::stored_record;
+
+use super::args::{Decide, LetterState};
+use super::exit::{Exit, Failure};
+use super::look::{body_fields, effect_text, record_line};
+use super::output::{Format, Output};
+use crate::machines;
+use crate::operator::{Decision, DecisionError, Operator};
+use crate::runtime::{RandomIds, SystemClock};
+
+/// Letters read at once.
+const PAGE: u32 = 500;
+
+/// `tidegate dead-letters list`
+pub async fn list(
+    store: &dyn StateStore,
+    tenant: Option<&TenantId>,
+    state: LetterState,
+    limit: u32,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let tenants = match tenant {
+        Some(tenant) => vec![tenant.clone()],
+        None => store.tenants().await?,
+    };
+    let mut rows = Vec::new();
+    for tenant in &tenants {
+        for stored in letters(store, tenant, wanted(state), limit).await? {
+            rows.push(row(&stored));
+        }
+    }
+    let headings = [
+        "tenant", "id", "state", "reason", "attempts", "at", "machine", "key", "about", "detail",
+    ];
+    output.rows(&headings, &rows)?;
+    Ok(Exit::Done)
+}
+
+fn wanted(state: LetterState) -> Option<DeadLetterState> {
+    match state {
+        LetterState::Open => Some(DeadLetterState::Open),
+        LetterState::Retried => Some(DeadLetterState::Retried),
+        LetterState::Discarded => Some(DeadLetterState::Discarded),
+        LetterState::All => None,
+    }
+}
+
+async fn letters(
+    store: &dyn StateStore,
+    tenant: &TenantId,
+    state: Option<DeadLetterState>,
+    limit: u32,
+) -> Result<Vec<StoredDeadLetter>, StoreError> {
+    let mut found: Vec<StoredDeadLetter> = Vec::new();
+    loop {
+        let missing = limit - found.len() as u32;
+        let filter = DeadLetterFilter {
+            state,
+            after: found.last().map(|stored| stored.letter.id),
+        };
+        let page = store
+            .dead_letters(tenant, filter, missing.min(PAGE))
+            .await?;
+        let is_last = page.is_empty();
+        found.extend(page);
+        if is_last || found.len() as u32 >= limit {
+            return Ok(found);
+        }
+    }
+}
+
+fn row(stored: &StoredDeadLetter) -> Vec<Value> {
+    let letter = &stored.letter;
+    let (machine, key, about) = match &letter.source {
+        DeadLetterSource::Record {
+            position,
+            machine,
+            key,
+        } => (
+            json!(machine.as_str()),
+            json!(key.as_ref().map(|key| key.as_str())),
+            position.to_string(),
+        ),
+        DeadLetterSource::Raw {
+            source_partition,
+            offset,
+            ..
+        } => (
+            Value::Null,
+            Value::Null,
+            format!("{source_partition}@{offset}"),
+        ),
+    };
+    vec![
+        json!(letter.tenant.as_str()),
+        json!(letter.id.to_string()),
+        json!(stored.state.as_str()),
+        json!(letter.reason.as_str()),
+        json!(stored.attempts),
+        json!(letter.at.to_rfc3339()),
+        machine,
+        key,
+        json!(about),
+        json!(letter.detail),
+    ]
+}
+
+/// `tidegate dead-letters show`
+pub async fn show(
+    store: &dyn StateStore,
+    tenant: &TenantId,
+    id: &str,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let id = parse_id(id)?;
+    let Some(stored) = store.dead_letter(tenant, id).await? else {
+        return Err(Failure::not_found(format!(
+            "tenant `{tenant}` has no dead letter {id}"
+        )));
+    };
+    let headings = [
+        "tenant", "id", "state", "reason", "attempts", "at", "machine", "key", "about", "detail",
+    ];
+    let mut fields: Vec<(&str, Value)> = headings.into_iter().zip(row(&stored)).collect();
+    fields.push(("fingerprint", json!(stored.letter.fingerprint.to_string())));
+    match &stored.letter.source {
+        DeadLetterSource::Raw { payload, .. } => {
+            fields.push(("bytes", json!(String::from_utf8_lossy(payload))));
+        }
+        DeadLetterSource::Record { position, .. } => {
+            match stored_record(store, tenant, position).await? {
+                None => fields.push(("event", json!("not in the log any more"))),
+                Some(record) if output.format() == Format::Json => {
+                    let line = record_line(tenant, position, &record);
+                    // The one place where numbers of a payload are read again, for one object a letter.
+                    fields.push(("event", serde_json::from_str(&line).unwrap_or(json!(line))));
+                }
+                Some(record) => {
+                    fields.extend(body_fields(&record.body));
+                    for effect in &record.effects {
+                        fields.push(("effect", json!(effect_text(effect))));
+                    }
+                }
+            }
+        }
+    }
+    output.fields(&fields)?;
+    Ok(Exit::Done)
+}
+
+/// `tidegate dead-letters retry` and `discard`
+pub async fn decide(
+    store: &dyn StateStore,
+    owner: &str,
+    wanted: &Decide,
+    decision: &Decision,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let machines = machines::active(store)
+        .await
+        .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
+    let operator = Operator {
+        store,
+        machines: &machines,
+        clock: &SystemClock,
+        ids: &RandomIds,
+        owner: format!("{owner} (operator)"),
+        by: by(wanted.by.as_deref())?,
+    };
+    let ids = if wanted.all {
+        let open = Some(DeadLetterState::Open);
+        let letters = letters(store, &wanted.tenant, open, u32::MAX).await?;
+        letters.iter().map(|stored| stored.letter.id).collect()
+    } else {
+        let ids = wanted.ids.iter().map(|id| parse_id(id));
+        ids.collect::<Result<Vec<_>, _>>()?
+    };
+    let mut exit = Exit::Done;
+    for id in ids {
+        let (result, detail) = match operator.decide(&wanted.tenant, id, decision).await {
+            Ok(decided) => {
+                if matches!(decided, Decided::StillDead { .. }) {
+                    exit = Exit::Differs;
+                }
+                told(&decided)
+            }
+            Err(DecisionError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                exit = match error {
+                    DecisionError::NotFound { .. } => Exit::NotFound,
+                    _ => Exit::Differs,
+                };
+                ("unchanged", Some(error.to_string()))
+            }
+        };
+        let row = vec![json!(id.to_string()), json!(result), json!(detail)];
+        output.rows(&["id", "result", "detail"], &[row])?;
+    }
+    Ok(exit)
+}
+
+fn told(decided: &Decided) -> (&'static str, Option<String>) {
+    match decided {
+        Decided::Took { outcome, reason } => (outcome.as_str(), reason.clone()),
+        Decided::StillDead { fault } => (
+            "still dead",
+            Some(format!("{}: {}", fault.reason.as_str(), fault.detail)),
+        ),
+        Decided::GivenUp => (Outcome::Discarded.as_str(), None),
+        Decided::Admitted(counts) if counts.duplicates > 0 => (
+            "duplicate",
+            Some("its key was admitted meanwhile, with the same content".to_owned()),
+        ),
+        Decided::Admitted(counts) if counts.conflicts > 0 => (
+            "conflict",
+            Some(
+                "its key was admitted meanwhile with other content; a new letter says so"
+                    .to_owned(),
+            ),
+        ),
+        Decided::Admitted(counts) => (
+            "admitted",
+            Some(format!(
+                "applied {}, rejected {}, ignored {}, dead {}, unhandled {}",
+                counts.applied, counts.rejected, counts.ignored, counts.dead, counts.unhandled
+            )),
+        ),
+    }
+}
+
+fn parse_id(text: &str) -> Result<Hash128, Failure> {
+    Hash128::from_hex(text).ok_or_else(|| {
+        Failure::usage(format!(
+            "`{text}` is no id of a dead letter; they have 32 hexadecimal digits"
+        ))
+    })
+}
+
+fn by(name: Option<&str>) -> Result<CausedBy, Failure> {
+    let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => user().unwrap_or_else(|_| "unknown".to_owned()),
+    };
+    Ok(CausedBy::new(&format!("operator:{name}"))?)
+}

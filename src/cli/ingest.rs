@@ -1,0 +1,294 @@
+//! `tidegate ingest`: files, or the configured sources, into the store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tidegate_actors::Source;
+use tidegate_connectors::bus::file::{FileBus, FileInput};
+use tidegate_engine::bus::Start;
+use tidegate_engine::checkpoint::Counts;
+use tidegate_engine::clock::Clock as _;
+use tidegate_engine::hash::hash_bytes;
+use tidegate_engine::machine::Processor;
+use tidegate_engine::position::{SourceName, StreamName};
+use tidegate_engine::store::StateStore;
+use tidegate_engine::tenant::TenantBinding;
+
+use super::args::{Global, Ingest};
+use super::exit::{Exit, Failure};
+use super::output::{Output, grouped};
+use super::session::Session;
+use crate::config::{Config, StartAt};
+use crate::ingest::{self, Ended, Plan, UpkeepPlan};
+use crate::machines::{self, MachinesError};
+use crate::progress::{Bar, Unit};
+use crate::runtime::SystemClock;
+
+/// A source over files, and its bus for the progress.
+struct FileSource {
+    bus: Arc<FileBus>,
+    source: Source,
+}
+
+/// Runs `tidegate ingest`.
+pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit, Failure> {
+    // What can be wrong without a store is said before one is opened.
+    let paths = machine_paths(global, wanted)?;
+    let given = machines::load(&paths).map_err(failure)?;
+    let session = Session::fill(global)?;
+    let given = given
+        .into_iter()
+        .map(|machine| machine as Arc<dyn Processor>)
+        .collect();
+    let now = SystemClock.now();
+    let machines = session
+        .block_on(machines::activate(session.store(), given, now))
+        .map_err(failure)?;
+    if machines.iter().next().is_none() {
+        tracing::warn!("there is no machine: events are kept, and move nothing");
+    }
+    let files = session.block_on(sources(wanted, &session.config))?;
+    let names: Vec<SourceName> = files
+        .iter()
+        .map(|file| file.source.bus.source().clone())
+        .collect();
+    let before = session.block_on(counts(session.store(), &names))?;
+    let plan = Plan {
+        store: session.shared(),
+        machines,
+        options: session.config.node_options(),
+        sources: files.iter().map(|file| file.source.clone()).collect(),
+        drain_limit: Duration::from_secs(session.config.limits.drain_limit_seconds),
+        upkeep: UpkeepPlan::of(&session.config),
+    };
+    let bar = Bar::start("ingest", Unit::Bytes, &session.log);
+    let ended = ingest::run(plan, &session.runtime, &mut |snapshot| {
+        let (done, total) = bytes(&files);
+        bar.set(done, total);
+        bar.say(format!(
+            "{} events settled",
+            grouped(snapshot.counts().received())
+        ));
+    })?;
+    bar.finish();
+    let seconds = (SystemClock.now().0 - now.0) as f64 / 1e6;
+    let after = session.block_on(counts(session.store(), &names))?;
+    session.close()?;
+    report(&difference(&after, &before), seconds, output)?;
+    told(&ended)
+}
+
+fn failure(error: MachinesError) -> Failure {
+    let exit = match error {
+        MachinesError::Store(_) | MachinesError::Stored { .. } => Exit::Unavailable,
+        _ => Exit::Usage,
+    };
+    Failure::new(exit, error.to_string())
+}
+
+fn machine_paths(global: &Global, wanted: &Ingest) -> Result<Vec<std::path::PathBuf>, Failure> {
+    if wanted.machines.is_empty() {
+        Ok(super::session::config(global)?.machines.paths)
+    } else {
+        Ok(wanted.machines.clone())
+    }
+}
+
+/// The files of the command line, else the configured sources.
+async fn sources(wanted: &Ingest, config: &Config) -> Result<Vec<FileSource>, Failure> {
+    if wanted.files.is_empty() {
+        return configured(config).await;
+    }
+    let tenant = match &wanted.tenant {
+        Some(tenant) => TenantBinding::Fixed(tenant.clone()),
+        None => TenantBinding::TrustedField,
+    };
+    let inputs = |paths: &[std::path::PathBuf]| paths.iter().map(|path| input(path)).collect();
+    let mut sources = Vec::new();
+    match &wanted.source {
+        Some(name) => sources.push((name.clone(), inputs(&wanted.files))),
+        None => {
+            for path in &wanted.files {
+                sources.push((source_name(path)?, vec![input(path)]));
+            }
+        }
+    }
+    let mut opened = Vec::new();
+    for (name, inputs) in sources {
+        let stream = wanted.stream.clone();
+        opened.push(open(name, inputs, stream, tenant.clone(), Start::Earliest).await?);
+    }
+    Ok(opened)
+}
+
+async fn configured(config: &Config) -> Result<Vec<FileSource>, Failure> {
+    let mut opened = Vec::new();
+    for source in &config.sources {
+        let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
+            continue;
+        };
+        let tenant = match &source.tenant {
+            Some(tenant) => TenantBinding::Fixed(tenant.clone()),
+            None => TenantBinding::TrustedField,
+        };
+        let start = match source.start {
+            StartAt::Earliest => Start::Earliest,
+            StartAt::Latest => Start::Latest,
+        };
+        let inputs = source.paths.iter().map(|path| input(path)).collect();
+        opened.push(open(name.clone(), inputs, stream.clone(), tenant, start).await?);
+    }
+    if opened.is_empty() {
+        return Err(Failure::usage(
+            "nothing to read: name files, `-` for standard input, or configure `sources`",
+        ));
+    }
+    Ok(opened)
+}
+
+async fn open(
+    name: SourceName,
+    inputs: Vec<FileInput>,
+    stream: StreamName,
+    tenant: TenantBinding,
+    start: Start,
+) -> Result<FileSource, Failure> {
+    let bus = Arc::new(FileBus::open(name, inputs).await?);
+    let source = Source {
+        bus: bus.clone(),
+        stream,
+        tenant,
+        start,
+    };
+    Ok(FileSource { bus, source })
+}
+
+fn input(path: &Path) -> FileInput {
+    if path.as_os_str() == "-" {
+        FileInput::StandardInput
+    } else {
+        FileInput::Path(path.to_owned())
+    }
+}
+
+/// The same file has the same name from wherever it is named: what a person recognises, and eight digits
+/// of its whole path.
+fn source_name(path: &Path) -> Result<SourceName, Failure> {
+    if path.as_os_str() == "-" {
+        return Ok(SourceName::new("stdin")?);
+    }
+    let whole = path
+        .canonicalize()
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let digits: String = hash_bytes(whole.as_os_str().as_encoded_bytes())
+        .to_string()
+        .chars()
+        .take(8)
+        .collect();
+    let stem: String = whole
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(40)
+        .collect();
+    Ok(SourceName::new(&format!("file-{stem}-{digits}"))?)
+}
+
+/// Bytes acknowledged and in all; no total while it is not known.
+fn bytes(files: &[FileSource]) -> (u64, u64) {
+    let progress: Vec<_> = files.iter().flat_map(|file| file.bus.progress()).collect();
+    let done = progress.iter().map(|one| one.acknowledged_bytes).sum();
+    let total: Option<u64> = progress.iter().map(|one| one.total_bytes).sum();
+    (done, total.unwrap_or(0))
+}
+
+/// What the checkpoints of these sources have counted so far.
+async fn counts(store: &dyn StateStore, names: &[SourceName]) -> Result<Counts, Failure> {
+    let mut sum = Counts::default();
+    for checkpoint in store.checkpoints().await? {
+        if names.contains(&checkpoint.source_partition.source) {
+            sum.add(&checkpoint.progress.counts);
+        }
+    }
+    Ok(sum)
+}
+
+fn difference(after: &Counts, before: &Counts) -> Counts {
+    Counts {
+        admitted: after.admitted - before.admitted,
+        duplicates: after.duplicates - before.duplicates,
+        conflicts: after.conflicts - before.conflicts,
+        unreadable: after.unreadable - before.unreadable,
+        applied: after.applied - before.applied,
+        rejected: after.rejected - before.rejected,
+        ignored: after.ignored - before.ignored,
+        dead: after.dead - before.dead,
+        unhandled: after.unhandled - before.unhandled,
+        emitted: after.emitted - before.emitted,
+    }
+}
+
+fn report(counts: &Counts, seconds: f64, output: &mut Output) -> Result<(), Failure> {
+    output.fields(&[
+        ("received", json!(counts.received())),
+        ("admitted", json!(counts.admitted)),
+        ("duplicates", json!(counts.duplicates)),
+        ("conflicts", json!(counts.conflicts)),
+        ("unreadable", json!(counts.unreadable)),
+        ("applied", json!(counts.applied)),
+        ("rejected", json!(counts.rejected)),
+        ("ignored", json!(counts.ignored)),
+        ("dead", json!(counts.dead)),
+        ("unhandled", json!(counts.unhandled)),
+        ("emitted", json!(counts.emitted)),
+        ("seconds", json!((seconds * 1_000.0).round() / 1_000.0)),
+    ])?;
+    let kept = counts.dead + counts.conflicts + counts.unreadable;
+    if kept > 0 {
+        eprintln!(
+            "{} events need a person: `tidegate dead-letters list` shows them",
+            grouped(kept)
+        );
+    }
+    Ok(())
+}
+
+fn told(ended: &Ended) -> Result<Exit, Failure> {
+    match ended {
+        Ended::Done => Ok(Exit::Done),
+        Ended::Failed(failed) => Err(Failure::new(Exit::Unavailable, failed.to_string())),
+        Ended::Interrupted(drained) => {
+            let rest = if drained.drained {
+                "everything received is settled"
+            } else {
+                "what was not settled in time will be read again"
+            };
+            Err(Failure::new(
+                Exit::Unfinished,
+                format!("stopped before the end; {rest}. The same command goes on"),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::source_name;
+
+    #[test]
+    fn a_file_is_known_by_its_whole_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("Orders (May).ndjson");
+        std::fs::write(&file, "").unwrap();
+        let roundabout = directory.path().join("./Orders (May).ndjson");
+        let name = source_name(&file).unwrap();
+        assert!(name.as_str().starts_with("file-orders--may--"), "{name}");
+        assert_eq!(source_name(&roundabout).unwrap(), name);
+        assert!(source_name(&directory.path().join("none")).is_err());
+    }
+}

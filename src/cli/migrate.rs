@@ -1,0 +1,44 @@
+//! `tidegate migrate`: brings a Postgres database to what this binary needs, or prints how.
+
+use serde_json::json;
+use tidegate_connectors::store::postgres::{RoleMode, RolePrefix, migrate, print_sql};
+
+use super::args::{Migrate, Roles};
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use crate::config::{PostgresSection, Store, StoreKind};
+
+/// Runs `tidegate migrate`.
+pub async fn run(store: &Store, wanted: &Migrate, output: &mut Output) -> Result<Exit, Failure> {
+    let section = &store.postgres;
+    let mode = match wanted.roles {
+        Roles::Create => RoleMode::Create,
+        Roles::Existing => RoleMode::Existing,
+    };
+    let prefix = RolePrefix::new(&section.role_prefix)?;
+    if wanted.print_sql {
+        // Printing needs no database, so none has to be configured.
+        output.text(&print_sql(mode, &prefix))?;
+        return Ok(Exit::Done);
+    }
+    if store.kind != StoreKind::Postgres {
+        return Err(Failure::usage(
+            "only Postgres is migrated by hand; the embedded store sees to itself. Name a configuration \
+             with `store.kind: postgres` by -c",
+        ));
+    }
+    let applied = migrate(url(section)?, mode, &prefix).await?;
+    let rows: Vec<_> = applied.iter().map(|name| vec![json!(name)]).collect();
+    output.rows(&["applied"], &rows)?;
+    match applied.len() {
+        0 => eprintln!("the database is up to date"),
+        count => eprintln!("{count} migrations applied"),
+    }
+    Ok(Exit::Done)
+}
+
+fn url(section: &PostgresSection) -> Result<&str, Failure> {
+    let url = section.migrate_url.as_ref().or(section.url.as_ref());
+    url.map(crate::config::Secret::expose)
+        .ok_or_else(|| Failure::usage("`store.postgres.migrate_url` is not configured"))
+}

@@ -1,0 +1,104 @@
+//! What most commands need: the configuration, logs, a runtime for I/O and the open store.
+
+use std::sync::Arc;
+
+use tidegate_engine::store::StateStore;
+use tokio::runtime::Runtime;
+
+use super::args::Global;
+use super::exit::{Exit, Failure};
+use crate::config::{Config, LogLevel};
+use crate::stores::{self, Opened, WhenAbsent};
+use crate::telemetry::{self, LogWriter};
+
+/// Configuration, logs, runtime and store of one command.
+pub struct Session {
+    /// The configuration.
+    pub config: Config,
+    /// What logs are written to.
+    pub log: LogWriter,
+    /// Where I/O runs.
+    pub runtime: Runtime,
+    opened: Opened,
+}
+
+/// Reads the configuration that the command line names, else the defaults.
+pub fn config(global: &Global) -> Result<Config, Failure> {
+    match &global.config {
+        Some(path) => Ok(Config::load(path)?),
+        None => Ok(Config::default()),
+    }
+}
+
+/// Starts logging. `at_most` keeps commands quiet that only look, unless more is asked for.
+pub fn logs(global: &Global, config: &Config, at_most: LogLevel) -> Result<LogWriter, Failure> {
+    let level = match &global.log_level {
+        Some(word) => LogLevel::from_word(word).ok_or_else(|| {
+            Failure::usage(format!(
+                "--log-level: expected off, error, warn, info, debug or trace, found `{word}`"
+            ))
+        })?,
+        None => config.log.level.min(at_most),
+    };
+    telemetry::start(level, config.log.format, global.log_level.is_some()).map_err(Failure::usage)
+}
+
+/// The runtime for I/O.
+pub fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("tidegate-io")
+        .build()
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("no runtime: {error}")))
+}
+
+impl Session {
+    /// For a command that looks at a store, or decides about what is in it.
+    pub fn look(global: &Global) -> Result<Self, Failure> {
+        Self::open(global, LogLevel::Warn, WhenAbsent::Refuse)
+    }
+
+    /// For a command that fills a store.
+    pub fn fill(global: &Global) -> Result<Self, Failure> {
+        Self::open(global, LogLevel::Trace, WhenAbsent::Create)
+    }
+
+    fn open(global: &Global, at_most: LogLevel, when_absent: WhenAbsent) -> Result<Self, Failure> {
+        let config = config(global)?;
+        let log = logs(global, &config, at_most)?;
+        for option in config.unsafe_options() {
+            tracing::warn!(option, "an unsafe option is in force");
+        }
+        let runtime = runtime()?;
+        let opened = runtime.block_on(stores::open(&config.store, when_absent))?;
+        Ok(Self {
+            config,
+            log,
+            runtime,
+            opened,
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn StateStore {
+        self.opened.store()
+    }
+
+    /// The store, shared.
+    pub fn shared(&self) -> Arc<dyn StateStore> {
+        self.opened.shared()
+    }
+
+    /// Runs a future to its end.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    /// Closes the store.
+    pub fn close(self) -> Result<(), Failure> {
+        let Self {
+            runtime, opened, ..
+        } = self;
+        Ok(runtime.block_on(opened.close())?)
+    }
+}

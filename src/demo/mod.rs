@@ -1,0 +1,287 @@
+//! `tidegate demo`: generated events of five tenants become state in an embedded database, before one's
+//! eyes; then SQL on that database is compared with what was generated, and the store is verified.
+
+mod compare;
+mod generate;
+mod screen;
+
+use std::io::{BufRead as _, IsTerminal as _, stderr, stdin};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidegate_actors::Source;
+use tidegate_connectors::bus::file::{FileBus, FileInput};
+use tidegate_engine::bus::Start;
+use tidegate_engine::clock::Clock as _;
+use tidegate_engine::machine::{MachineDefinition, Processor};
+use tidegate_engine::position::{SourceName, StreamName};
+use tidegate_engine::tenant::TenantBinding;
+use tidegate_engine::verify::VerifyOptions;
+use tokio::runtime::Runtime;
+
+use crate::cli::args::Demo;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{Output, grouped};
+use crate::cli::verify;
+use crate::config::Config;
+use crate::ingest::{self, Ended, Plan, UpkeepPlan};
+use crate::machines;
+use crate::progress::{Bar, Unit};
+use crate::runtime::SystemClock;
+use crate::stores::{self, Opened, WhenAbsent};
+use crate::telemetry::LogWriter;
+use compare::Figure;
+use generate::FileBooks;
+use screen::Screen;
+
+/// The machine, as it stands in the examples.
+const ORDER_MACHINE: &str = include_str!("../../deploy/examples/order.yaml");
+
+/// Files, and so source partitions.
+const FILES: u32 = 4;
+
+/// By this file a directory is known as an earlier demo's.
+const MARKER: &str = ".tidegate-demo";
+
+/// Set to anything, it ends the demo without waiting for a key.
+const EXIT_VARIABLE: &str = "DEMO_EXIT";
+
+/// Where the demo's files are.
+struct Place {
+    directory: PathBuf,
+    config: PathBuf,
+    database: PathBuf,
+    events: Vec<PathBuf>,
+}
+
+/// Runs the demo.
+pub fn run(
+    wanted: &Demo,
+    log: &LogWriter,
+    io: &Runtime,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let place = Place::prepare(&wanted.dir)?;
+    eprintln!(
+        "Tidegate demo: {} events of {} tenants, in {}",
+        grouped(wanted.events),
+        generate::TENANTS.len(),
+        place.directory.display()
+    );
+    let books = place.generate(wanted)?;
+    let config = Config::load(&place.config)?;
+    let opened = io.block_on(stores::open(&config.store, WhenAbsent::Create))?;
+    let seconds = settle(&place, &config, &opened, wanted.events, log, io)?;
+    eprintln!(
+        "settled in {seconds:.1} s: {} events a second, the machine in YAML and CEL, one SQLite file\n",
+        grouped((wanted.events as f64 / seconds) as u64)
+    );
+    let figures = io
+        .block_on(compare::compare(&place.database, &books))
+        .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
+    let all_right = report(&figures, output)?;
+    let verified = verified(&opened, log, io)?;
+    io.block_on(opened.close())?;
+    place.suggest(&books);
+    wait();
+    Ok(if all_right && verified {
+        Exit::Done
+    } else {
+        Exit::Differs
+    })
+}
+
+impl Place {
+    /// Makes the directory, or empties an earlier demo's. Anything else is left alone.
+    fn prepare(directory: &Path) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::usage(format!("--dir {}: {error}", directory.display()))
+        };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        let mut entries = std::fs::read_dir(directory).map_err(failed)?;
+        let is_ours = directory.join(MARKER).exists();
+        if !is_ours && entries.next().is_some() {
+            return Err(Failure::usage(format!(
+                "--dir {}: holds something that is not from a demo; name another directory",
+                directory.display()
+            )));
+        }
+        let place = Self {
+            directory: directory.to_owned(),
+            config: directory.join("tidegate.yaml"),
+            database: directory.join("tidegate.db"),
+            events: (0..FILES)
+                .map(|number| directory.join(format!("orders-{number}.ndjson")))
+                .collect(),
+        };
+        for suffix in ["", "-wal", "-shm"] {
+            let mut file = place.database.clone().into_os_string();
+            file.push(suffix);
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(failed(error));
+                }
+                _ => {}
+            }
+        }
+        let paths: Vec<String> = (0..FILES).map(|n| format!("orders-{n}.ndjson")).collect();
+        let config = format!(
+            "# Written by `tidegate demo`; relative to this file's directory.\n\
+             store:\n  kind: sqlite\n  sqlite:\n    path: tidegate.db\n\
+             machines:\n  paths: [order.yaml]\n\
+             sources:\n  - name: demo\n    kind: file\n    paths: [{}]\n    stream: orders\n    \
+             # Each event names its tenant: these files are ours.\n    tenant_from_event_unsafe: true\n",
+            paths.join(", ")
+        );
+        std::fs::write(directory.join(MARKER), "").map_err(failed)?;
+        std::fs::write(directory.join("order.yaml"), ORDER_MACHINE).map_err(failed)?;
+        std::fs::write(&place.config, config).map_err(failed)?;
+        Ok(place)
+    }
+
+    /// Writes the events, a thread a file.
+    fn generate(&self, wanted: &Demo) -> Result<Vec<FileBooks>, Failure> {
+        let each = wanted.events / u64::from(FILES);
+        let rest = wanted.events % u64::from(FILES);
+        let books: std::io::Result<Vec<FileBooks>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..)
+                .zip(&self.events)
+                .map(|(number, path)| {
+                    let lines = each + u64::from(u64::from(number) < rest);
+                    scope.spawn(move || generate::file(path, number, lines, wanted.seed))
+                })
+                .collect();
+            let joined = threads.into_iter().map(|thread| {
+                let failed = || std::io::Error::other("the generator failed");
+                thread.join().unwrap_or_else(|_| Err(failed()))
+            });
+            joined.collect()
+        });
+        books.map_err(|error| Failure::usage(format!("{}: {error}", self.directory.display())))
+    }
+
+    /// Three commands that show more, as they are typed here.
+    fn suggest(&self, books: &[FileBooks]) {
+        let Some((order, tenant)) = books.iter().find_map(|file| file.example.as_ref()) else {
+            return;
+        };
+        let program = std::env::args()
+            .next()
+            .unwrap_or_else(|| "tidegate".to_owned());
+        let config = self.config.display();
+        eprintln!(
+            "\nTry:\n  {program} state get order {order} --tenant {tenant} -c {config}\n  \
+             {program} events tail --tenant globex -n 5 -c {config}\n  \
+             {program} dead-letters list --tenant acme -n 5 -c {config}"
+        );
+    }
+}
+
+/// Reads the events into the store, and returns how many seconds that took.
+fn settle(
+    place: &Place,
+    config: &Config,
+    opened: &Opened,
+    events: u64,
+    log: &LogWriter,
+    io: &Runtime,
+) -> Result<f64, Failure> {
+    let machine = MachineDefinition::load("order.yaml", ORDER_MACHINE)
+        .map_err(|errors| Failure::usage(format!("{errors:?}")))?;
+    let given: Vec<Arc<dyn Processor>> = vec![machine];
+    let machines = io
+        .block_on(machines::activate(opened.store(), given, SystemClock.now()))
+        .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
+    let inputs = place.events.iter().cloned().map(FileInput::Path).collect();
+    let bus = io.block_on(FileBus::open(SourceName::new("demo")?, inputs))?;
+    let bus = Arc::new(bus);
+    let plan = Plan {
+        store: opened.shared(),
+        machines,
+        options: config.node_options(),
+        sources: vec![Source {
+            bus: bus.clone(),
+            stream: StreamName::new("orders")?,
+            tenant: TenantBinding::TrustedField,
+            start: Start::Earliest,
+        }],
+        drain_limit: Duration::from_secs(config.limits.drain_limit_seconds),
+        upkeep: UpkeepPlan::of(config),
+    };
+    let mut screen = Screen::start(events, log);
+    let ended = ingest::run(plan, io, &mut |snapshot| {
+        let progress = bus.progress();
+        let done: u64 = progress.iter().map(|file| file.acknowledged_bytes).sum();
+        let total: u64 = progress.iter().filter_map(|file| file.total_bytes).sum();
+        let percent = (done * 100).checked_div(total).unwrap_or(0);
+        screen.show(snapshot, percent);
+    })?;
+    let seconds = screen.finish();
+    match ended {
+        Ended::Done => Ok(seconds),
+        Ended::Failed(failed) => Err(Failure::new(Exit::Unavailable, failed.to_string())),
+        Ended::Interrupted(_) => Err(Failure::new(Exit::Unfinished, "the demo was stopped")),
+    }
+}
+
+/// Writes the table; true when everything is as generated.
+fn report(figures: &[Figure], output: &mut Output) -> Result<bool, Failure> {
+    let rows: Vec<Vec<Value>> = compare::sum(figures)
+        .iter()
+        .map(|sum| {
+            let verdict = if sum.right { "ok" } else { "DIFFERS" };
+            vec![
+                json!(sum.what),
+                json!(sum.expected),
+                json!(sum.found),
+                json!(verdict),
+            ]
+        })
+        .collect();
+    output.rows(
+        &["what_sql_says", "generated", "found", "each_tenant"],
+        &rows,
+    )?;
+    let wrong: Vec<&Figure> = figures
+        .iter()
+        .filter(|figure| figure.expected != figure.found)
+        .collect();
+    for figure in &wrong {
+        eprintln!(
+            "{}, {}: generated {}, found {}",
+            figure.what, figure.of, figure.expected, figure.found
+        );
+    }
+    Ok(wrong.is_empty())
+}
+
+fn verified(opened: &Opened, log: &LogWriter, io: &Runtime) -> Result<bool, Failure> {
+    let bar = Bar::start("verify", Unit::Count, log);
+    let report = io.block_on(verify::report(
+        opened.store(),
+        &VerifyOptions::default(),
+        &bar,
+    ))?;
+    match report.differences.first() {
+        None => eprintln!(
+            "\nverified: {} records in {} chains, {} effects replayed to the same hash, {} orders byte-equal",
+            grouped(report.records),
+            report.stream_partitions,
+            grouped(report.effects_replayed),
+            grouped(report.entities)
+        ),
+        Some(first) => eprintln!("\nnot verified; the first difference: {first}"),
+    }
+    Ok(report.is_clean())
+}
+
+/// Waits for Enter, so that a window that was opened for the demo stays open.
+fn wait() {
+    let interactive = stdin().is_terminal() && stderr().is_terminal();
+    if interactive && std::env::var_os(EXIT_VARIABLE).is_none() {
+        eprint!("\nEnter ends the demo; its files stay. ");
+        let _ = stdin().lock().read_line(&mut String::new());
+    }
+}

@@ -1,0 +1,212 @@
+//! Runs a node over bounded sources until they end, it is told to stop, or a source fails; with the
+//! store's upkeep beside it. Shared by `tidegate ingest`, the demo and whoever measures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_actors::{
+    DrainReport, Node, NodeHandle, NodeOptions, NodeSeams, NodeSnapshot, Placement, Source, SourceFailed,
+};
+use tidegate_engine::clock::Clock as _;
+use tidegate_engine::machine::MachineSet;
+use tidegate_engine::store::{StateStore, Upkeep};
+use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::runtime::{RandomIds, RuntimeSpawner, SystemClock, arbiters};
+
+/// How often the node is looked at.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Arbiters at most: actors do no I/O, so a few threads carry all of them.
+const ARBITERS_MAX: usize = 4;
+
+/// What is to be run.
+pub struct Plan {
+    /// Where state goes.
+    pub store: Arc<dyn StateStore>,
+    /// How events move it.
+    pub machines: MachineSet,
+    /// The bounds.
+    pub options: NodeOptions,
+    /// Where events come from.
+    pub sources: Vec<Source>,
+    /// How long a stop waits for what is in flight.
+    pub drain_limit: Duration,
+    /// The store's upkeep.
+    pub upkeep: UpkeepPlan,
+}
+
+/// When the store is asked for which upkeep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UpkeepPlan {
+    /// Between two rounds.
+    pub interval: Duration,
+    /// How long an idempotency key is remembered at least.
+    pub dedupe_window: Duration,
+    /// How long the log is kept; `None` for ever.
+    pub retention: Option<Duration>,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Every source was read to its end, and everything in it is settled.
+    Done,
+    /// It was told to stop.
+    Interrupted(DrainReport),
+    /// A source failed; what the others had was settled.
+    Failed(SourceFailed),
+}
+
+impl UpkeepPlan {
+    /// The upkeep that a configuration asks for.
+    pub fn of(config: &Config) -> Self {
+        const HOUR: u64 = 3_600;
+        Self {
+            interval: Duration::from_secs(config.limits.upkeep_interval_seconds),
+            dedupe_window: Duration::from_secs(config.dedupe.window_hours * HOUR),
+            retention: config
+                .retention
+                .log_days
+                .map(|days| Duration::from_secs(days * 24 * HOUR)),
+        }
+    }
+
+    fn now(self) -> Upkeep {
+        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Upkeep {
+            now: SystemClock.now(),
+            dedupe_window_micros: micros(self.dedupe_window),
+            retention_micros: self.retention.map(micros),
+        }
+    }
+}
+
+/// Runs the plan on this thread, with I/O on `io`. `observe` sees the node every quarter of a second,
+/// and once at its end.
+pub fn run(
+    plan: Plan,
+    io: &Runtime,
+    observe: &mut dyn FnMut(&NodeSnapshot),
+) -> std::io::Result<Ended> {
+    let system = actix::System::new();
+    system.block_on(async {
+        let mut stop_asked = StopAsked::listen()?;
+        let upkeep = UpkeepTask::start(plan.store.clone(), plan.upkeep, io.handle());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let placement = arbiters(cores.min(ARBITERS_MAX));
+        let seams = NodeSeams {
+            store: plan.store,
+            machines: plan.machines,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+            spawner: Arc::new(RuntimeSpawner(io.handle().clone())),
+            placement: placement.clone(),
+        };
+        let node = Node::start(plan.options, seams, plan.sources);
+        let ended = until_the_end(node, plan.drain_limit, &mut stop_asked, observe).await;
+        upkeep.stop().await;
+        // Nothing stops them else: not even the end of their system.
+        if let Placement::Arbiters(arbiters) = &placement {
+            for arbiter in arbiters.iter() {
+                arbiter.stop();
+            }
+        }
+        Ok(ended)
+    })
+}
+
+async fn until_the_end(
+    node: NodeHandle,
+    drain_limit: Duration,
+    stop_asked: &mut StopAsked,
+    observe: &mut dyn FnMut(&NodeSnapshot),
+) -> Ended {
+    let mut look = tokio::time::interval(OBSERVE_INTERVAL);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            () = stop_asked.asked() => break None,
+            ended = node.ended() => break Some(ended),
+            _ = look.tick() => observe(&node.snapshot().await),
+        }
+    };
+    observe(&node.snapshot().await);
+    if ended.is_none() {
+        tracing::info!("stopping: what is in flight is settled first; once more stops at once");
+    }
+    let drained = tokio::select! {
+        biased;
+        // Dropping the node stops it; what is unsettled is delivered again.
+        () = stop_asked.asked() => DrainReport { drained: false, unsettled_events: 0 },
+        drained = node.drain(drain_limit) => drained,
+    };
+    match ended {
+        Some(Ok(())) => Ended::Done,
+        Some(Err(failed)) => Ended::Failed(failed),
+        None => Ended::Interrupted(drained),
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct StopAsked {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopAsked {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// The upkeep, as an owned task: a round that has begun is never dropped halfway.
+struct UpkeepTask {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl UpkeepTask {
+    fn start(store: Arc<dyn StateStore>, plan: UpkeepPlan, io: &Handle) -> Self {
+        let (stop, mut stopped) = oneshot::channel();
+        let task = io.spawn(async move {
+            loop {
+                match store.upkeep(plan.now()).await {
+                    Ok(done) if done.rotated || done.segments_dropped > 0 => tracing::info!(
+                        rotated = done.rotated,
+                        segments_dropped = done.segments_dropped,
+                        "store upkeep"
+                    ),
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "no store upkeep this time"),
+                }
+                tokio::select! {
+                    biased;
+                    _ = &mut stopped => return,
+                    () = tokio::time::sleep(plan.interval) => {}
+                }
+            }
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}

@@ -1,0 +1,141 @@
+//! Opens the configured store. The only module of the node that names concrete stores.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_connectors::store::postgres::{Pooler, PostgresOptions, PostgresStore};
+use tidegate_connectors::store::sqlite::{SqliteOptions, SqliteStore};
+use tidegate_engine::store::{StateStore, StoreError};
+
+use crate::config::{PoolerKind, PostgresSection, SqliteSection, Store, StoreKind};
+
+/// An open store.
+pub enum Opened {
+    /// The embedded one.
+    Sqlite(Arc<SqliteStore>),
+    /// A server.
+    Postgres(Arc<PostgresStore>),
+}
+
+/// Whether a command may begin a new embedded database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenAbsent {
+    /// It may.
+    Create,
+    /// There is nothing to look at.
+    Refuse,
+}
+
+/// Opens the store that the configuration names.
+pub async fn open(config: &Store, when_absent: WhenAbsent) -> Result<Opened, StoreError> {
+    match config.kind {
+        StoreKind::Sqlite => {
+            let path = &config.sqlite.path;
+            if when_absent == WhenAbsent::Refuse && !path.exists() {
+                return Err(StoreError::NotReady(format!(
+                    "there is no database at {}; `tidegate ingest` begins one, -c names another",
+                    path.display()
+                )));
+            }
+            create_directory(path)?;
+            let store = SqliteStore::open(sqlite_options(&config.sqlite)).await?;
+            Ok(Opened::Sqlite(Arc::new(store)))
+        }
+        StoreKind::Postgres => {
+            let url = config.postgres.url.as_ref().ok_or_else(|| {
+                StoreError::NotReady("`store.postgres.url` is not configured".to_owned())
+            })?;
+            let options = postgres_options(&config.postgres, url.expose());
+            Ok(Opened::Postgres(Arc::new(
+                PostgresStore::connect(options).await?,
+            )))
+        }
+    }
+}
+
+fn create_directory(path: &Path) -> Result<(), StoreError> {
+    let Some(directory) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(directory).map_err(|error| {
+        StoreError::NotReady(format!(
+            "the directory {} cannot be created: {error}",
+            directory.display()
+        ))
+    })
+}
+
+/// The section as the embedded store takes it.
+pub fn sqlite_options(section: &SqliteSection) -> SqliteOptions {
+    SqliteOptions {
+        path: section.path.clone(),
+        readers_max: section.readers_max,
+        cache_bytes: section.cache_bytes,
+        unsafe_synchronous_normal: section.unsafe_synchronous_normal,
+    }
+}
+
+/// The section as the Postgres store takes it.
+pub fn postgres_options(section: &PostgresSection, url: &str) -> PostgresOptions {
+    PostgresOptions {
+        connections_max: section.connections_max,
+        acquire_timeout: Duration::from_millis(section.acquire_timeout_ms),
+        pooler: match section.pooler {
+            PoolerKind::None => Pooler::None,
+            PoolerKind::Transaction => Pooler::Transaction,
+        },
+        dedupe_filter_bytes_max: section.dedupe_filter_bytes_max,
+        ..PostgresOptions::new(url)
+    }
+}
+
+impl Opened {
+    /// The store behind its seam.
+    pub fn shared(&self) -> Arc<dyn StateStore> {
+        match self {
+            Opened::Sqlite(store) => store.clone(),
+            Opened::Postgres(store) => store.clone(),
+        }
+    }
+
+    /// The store behind its seam, borrowed.
+    pub fn store(&self) -> &dyn StateStore {
+        match self {
+            Opened::Sqlite(store) => store.as_ref(),
+            Opened::Postgres(store) => store.as_ref(),
+        }
+    }
+
+    /// Closes it; calls in flight end first.
+    pub async fn close(self) -> Result<(), StoreError> {
+        match self {
+            Opened::Sqlite(store) => store.close().await,
+            Opened::Postgres(store) => {
+                store.close().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{postgres_options, sqlite_options};
+    use crate::config::{PostgresSection, SqliteSection};
+    use tidegate_connectors::store::postgres::PostgresOptions;
+    use tidegate_connectors::store::sqlite::SqliteOptions;
+
+    #[test]
+    fn r51_the_defaults_are_those_of_the_stores() {
+        let section = PostgresSection::default();
+        let (ours, theirs) = (postgres_options(&section, "u"), PostgresOptions::new("u"));
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+        let section = SqliteSection::default();
+        let (ours, theirs) = (sqlite_options(&section), SqliteOptions::new(&section.path));
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    }
+}
