@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_actors::{
-    DrainReport, Node, NodeHandle, NodeOptions, NodeSeams, NodeSnapshot, Placement, Source, SourceFailed,
+    DrainReport, Node, NodeHandle, NodeOptions, NodeSeams, NodeSnapshot, Placement, Source,
+    SourceFailed,
 };
 use tidegate_engine::clock::Clock as _;
 use tidegate_engine::machine::MachineSet;

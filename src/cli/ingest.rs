@@ -1,6 +1,6 @@
 //! `tidegate ingest`: files, or the configured sources, into the store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +32,26 @@ struct FileSource {
     source: Source,
 }
 
+/// A source that is not open yet.
+struct Named {
+    name: SourceName,
+    paths: Vec<PathBuf>,
+    stream: StreamName,
+    tenant: TenantBinding,
+    start: Start,
+}
+
 /// Runs `tidegate ingest`.
 pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit, Failure> {
     // What can be wrong without a store is said before one is opened.
-    let paths = machine_paths(global, wanted)?;
-    let given = machines::load(&paths).map_err(failure)?;
+    let config = super::session::config(global)?;
+    let named = named(wanted, &config)?;
+    let paths = if wanted.machines.is_empty() {
+        &config.machines.paths
+    } else {
+        &wanted.machines
+    };
+    let given = machines::load(paths).map_err(failure)?;
     let session = Session::fill(global)?;
     let given = given
         .into_iter()
@@ -49,11 +64,11 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
     if machines.iter().next().is_none() {
         tracing::warn!("there is no machine: events are kept, and move nothing");
     }
-    let files = session.block_on(sources(wanted, &session.config))?;
-    let names: Vec<SourceName> = files
-        .iter()
-        .map(|file| file.source.bus.source().clone())
-        .collect();
+    let names: Vec<SourceName> = named.iter().map(|source| source.name.clone()).collect();
+    let mut files = Vec::new();
+    for source in named {
+        files.push(session.block_on(source.open())?);
+    }
     let before = session.block_on(counts(session.store(), &names))?;
     let plan = Plan {
         store: session.shared(),
@@ -88,81 +103,74 @@ fn failure(error: MachinesError) -> Failure {
     Failure::new(exit, error.to_string())
 }
 
-fn machine_paths(global: &Global, wanted: &Ingest) -> Result<Vec<std::path::PathBuf>, Failure> {
-    if wanted.machines.is_empty() {
-        Ok(super::session::config(global)?.machines.paths)
-    } else {
-        Ok(wanted.machines.clone())
-    }
-}
-
-/// The files of the command line, else the configured sources.
-async fn sources(wanted: &Ingest, config: &Config) -> Result<Vec<FileSource>, Failure> {
+/// The files of the command line, else the configured sources. Opens nothing.
+fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
     if wanted.files.is_empty() {
-        return configured(config).await;
+        return configured(config);
     }
     let tenant = match &wanted.tenant {
         Some(tenant) => TenantBinding::Fixed(tenant.clone()),
         None => TenantBinding::TrustedField,
     };
-    let inputs = |paths: &[std::path::PathBuf]| paths.iter().map(|path| input(path)).collect();
-    let mut sources = Vec::new();
-    match &wanted.source {
-        Some(name) => sources.push((name.clone(), inputs(&wanted.files))),
-        None => {
-            for path in &wanted.files {
-                sources.push((source_name(path)?, vec![input(path)]));
-            }
-        }
-    }
-    let mut opened = Vec::new();
-    for (name, inputs) in sources {
-        let stream = wanted.stream.clone();
-        opened.push(open(name, inputs, stream, tenant.clone(), Start::Earliest).await?);
-    }
-    Ok(opened)
+    let of = |name: SourceName, paths: Vec<PathBuf>| Named {
+        name,
+        paths,
+        stream: wanted.stream.clone(),
+        tenant: tenant.clone(),
+        start: Start::Earliest,
+    };
+    let each = wanted
+        .files
+        .iter()
+        .map(|path| Ok(of(source_name(path)?, vec![path.clone()])));
+    // Also when one name is given, so that a file that is not there is said before anything is made.
+    let each = each.collect::<Result<Vec<_>, Failure>>()?;
+    Ok(match &wanted.source {
+        Some(name) => vec![of(name.clone(), wanted.files.clone())],
+        None => each,
+    })
 }
 
-async fn configured(config: &Config) -> Result<Vec<FileSource>, Failure> {
-    let mut opened = Vec::new();
+fn configured(config: &Config) -> Result<Vec<Named>, Failure> {
+    let mut named = Vec::new();
     for source in &config.sources {
-        let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
-            continue;
-        };
-        let tenant = match &source.tenant {
-            Some(tenant) => TenantBinding::Fixed(tenant.clone()),
-            None => TenantBinding::TrustedField,
-        };
-        let start = match source.start {
-            StartAt::Earliest => Start::Earliest,
-            StartAt::Latest => Start::Latest,
-        };
-        let inputs = source.paths.iter().map(|path| input(path)).collect();
-        opened.push(open(name.clone(), inputs, stream.clone(), tenant, start).await?);
+        // The configuration is checked: both are there.
+        if let (Some(name), Some(stream)) = (&source.name, &source.stream) {
+            named.push(Named {
+                name: name.clone(),
+                paths: source.paths.clone(),
+                stream: stream.clone(),
+                tenant: match &source.tenant {
+                    Some(tenant) => TenantBinding::Fixed(tenant.clone()),
+                    None => TenantBinding::TrustedField,
+                },
+                start: match source.start {
+                    StartAt::Earliest => Start::Earliest,
+                    StartAt::Latest => Start::Latest,
+                },
+            });
+        }
     }
-    if opened.is_empty() {
+    if named.is_empty() {
         return Err(Failure::usage(
             "nothing to read: name files, `-` for standard input, or configure `sources`",
         ));
     }
-    Ok(opened)
+    Ok(named)
 }
 
-async fn open(
-    name: SourceName,
-    inputs: Vec<FileInput>,
-    stream: StreamName,
-    tenant: TenantBinding,
-    start: Start,
-) -> Result<FileSource, Failure> {
-    let bus = Arc::new(FileBus::open(name, inputs).await?);
-    let source = Source {
-        bus: bus.clone(),
-        stream,
-        tenant,
-        start,
-    };
-    Ok(FileSource { bus, source })
+impl Named {
+    async fn open(self) -> Result<FileSource, Failure> {
+        let inputs = self.paths.iter().map(|path| input(path)).collect();
+        let bus = Arc::new(FileBus::open(self.name, inputs).await?);
+        let source = Source {
+            bus: bus.clone(),
+            stream: self.stream,
+            tenant: self.tenant,
+            start: self.start,
+        };
+        Ok(FileSource { bus, source })
+    }
 }
 
 fn input(path: &Path) -> FileInput {

@@ -45,6 +45,7 @@ struct Live {
     bar: ProgressBar,
     verbs: [ProgressBar; 5],
     outcomes: ProgressBar,
+    kept_out: ProgressBar,
     tenants: ProgressBar,
 }
 
@@ -71,7 +72,7 @@ impl Screen {
     /// Shows how far the node is; `acknowledged` in percent of the files.
     pub fn show(&mut self, snapshot: &NodeSnapshot, acknowledged: u64) {
         let now = SystemClock.now();
-        let verbs = verbs(snapshot);
+        let verbs = verbs(snapshot, self.total);
         let (then, before) = *self.past.first().unwrap_or(&(self.began, Verbs::default()));
         let seconds = ((now.0 - then.0) as f64 / 1e6).max(1e-3);
         let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
@@ -103,7 +104,7 @@ impl Screen {
     }
 }
 
-fn verbs(snapshot: &NodeSnapshot) -> Verbs {
+fn verbs(snapshot: &NodeSnapshot, total: u64) -> Verbs {
     let counts = snapshot.counts();
     let partitions = || {
         snapshot
@@ -111,9 +112,9 @@ fn verbs(snapshot: &NodeSnapshot) -> Verbs {
             .iter()
             .flat_map(|source| &source.partitions)
     };
-    let tracked: usize = partitions().map(|partition| partition.tracked_events).sum();
     Verbs {
-        received: counts.received() + tracked as u64,
+        // Permits are taken before a poll, so a few of those in use hold no event yet.
+        received: total.min(counts.received() + snapshot.unsettled_events as u64),
         admitted: counts.admitted,
         effects: counts.applied + counts.rejected + counts.ignored + counts.dead,
         commits: partitions().map(|partition| partition.commits).sum(),
@@ -142,12 +143,13 @@ impl Live {
             line
         };
         let verbs = [line(), line(), line(), line(), line()];
-        let (outcomes, tenants) = (line(), line());
+        let (outcomes, kept_out, tenants) = (line(), line(), line());
         Self {
             bars,
             bar,
             verbs,
             outcomes,
+            kept_out,
             tenants,
         }
     }
@@ -207,21 +209,25 @@ impl Live {
             ("applied", counts.applied),
             ("rejected", counts.rejected),
             ("dead", counts.dead),
+        ];
+        let kept_out = [
             ("duplicates", counts.duplicates),
             ("conflicts", counts.conflicts),
             ("unreadable", counts.unreadable),
         ];
-        self.outcomes.set_message(listed(outcomes));
-        self.tenants.set_message(listed(by_tenant(snapshot)));
+        self.outcomes.set_message(listed("outcomes", outcomes));
+        self.kept_out.set_message(listed("kept out", kept_out));
+        self.tenants
+            .set_message(listed("tenants", by_tenant(snapshot)));
     }
 }
 
-fn listed<N: AsRef<str>>(figures: impl IntoIterator<Item = (N, u64)>) -> String {
+fn listed<N: AsRef<str>>(label: &str, figures: impl IntoIterator<Item = (N, u64)>) -> String {
     let each: Vec<String> = figures
         .into_iter()
         .map(|(name, count)| format!("{} {}", name.as_ref(), grouped(count)))
         .collect();
-    format!("  {}", each.join("   "))
+    format!("  {label:<10}{}", each.join("  "))
 }
 
 /// Events in each tenant's logs.

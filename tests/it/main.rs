@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod bus_contract;
+mod cli;
 mod file_bus;
 mod follow_up;
 mod node;
