@@ -48,7 +48,11 @@ fn deposit(random: &mut SmallRng, number: usize, file: usize) -> String {
         0 => format!("shared-{}", random.random_range(0..SHARED_ACCOUNTS)),
         _ => format!("own-{file}-{}", random.random_range(0..OWN_ACCOUNTS)),
     };
-    let cents = if random.random_range(0..20) == 0 { 0 } else { random.random_range(1..1_000) };
+    let cents = if random.random_range(0..20) == 0 {
+        0
+    } else {
+        random.random_range(1..1_000)
+    };
     format!(
         "{{\"specversion\":\"1.0\",\"id\":\"e{number}\",\"source\":\"/bank/{tenant}\",\"type\":\"deposited\",\
          \"tenantid\":\"bank{tenant}\",\"subject\":\"{account}\",\"data\":{{\"cents\":{cents}}}}}"
@@ -74,13 +78,21 @@ pub async fn compare(admin: &mut PgConnection, files: &[PathBuf]) -> i64 {
         .await
         .unwrap();
     }
-    let rows = sqlx::query(include_str!("truth.sql")).fetch_all(&mut *admin).await.unwrap();
+    let rows = sqlx::query(include_str!("truth.sql"))
+        .fetch_all(&mut *admin)
+        .await
+        .unwrap();
     let wrong: Vec<String> = rows
         .iter()
         .filter(|row| !row.get::<bool, _>("equal"))
         .map(|row| row.get::<String, _>("shown"))
         .collect();
-    assert!(wrong.is_empty(), "{} accounts differ (tenant account expected found):\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} accounts differ (tenant account expected found):\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert!(!rows.is_empty(), "the comparison saw no account");
     rows.iter().map(|row| row.get::<i64, _>("deposits")).sum()
 }

@@ -2,7 +2,12 @@
 //! Afterwards nothing is lost and nothing took effect twice: said by plain SQL over the input files, and
 //! by `tidegate verify`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -33,21 +38,38 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set(events_a_file: usize, seed: u64) -> Option<Self> {
-        let database = TestDatabase::create().await?;
+    async fn set(test: &str, events_a_file: usize, seed: u64) -> Option<Self> {
+        let database = TestDatabase::create(test).await?;
         let directory = tempfile::tempdir().unwrap();
         let files = input::write(directory.path(), events_a_file, seed);
         let config = node::write_config(directory.path(), &files);
-        Some(Self { database, directory, files, config })
+        Some(Self {
+            database,
+            directory,
+            files,
+            config,
+        })
     }
 
-    fn launch<'l>(&'l self, binary: &'l Path, url: &'l str, failpoint: Option<String>) -> Launch<'l> {
+    fn launch<'l>(
+        &'l self,
+        binary: &'l Path,
+        url: &'l str,
+        failpoint: Option<String>,
+    ) -> Launch<'l> {
         let log = self.directory.path().join("node.log");
-        Launch { binary, config: &self.config, url, failpoint, log }
+        Launch {
+            binary,
+            config: &self.config,
+            url,
+            failpoint,
+            log,
+        }
     }
 
     fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(self.directory.path().join("node.log")).unwrap_or_default();
+        let log =
+            std::fs::read_to_string(self.directory.path().join("node.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -82,20 +104,34 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn in_runtime(test: impl Future<Output = ()>) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test);
 }
 
 /// The default binary, or SKIPPED; with TIDEGATE_REQUIRE_SERVICES=1 a failure.
 fn default_binary() -> Option<PathBuf> {
-    support::service(DEFAULT_BINARY).map(PathBuf::from)
+    support::server("kill_9_loses_nothing_and_repeats_nothing", DEFAULT_BINARY).map(PathBuf::from)
 }
 
 #[test]
 fn kill_9_loses_nothing_and_repeats_nothing() {
     const KILLS: usize = 20;
-    let failpoints = ["before-commit", "after-commit", "before-acknowledge", "claimed", "before-commit"];
+    let failpoints = [
+        "before-commit",
+        "after-commit",
+        "before-acknowledge",
+        "claimed",
+        "before-commit",
+    ];
     in_runtime(async {
-        let Some(scene) = Scene::set(9_000, 11).await else { return };
+        let Some(scene) = Scene::set("kill_9_loses_nothing_and_repeats_nothing", 9_000, 11).await
+        else {
+            return;
+        };
         let url = scene.database.engine_url();
         let mut admin = scene.database.admin().await;
         let (mut in_flight, mut by_failpoint, mut by_default_binary) = (0, 0, 0);
@@ -105,12 +141,23 @@ fn kill_9_loses_nothing_and_repeats_nothing() {
                 // Each failpoint in turn, a little later each time.
                 let name = failpoints[(kill / 2) % failpoints.len()];
                 let hits = if name == "claimed" { 2 } else { 3 + kill };
-                let launch = scene.launch(Path::new(WITH_FAILPOINTS), &url, Some(format!("{name}:{hits}")));
+                let launch = scene.launch(
+                    Path::new(WITH_FAILPOINTS),
+                    &url,
+                    Some(format!("{name}:{hits}")),
+                );
                 let mut child = node::start(&launch);
                 let status = node::wait_for_end(&mut child, 60).await;
-                assert!(!status.success(), "{name} was not reached\n{}", scene.log_tail());
+                assert!(
+                    !status.success(),
+                    "{name} was not reached\n{}",
+                    scene.log_tail()
+                );
                 by_failpoint += 1;
-                println!("kill {kill}: at failpoint {name}:{hits}, revisions {}", node::revisions(&mut admin).await);
+                println!(
+                    "kill {kill}: at failpoint {name}:{hits}, revisions {}",
+                    node::revisions(&mut admin).await
+                );
                 continue;
             }
             let shipped_one = kill % 4 == 1;
@@ -124,12 +171,20 @@ fn kill_9_loses_nothing_and_repeats_nothing() {
                 "the input ended before kill {kill}\n{}",
                 scene.log_tail()
             );
-            assert!(node::kill_in_commit(&mut admin, &mut child).await, "the input ended before kill {kill}");
+            assert!(
+                node::kill_in_commit(&mut admin, &mut child).await,
+                "the input ended before kill {kill}"
+            );
             in_flight += 1;
             by_default_binary += usize::from(shipped_one);
-            println!("kill {kill}: -9 with a commit in flight, revisions {}", node::revisions(&mut admin).await);
+            println!(
+                "kill {kill}: -9 with a commit in flight, revisions {}",
+                node::revisions(&mut admin).await
+            );
         }
-        println!("{in_flight} kills with a commit seen in flight, {by_failpoint} at failpoints, {by_default_binary} of the default binary");
+        println!(
+            "{in_flight} kills with a commit seen in flight, {by_failpoint} at failpoints, {by_default_binary} of the default binary"
+        );
         assert_eq!((in_flight, by_failpoint, by_default_binary), (10, 10, 5));
         scene.finish_and_check().await;
     });
@@ -138,15 +193,33 @@ fn kill_9_loses_nothing_and_repeats_nothing() {
 #[test]
 fn a_drain_that_is_killed_loses_nothing() {
     in_runtime(async {
-        let Some(scene) = Scene::set(4_000, 12).await else { return };
+        let Some(scene) = Scene::set("a_drain_that_is_killed_loses_nothing", 4_000, 12).await
+        else {
+            return;
+        };
         let url = scene.database.engine_url();
         let mut admin = scene.database.admin().await;
-        let mut child = node::start(&scene.launch(Path::new(WITH_FAILPOINTS), &url, Some("draining:1".to_owned())));
-        assert!(node::wait_for_commits(&mut admin, &mut child, 5).await, "{}", scene.log_tail());
-        let terminated = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        let mut child = node::start(&scene.launch(
+            Path::new(WITH_FAILPOINTS),
+            &url,
+            Some("draining:1".to_owned()),
+        ));
+        assert!(
+            node::wait_for_commits(&mut admin, &mut child, 5).await,
+            "{}",
+            scene.log_tail()
+        );
+        let terminated = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(terminated.success());
         let status = node::wait_for_end(&mut child, 60).await;
-        assert!(!status.success(), "the failpoint of the drain was not reached\n{}", scene.log_tail());
+        assert!(
+            !status.success(),
+            "the failpoint of the drain was not reached\n{}",
+            scene.log_tail()
+        );
         scene.finish_and_check().await;
     });
 }
@@ -155,17 +228,38 @@ fn a_drain_that_is_killed_loses_nothing() {
 fn a_connection_cut_on_commit_is_no_loss_and_no_repetition() {
     const CUTS: u32 = 20;
     in_runtime(async {
-        let Some(scene) = Scene::set(4_000, 13).await else { return };
+        let Some(scene) = Scene::set(
+            "a_connection_cut_on_commit_is_no_loss_and_no_repetition",
+            4_000,
+            13,
+        )
+        .await
+        else {
+            return;
+        };
         let mut admin = scene.database.admin().await;
         let direct = scene.database.engine_url();
-        let (host, port) = support::database::address(&direct);
-        let proxy = Proxy::start(format!("{host}:{port}")).await;
+        let proxy = Proxy::start(support::database::address(&direct)).await;
         let url = support::database::with_address(&direct, proxy.address());
         let mut child = node::start(&scene.launch(Path::new(WITH_FAILPOINTS), &url, None));
+        // Start-up reads the commit function's own row, and ends when its connection is cut.
+        assert!(
+            node::wait_for_commits(&mut admin, &mut child, 1).await,
+            "{}",
+            scene.log_tail()
+        );
         for cut in 0..CUTS {
-            proxy.cut_next_commit(if cut % 2 == 0 { Cut::AfterCommit } else { Cut::BeforeCommit });
+            proxy.cut_next_commit(if cut % 2 == 0 {
+                Cut::AfterCommit
+            } else {
+                Cut::BeforeCommit
+            });
             while proxy.cuts() <= cut {
-                assert!(child.try_wait().unwrap().is_none(), "ended before cut {cut}\n{}", scene.log_tail());
+                assert!(
+                    child.try_wait().unwrap().is_none(),
+                    "ended before cut {cut}\n{}",
+                    scene.log_tail()
+                );
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let _ = node::wait_for_commits(&mut admin, &mut child, 2).await;
@@ -181,8 +275,15 @@ fn a_connection_cut_on_commit_is_no_loss_and_no_repetition() {
 fn a_crash_of_the_database_is_survived() {
     const CRASHES: usize = 3;
     in_runtime(async {
-        let Some(control) = support::service("TIDEGATE_TEST_POSTGRES_CTL") else { return };
-        let Some(scene) = Scene::set(6_000, 14).await else { return };
+        let Some(control) = support::server(
+            "a_crash_of_the_database_is_survived",
+            "TIDEGATE_TEST_POSTGRES_CTL",
+        ) else {
+            return;
+        };
+        let Some(scene) = Scene::set("a_crash_of_the_database_is_survived", 6_000, 14).await else {
+            return;
+        };
         let url = scene.database.engine_url();
         let mut child = node::start(&scene.launch(Path::new(WITH_FAILPOINTS), &url, None));
         for crash in 0..CRASHES {
@@ -194,7 +295,10 @@ fn a_crash_of_the_database_is_survived() {
             );
             drop(admin);
             for step in ["crash", "start"] {
-                let done = Command::new(&control).args(["postgres", step]).status().unwrap();
+                let done = Command::new(&control)
+                    .args(["postgres", step])
+                    .status()
+                    .unwrap();
                 assert!(done.success(), "{control} postgres {step}: {done}");
             }
             println!("crash {crash}: the server was stopped with `immediate` and started again");

@@ -22,7 +22,11 @@ pub struct Launch<'l> {
 
 /// Starts `tidegate ingest`.
 pub fn start(launch: &Launch<'_>) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&launch.log).unwrap();
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&launch.log)
+        .unwrap();
     let mut command = Command::new(launch.binary);
     command
         .args(["ingest", "-c"])
@@ -40,7 +44,10 @@ pub fn start(launch: &Launch<'_>) -> Child {
 
 /// The configuration of these tests: small batches, so that a run has many commits to be killed in.
 pub fn write_config(directory: &Path, files: &[PathBuf]) -> PathBuf {
-    let paths: Vec<String> = files.iter().map(|path| format!("      - {}\n", path.display())).collect();
+    let paths: Vec<String> = files
+        .iter()
+        .map(|path| format!("      - {}\n", path.display()))
+        .collect();
     let machine = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recovery/account.yaml");
     let text = format!(
         "store:\n  kind: postgres\n  postgres:\n    url: ${{env:RECOVERY_POSTGRES_URL}}\n\
@@ -56,10 +63,12 @@ pub fn write_config(directory: &Path, files: &[PathBuf]) -> PathBuf {
 
 /// Commits so far, over all source partitions.
 pub async fn revisions(admin: &mut PgConnection) -> i64 {
-    sqlx::query("select coalesce(sum(revision), 0)::int8 as revisions from tidegate.source_partitions")
-        .fetch_one(admin)
-        .await
-        .map_or(0, |row| row.get("revisions"))
+    sqlx::query(
+        "select coalesce(sum(revision), 0)::int8 as revisions from tidegate.source_partitions",
+    )
+    .fetch_one(admin)
+    .await
+    .map_or(0, |row| row.get("revisions"))
 }
 
 /// Waits until the engine has committed at least `commits` more, or has ended.

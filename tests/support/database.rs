@@ -171,3 +171,13 @@ pub fn with_address(url: &str, address: std::net::SocketAddr) -> String {
         .map_or(String::new(), |(user, _)| format!("{user}@"));
     format!("{scheme}://{user}{address}{}", &rest[authority_end..])
 }
+
+/// The `host:port` of a server.
+pub fn address(url: &str) -> String {
+    let (_, rest) = url.split_once("://").unwrap();
+    let authority = rest.split('/').next().unwrap();
+    authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, address)| address)
+        .to_owned()
+}

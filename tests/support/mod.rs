@@ -26,7 +26,8 @@ pub fn pgbouncer_url(test: &str) -> Option<String> {
     server(test, PGBOUNCER_URL)
 }
 
-fn server(test: &str, variable: &str) -> Option<String> {
+/// What an environment variable names that the test cannot do without, with the same rule.
+pub fn server(test: &str, variable: &str) -> Option<String> {
     let value = std::env::var(variable).ok().filter(|url| !url.is_empty());
     if value.is_none() {
         let required = std::env::var(REQUIRE_SERVICES).is_ok_and(|it| it == "1");
