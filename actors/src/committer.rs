@@ -350,3 +350,13 @@ impl Actor for Committer {
         });
     }
 }
+
+/// However a committer ends, its ownership ends with it, at once: whoever waits for permits that its
+/// events hold would wait for ever if only the source task looked, which may be the one that waits.
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.ownership.end(Standing::Broken {
+            reason: "the committer died".to_owned(),
+        });
+    }
+}

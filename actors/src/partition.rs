@@ -11,6 +11,7 @@ use actix::{
 use tidegate_engine::admission::Received;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityName, EntityRow, StoredEntity, Surprises};
+use tidegate_engine::error::ErrorKind;
 use tidegate_engine::partition::{Allowance, Head, Part, Partition, Prepared};
 use tidegate_engine::position::{Offset, StreamPartition};
 use tidegate_engine::store::{StoreError, StreamHead};
@@ -255,6 +256,23 @@ impl PartitionActor {
         context.spawn(told);
     }
 
+    fn unsettled_events(&self) -> usize {
+        let early: usize = self.early.iter().map(|admit| admit.events.len()).sum();
+        early + self.state.as_ref().map_or(0, Partition::unsettled)
+    }
+
+    /// A read failed: true when it is worth another try. Anything but an absence stops the source
+    /// partition with an alarm, as it does for a commit.
+    fn may_try_again(&self, what: &str, error: &StoreError) -> bool {
+        let again = error.kind() == ErrorKind::Transient;
+        tracing::warn!(tenant_id = %self.tenant, partition = %self.ownership.source_partition, %error, again, "{what} not read");
+        if !again {
+            let reason = format!("{what} not read: {error}. Fix the cause, then restart this node");
+            self.ownership.end(Standing::Stopped { reason });
+        }
+        again
+    }
+
     fn take_in(state: &mut Partition<Permit>, admit: Admit) {
         for (received, permit) in admit.events {
             state.offer(received, permit, admit.admitted_at);
@@ -271,6 +289,17 @@ impl Actor for PartitionActor {
     }
 }
 
+/// A partition that ends with work in it ends its ownership, at once: its events are read again.
+impl Drop for PartitionActor {
+    fn drop(&mut self) {
+        if self.unsettled_events() > 0 {
+            self.ownership.end(Standing::Broken {
+                reason: "a partition's actor died".to_owned(),
+            });
+        }
+    }
+}
+
 impl Handler<HeadRead> for PartitionActor {
     type Result = ();
 
@@ -278,9 +307,11 @@ impl Handler<HeadRead> for PartitionActor {
         let heads = match heads {
             Ok(heads) => heads,
             Err(error) => {
-                tracing::warn!(tenant_id = %self.tenant, partition = %self.ownership.source_partition, %error, "log head not read, trying again");
-                let wait = self.back_off();
-                return self.read_head(wait, context);
+                if self.may_try_again("log head", &error) {
+                    let wait = self.back_off();
+                    self.read_head(wait, context);
+                }
+                return;
             }
         };
         self.load_attempt = 0;
@@ -340,7 +371,9 @@ impl Handler<EntitiesRead> for PartitionActor {
             }
             Err(error) => {
                 state.load_failed(&asked);
-                tracing::warn!(tenant_id = %self.tenant, partition = %self.ownership.source_partition, %error, "entities not read, trying again");
+                if !self.may_try_again("entities", &error) {
+                    return;
+                }
                 self.back_off()
             }
         };
@@ -414,12 +447,7 @@ impl Handler<RetireIfIdle> for PartitionActor {
     type Result = bool;
 
     fn handle(&mut self, _: RetireIfIdle, context: &mut Self::Context) -> bool {
-        let empty = self.early.is_empty()
-            && self
-                .state
-                .as_ref()
-                .is_none_or(|state| state.unsettled() == 0);
-        let idle = empty
+        let idle = self.unsettled_events() == 0
             && !self.telling
             && self.active_at.elapsed() >= self.context.options.passivate_after;
         if idle {
@@ -434,14 +462,13 @@ impl Handler<ObservePartition> for PartitionActor {
     type Result = MessageResult<ObservePartition>;
 
     fn handle(&mut self, _: ObservePartition, _: &mut Self::Context) -> Self::Result {
-        let early: usize = self.early.iter().map(|admit| admit.events.len()).sum();
         MessageResult(PartitionSnapshot {
             stream_partition: StreamPartition {
                 tenant: self.tenant.clone(),
                 stream: self.ownership.stream.clone(),
                 source_partition: self.ownership.source_partition.clone(),
             },
-            unsettled_events: early + self.state.as_ref().map_or(0, Partition::unsettled),
+            unsettled_events: self.unsettled_events(),
             prepared_batches: self.state.as_ref().map_or(0, Partition::prepared),
             loads_in_flight: self.loads_in_flight,
             head: self.state.as_ref().map(Partition::head),

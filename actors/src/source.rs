@@ -5,9 +5,11 @@ mod claim;
 mod slot;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt as _;
 use tidegate_engine::admission::{self, Binding, Received};
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
 use tidegate_engine::checkpoint::Receipt;
@@ -88,8 +90,24 @@ type Receiving = Pin<Box<dyn Future<Output = (Allotment, Result<Vec<BusEvent>, B
 const CLAIMS_MAX: usize = 64;
 
 impl SourceTask {
-    /// Runs until it is told to stop.
-    pub async fn run(mut self) {
+    /// Runs until it is told to stop. A panic stops the source with an alarm: what the bus has told of
+    /// assignments may be lost with it, so that only a new consumer knows again who owns what.
+    pub async fn run(self) {
+        let (slots, status) = (self.slots.clone(), self.status.clone());
+        let source = self.source.bus.source().clone();
+        if AssertUnwindSafe(self.receive_and_route())
+            .catch_unwind()
+            .await
+            .is_err()
+        {
+            let reason = "its task panicked. Nothing is lost; restart this node".to_owned();
+            tracing::error!(%source, %reason, "source stopped");
+            stop_all(&slots, &reason);
+            let _ = status.send_replace(SourceStatus::Failed { reason });
+        }
+    }
+
+    async fn receive_and_route(mut self) {
         let (claims, mut claimed) = mpsc::channel::<Claimed>(CLAIMS_MAX);
         let mut receiving: Option<Receiving> = None;
         let mut watch = tokio::time::interval(self.context.options.watch_interval);
@@ -127,7 +145,7 @@ impl SourceTask {
                             tracing::warn!(source = %self.source.bus.source(), %error, "nothing received");
                             if error.kind() != tidegate_engine::error::ErrorKind::Transient {
                                 let _ = self.status.send_replace(SourceStatus::Failed { reason: error.to_string() });
-                                self.stop_all(&error.to_string());
+                                stop_all(&self.slots, &error.to_string());
                             }
                         }
                     }
@@ -392,15 +410,6 @@ impl SourceTask {
         });
     }
 
-    fn stop_all(&self, reason: &str) {
-        for slot in self.lock().values_mut() {
-            slot.end(reason);
-            slot.held = Held::Quarantined {
-                reason: reason.to_owned(),
-            };
-        }
-    }
-
     fn end_all(&self, reason: &str) {
         for slot in self.lock().values() {
             slot.end(reason);
@@ -409,6 +418,20 @@ impl SourceTask {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Stops every partition with an alarm.
+fn stop_all(slots: &Slots, reason: &str) {
+    for slot in slots
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .values_mut()
+    {
+        slot.end(reason);
+        slot.held = Held::Quarantined {
+            reason: reason.to_owned(),
+        };
     }
 }
 

@@ -136,15 +136,13 @@ impl BusSeam {
         }
     }
 
-    /// Nothing is acknowledged before its commit was awaited.
+    /// Nothing is acknowledged before its commit was awaited: every record below is settled in the
+    /// checkpoint as it stands now.
     fn check_acknowledged(&self, partition: u32, low_watermark: Offset) {
-        let durable = self
-            .stage
-            .checkpoint(partition)
-            .map(|checkpoint| checkpoint.progress.next_offset);
-        if durable.is_none_or(|durable| low_watermark > durable) {
+        if let Some(offset) = self.stage.first_unsettled(partition, low_watermark) {
+            let checkpoint = self.stage.checkpoint(partition);
             self.stage.violation(format!(
-                "partition {partition}: {low_watermark} was acknowledged while the checkpoint stood at {durable:?}"
+                "partition {partition}: {low_watermark} was acknowledged, {offset} is not settled in {checkpoint:?}"
             ));
         }
     }

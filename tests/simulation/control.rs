@@ -198,11 +198,18 @@ pub fn world_time(stage: &Stage) -> Timestamp {
 }
 
 /// Randomness from the seed.
-pub struct SeededIds(pub Mutex<Dice>);
+pub struct SeededIds {
+    pub control: Arc<Control>,
+    pub dice: Mutex<Dice>,
+}
 
 impl Ids for SeededIds {
     fn next_u64(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).bits()
+        self.control.step();
+        self.dice
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bits()
     }
 }
 

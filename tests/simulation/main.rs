@@ -24,5 +24,18 @@ use world::Settings;
 
 #[test]
 fn without_faults_every_event_settles_and_every_check_holds() {
-    runner::all(&seed::seeds(20), Settings::calm);
+    runner::all(&seed::seeds(20), Settings::calm, |outcome| {
+        assert_eq!(
+            outcome.stage.claims(),
+            workload::PARTITIONS as usize,
+            "seed {}: where nothing goes wrong, each partition is claimed once",
+            outcome.seed
+        );
+    });
+}
+
+#[test]
+fn under_chaos_every_promise_holds_and_each_seed_replays() {
+    let counts = runner::all(&seed::seeds(seed::SEEDS), Settings::chaos, |_| {});
+    println!("{}", counts.table());
 }

@@ -107,7 +107,10 @@ pub fn start(
             control: control.clone(),
             skew_micros,
         }),
-        ids: Arc::new(SeededIds(dice("ids"))),
+        ids: Arc::new(SeededIds {
+            control: control.clone(),
+            dice: dice("ids"),
+        }),
         spawner: Arc::new(LocalSpawner(control.clone())),
         placement: Placement::Current,
     };

@@ -12,12 +12,18 @@ use crate::{control, ledger};
 const THREADS: usize = 2;
 
 /// Runs each seed twice. Panics with the first seed that went wrong, or that was not the same twice.
-pub fn all(seeds: &[u64], settings: impl Fn(u64) -> Settings + Sync) -> Counts {
+/// `also` looks at each finished run.
+pub fn all(
+    seeds: &[u64],
+    settings: impl Fn(u64) -> Settings + Sync,
+    also: impl Fn(&Outcome) + Sync,
+) -> Counts {
     let sum = Mutex::new(Counts::default());
     each(seeds, |seed| {
         let outcome = world::run(settings(seed));
         keep_trace(&outcome);
         report_if_wrong(&outcome);
+        also(&outcome);
         let again = world::run(settings(seed));
         assert!(
             outcome.trace_hash == again.trace_hash,

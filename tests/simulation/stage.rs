@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use tidegate_connectors::bus::memory::MemoryBusHandle;
 use tidegate_connectors::store::memory::MemoryStore;
 use tidegate_engine::checkpoint::Checkpoint;
-use tidegate_engine::position::{Epoch, Incarnation, SourceName, SourcePartition};
+use tidegate_engine::position::{Epoch, Incarnation, Offset, SourceName, SourcePartition};
 use tidegate_engine::store::StateStore;
 use tokio::time::Instant;
 
@@ -153,6 +153,23 @@ impl Stage {
         let read = self.store.checkpoint(&source_partition).now_or_never();
         read.expect("an undisturbed store never waits")
             .expect("an undisturbed store never fails")
+    }
+
+    /// The first record of a partition below `end` that is not settled in the checkpoint as it stands.
+    /// What is settled above the watermark counts: nobody will ever ask for it again.
+    pub fn first_unsettled(&self, partition: u32, end: Offset) -> Option<Offset> {
+        let progress = self.checkpoint(partition).map(|it| it.progress);
+        let is_settled = |offset: &Offset| {
+            progress.as_ref().is_some_and(|progress| {
+                *offset < progress.next_offset || progress.done_above.contains(*offset)
+            })
+        };
+        let records = self.broker.records(partition);
+        let below = records
+            .into_iter()
+            .map(|record| record.0)
+            .filter(|offset| *offset < end);
+        below.into_iter().find(|offset| !is_settled(offset))
     }
 
     /// After an unexpected error no commit of that ownership may follow.

@@ -418,7 +418,7 @@ impl World {
                     .places
                     .iter()
                     .filter_map(|place| place.running.as_ref())
-                    .map(|running| format!("{:#?}", running.observed.lock().snapshot))
+                    .map(|running| format!("{:?}", running.observed.lock().snapshot))
                     .collect();
                 let snapshots = snapshots.join("\n");
                 self.stage.violation(format!(
@@ -431,11 +431,8 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let settled = |partition| {
-            let next = self
-                .stage
-                .checkpoint(partition)
-                .map(|it| it.progress.next_offset);
-            next.is_some() && next == self.stage.broker.end(partition)
+            let end = self.stage.broker.end(partition);
+            end.is_some_and(|end| self.stage.first_unsettled(partition, end).is_none())
         };
         (0..PARTITIONS).all(settled) && self.stage.store.commits_on_their_way() == 0
     }

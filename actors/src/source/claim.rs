@@ -1,9 +1,11 @@
 //! A claim: epoch + 1, the checkpoint as it stands, and the proof that the source is still the one it
 //! was written for.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tidegate_engine::bus::{EventBus, Start};
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::error::ErrorKind;
@@ -35,8 +37,18 @@ struct Failure {
 }
 
 impl Request {
-    /// Claims, and tries again for as long as the store or the bus is only away.
+    /// Claims, and tries again for as long as the store or the bus is only away. A panic is an answer
+    /// too: without one the partition would be claimed for ever.
     pub async fn run(self) -> Claimed {
+        let source_partition = self.source_partition.clone();
+        let claimed = AssertUnwindSafe(self.claim()).catch_unwind().await;
+        claimed.unwrap_or_else(|_| Claimed {
+            source_partition,
+            checkpoint: Err("its claim panicked; restart this node".to_owned()),
+        })
+    }
+
+    async fn claim(self) -> Claimed {
         tokio::time::sleep(self.wait).await;
         let mut attempt = 0;
         loop {
