@@ -1,8 +1,10 @@
 //! One simulated process: a node as `run` starts it, over its own seams, in its own set of tasks.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tidegate_actors::{
     Node, NodeOptions, NodeSeams, NodeSnapshot, Placement, Source, SourceStatus,
 };
@@ -122,14 +124,21 @@ pub fn start(
     };
     let observed = Arc::new(Observed::default());
     let tasks = LocalSet::new();
-    tasks.spawn_local(live(
+    let life = live(
         options,
         seams,
         source,
         observed.clone(),
         stage.clone(),
         control.clone(),
-    ));
+    );
+    let main = control.clone();
+    tasks.spawn_local(async move {
+        // A panic of its main task ends a process.
+        if AssertUnwindSafe(life).catch_unwind().await.is_err() {
+            main.kill("by a panic of its main task");
+        }
+    });
     stage.trace(name, "started");
     actix::spawn(Process::new(tasks, control.clone()));
     Running {

@@ -241,7 +241,9 @@ impl Committer {
             });
         }
         let surprises = Arc::new(surprises);
-        let tenants: Vec<TenantId> = self.lanes.keys().cloned().collect();
+        // An idle partition has nothing to drop, and may have been put away meanwhile.
+        let busy = self.lanes.iter().filter(|(_, lane)| !lane.is_idle());
+        let tenants: Vec<TenantId> = busy.map(|(tenant, _)| tenant.clone()).collect();
         for tenant in tenants {
             let reset = Reset {
                 surprises: surprises.clone(),
