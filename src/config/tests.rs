@@ -183,3 +183,54 @@ fn r51_the_defaults_are_those_of_the_parts() {
         tidegate_actors::NodeOptions::default()
     );
 }
+
+/// The reference says each bound; one more, and one less, is refused with it.
+#[test]
+fn r26_each_limit_plus_one_is_refused_with_its_bounds() {
+    let reference = Config::reference();
+    let mut sections: Vec<&str> = Vec::new();
+    let mut bounds: Option<(u64, u64)> = None;
+    let mut tried = 0;
+    for line in reference.lines() {
+        let depth = (line.len() - line.trim_start().len()) / 2;
+        let bare = line.trim();
+        if let Some(doc) = bare.strip_prefix("# ") {
+            let range = doc.strip_suffix('.').and_then(|doc| doc.split_once(" to "));
+            bounds = range.and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+            continue;
+        }
+        let Some((key, value)) = bare.split_once(':') else {
+            continue;
+        };
+        sections.truncate(depth);
+        sections.push(key);
+        let Some((low, high)) = bounds.take().filter(|_| !value.is_empty()) else {
+            continue;
+        };
+        for wrong in [high.checked_add(1), low.checked_sub(1)]
+            .into_iter()
+            .flatten()
+        {
+            let mut text = String::new();
+            for (depth, key) in sections.iter().enumerate() {
+                text.push_str(&format!("{}{key}:", "  ".repeat(depth)));
+                text.push_str(if depth + 1 == sections.len() {
+                    " "
+                } else {
+                    "\n"
+                });
+            }
+            let problems = parse(&format!("{text}{wrong}\n")).unwrap_err().to_string();
+            let expected = format!(
+                "{}: expected {low} to {high}, found {wrong}",
+                sections.join(".")
+            );
+            assert!(
+                problems.contains(&expected),
+                "{expected} not in:\n{problems}"
+            );
+            tried += 1;
+        }
+    }
+    assert!(tried >= 50, "only {tried} bounds were tried");
+}

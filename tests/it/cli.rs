@@ -6,6 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::support::database::TestDatabase;
+
 /// A directory to work in, and the binary started there.
 struct Desk(tempfile::TempDir);
 
@@ -586,4 +588,70 @@ fn the_page_about_the_command_line_lists_what_there_is() {
         let heading = format!("## `tidegate {command}`");
         assert!(page.contains(&heading), "docs/cli.md has no `{heading}`");
     }
+}
+
+#[test]
+fn postgres_is_migrated_by_hand_and_filled_by_the_same_command() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let test = "postgres_is_migrated_by_hand_and_filled_by_the_same_command";
+    let Some(database) = runtime.block_on(TestDatabase::create_empty(test)) else {
+        return;
+    };
+    let desk = Desk::with_orders();
+    desk.write(
+        "node.yaml",
+        "store:\n  kind: postgres\n  postgres:\n    url: ${env:ENGINE_URL}\n    \
+         migrate_url: ${env:ADMIN_URL}\n    role_prefix: ${env:ROLE_PREFIX}\n\
+         machines: { paths: [order.yaml] }\n",
+    );
+    let engine = database.prefix().role("engine");
+    let prefix = engine.strip_suffix("_engine").unwrap().to_owned();
+    let run = |line: &str| -> Said {
+        let mut command = desk.command(&format!("{line} -c node.yaml"));
+        command
+            .env("ENGINE_URL", database.engine_url())
+            .env("ADMIN_URL", database.admin_url())
+            .env("ROLE_PREFIX", &prefix);
+        command.output().unwrap().into()
+    };
+    // What is printed is what is run, and printing runs nothing.
+    let printed = run("migrate --print-sql").ended_with(0).out;
+    assert!(printed.contains(&format!("{prefix}_writer")));
+    let without_roles = run("migrate --print-sql --roles existing")
+        .ended_with(0)
+        .out;
+    assert!(without_roles.len() < printed.len());
+    let migrated = run("migrate -o json").ended_with(0);
+    assert!(migrated.lines().len() > 1);
+    runtime.block_on(database.let_in(&engine));
+    assert_eq!(
+        run("migrate --roles existing -o json").ended_with(0).out,
+        ""
+    );
+
+    let first = run("ingest orders.ndjson -o json").ended_with(0);
+    assert_eq!(first.lines()[0]["admitted"], json!(32));
+    let again = run("ingest orders.ndjson -o json").ended_with(0);
+    assert_eq!(again.lines()[0]["received"], json!(0));
+    let state = run("state get order o-3 --tenant acme -o json").ended_with(0);
+    assert_eq!(state.lines()[0]["version"], json!(2));
+    let discarded = run("dead-letters discard --all --tenant acme -o json").ended_with(0);
+    assert_eq!(discarded.lines().len(), 2);
+    run("verify").ended_with(0);
+
+    // Without its schema the database is not ready, and the message says what to type.
+    runtime.block_on(async {
+        use sqlx::{Connection as _, Executor as _};
+        let url = database.admin_url();
+        let mut admin = sqlx::PgConnection::connect(&url).await.unwrap();
+        admin.execute("drop schema tidegate cascade").await.unwrap();
+    });
+    let refused = run("ingest orders.ndjson").ended_with(3);
+    assert!(refused.err.contains("tidegate migrate"), "{}", refused.err);
+    let unset = desk.run("verify -c node.yaml").ended_with(2);
+    assert!(
+        unset.err.contains("`ENGINE_URL` is not set"),
+        "{}",
+        unset.err
+    );
 }
