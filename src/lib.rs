@@ -12,3 +12,4 @@ pub mod progress;
 pub mod runtime;
 pub mod stores;
 pub mod telemetry;
+pub mod wiring;

@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(value("f"), Yaml::Text("1".to_owned()));
         assert_eq!(value("1"), Yaml::Text("one".to_owned()));
         assert_eq!(value("true"), Yaml::Text("t".to_owned()));
-        assert_eq!(value("big"), Yaml::Double(9.223372036854775808e18));
+        assert_eq!(value("big"), Yaml::Double(9.223_372_036_854_776e18));
         assert_eq!(entry(&node, "f").0, 6);
         let (_, list) = entry(&node, "g");
         let Yaml::List(items) = &list.value else {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde_json::json;
 use tidegate_actors::Source;
-use tidegate_connectors::bus::file::{FileBus, FileInput};
 use tidegate_engine::bus::Start;
 use tidegate_engine::checkpoint::Counts;
 use tidegate_engine::clock::Clock as _;
@@ -25,6 +24,7 @@ use crate::ingest::{self, Ended, Plan, UpkeepPlan};
 use crate::machines::{self, MachinesError};
 use crate::progress::{Bar, Unit};
 use crate::runtime::SystemClock;
+use crate::wiring::{FileBus, FileInput};
 
 /// A source over files, and its bus for the progress.
 struct FileSource {

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate_actors::Source;
-use tidegate_connectors::bus::file::{FileBus, FileInput};
 use tidegate_engine::bus::Start;
 use tidegate_engine::clock::Clock as _;
 use tidegate_engine::machine::{MachineDefinition, Processor};
@@ -32,6 +31,7 @@ use crate::progress::{Bar, Unit};
 use crate::runtime::SystemClock;
 use crate::stores::{self, Opened, WhenAbsent};
 use crate::telemetry::LogWriter;
+use crate::wiring::{FileBus, FileInput};
 use compare::Figure;
 use generate::FileBooks;
 use screen::Screen;

@@ -174,7 +174,9 @@ fn what_belongs_to_one_module_stays_there() {
     for file in production() {
         let code = file.code();
         for (needle, home, why) in ONLY_THERE {
-            if !file.path.starts_with(home) {
+            // The demo holds its own totals against what plain SQL says, past the seam on purpose.
+            let past_the_seam = needle == "sqlx::" && file.path == "src/demo/compare.rs";
+            if !file.path.starts_with(home) && !past_the_seam {
                 found.extend(
                     places(file, &code, needle)
                         .map(|place| format!("{place}: `{needle}` stands in {home} only; {why}")),

@@ -83,6 +83,7 @@ impl Processor for Tally {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one scene, told from input to sums")]
 fn what_is_received_is_settled_once() {
     const PARTITIONS: u32 = 3;
     const EVENTS: usize = 5_000;

@@ -71,7 +71,6 @@ pub struct Outcome {
     pub trace: Vec<String>,
     pub tail: String,
     pub stage: Arc<Stage>,
-    pub virtual_time: Duration,
 }
 
 /// One of the two places where a process runs.
@@ -126,7 +125,6 @@ async fn live(settings: Settings) -> Outcome {
         trace_hash,
         trace,
         tail,
-        virtual_time: stage.elapsed(),
         stage,
     }
 }

@@ -338,10 +338,9 @@ impl StateStore for Shelf {
             .collect())
     }
     async fn chain_anchor(&self, at: &StreamPartition) -> Result<Option<ChainAnchor>, StoreError> {
-        let anchors = self.anchors.iter();
+        let mut anchors = self.anchors.iter();
         Ok(anchors
-            .filter(|anchor| anchor.stream_partition == *at)
-            .next_back()
+            .rfind(|anchor| anchor.stream_partition == *at)
             .cloned())
     }
     async fn segments(

@@ -57,11 +57,13 @@ async fn a_pooler_that_was_not_named_is_recognised() {
             }
         };
         let place = source_partition("orders", 0);
-        if let Err(error) = Writer::claim(&store, &place, "a", now()).await {
-            found = Some(error);
-            break;
-        }
-        let mut writer = Writer::claim(&store, &place, "a", now()).await.unwrap();
+        let mut writer = match Writer::claim(&store, &place, "a", now()).await {
+            Ok(writer) => writer,
+            Err(error) => {
+                found = Some(error);
+                break;
+            }
+        };
         if let Err(error) = writer.commit(&store, &[Entry::new("acme", "k")]).await {
             found = Some(error);
             break;
