@@ -1,0 +1,157 @@
+//! The table: one row a way, medians over the rounds, and where it is kept.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use tidegate::runtime::SystemClock;
+use tidegate_engine::clock::Clock as _;
+
+use super::Result;
+use super::measure::{Sample, median};
+
+/// Between these the table stands in the README.
+const BEGIN: &str = "<!-- table: `make bench` writes it -->";
+const END: &str = "<!-- end of table -->";
+
+/// One way and what was measured of it.
+pub struct Row {
+    /// What it is.
+    pub name: String,
+    /// How it was set.
+    pub settings: String,
+    /// One sample a round.
+    pub samples: Vec<Sample>,
+}
+
+/// The finished table.
+pub struct Table<'r> {
+    rows: &'r [Row],
+    /// Its rates are 1 in the last columns, in this order.
+    baselines: [Option<&'r Row>; 2],
+}
+
+impl<'r> Table<'r> {
+    /// A table of `rows`, compared with the rows of these two names.
+    pub fn new(rows: &'r [Row], baselines: [&str; 2]) -> Self {
+        let named = |name: &str| rows.iter().find(|row| row.name == name);
+        Self {
+            rows,
+            baselines: baselines.map(named),
+        }
+    }
+
+    /// Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut text = String::from(
+            "| way | settings | events/s (lowest to highest) | × per-event | × batch | \
+             Postgres CPU, µs/event | client CPU, µs/event |\n|---|---|---|---|---|---|---|\n",
+        );
+        for row in self.rows {
+            let [per_event, batch] = self.baselines.map(|base| ratio(row, base));
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {per_event} | {batch} | {} | {} |",
+                row.name,
+                row.settings,
+                rates(&row.samples),
+                micros(&row.samples, Sample::server_micros),
+                micros(&row.samples, Sample::client_micros),
+            );
+        }
+        text
+    }
+}
+
+/// Replaces what stands between the marks of a README.
+pub fn write_into(readme: &Path, text: &str) -> Result<()> {
+    let current = std::fs::read_to_string(readme)?;
+    let (before, rest) = current
+        .split_once(BEGIN)
+        .ok_or("the README has no mark for the table")?;
+    let (_, after) = rest
+        .split_once(END)
+        .ok_or("the README has no mark for the table's end")?;
+    std::fs::write(
+        readme,
+        format!("{before}{BEGIN}\n{}\n{END}{after}", text.trim_end()),
+    )?;
+    Ok(())
+}
+
+/// When, on what, with what: the sentence above the table.
+pub fn circumstances(server: &str, load: &str, rounds: u32) -> String {
+    let date: String = SystemClock.now().to_rfc3339().chars().take(10).collect();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let compiler = std::process::Command::new("rustc")
+        .arg("--version")
+        .output();
+    let compiler = compiler.map_or_else(
+        |_| "rustc unknown".to_owned(),
+        |output| {
+            String::from_utf8_lossy(&output.stdout)
+                .split(" (")
+                .take(1)
+                .collect()
+        },
+    );
+    format!(
+        "{date}, {cores} cores ({}) shared by client and server, {server}, {}, release build. {load} \
+         Medians of {rounds} interleaved rounds; ratios are medians of the rounds' own ratios.\n",
+        std::env::consts::ARCH,
+        compiler.trim(),
+    )
+}
+
+fn rates(samples: &[Sample]) -> String {
+    let rates = || samples.iter().map(Sample::rate);
+    let (lowest, highest) = (
+        rates().fold(f64::INFINITY, f64::min),
+        rates().fold(0.0, f64::max),
+    );
+    match median(rates()) {
+        Some(median) if samples.len() > 1 => {
+            format!(
+                "**{}** ({} to {})",
+                grouped(median),
+                grouped(lowest),
+                grouped(highest)
+            )
+        }
+        Some(median) => format!("**{}**", grouped(median)),
+        None => "–".to_owned(),
+    }
+}
+
+fn micros(samples: &[Sample], of: fn(&Sample) -> Option<f64>) -> String {
+    match median(samples.iter().filter_map(of)) {
+        Some(micros) if micros >= 100.0 => format!("{micros:.0}"),
+        Some(micros) => format!("{micros:.1}"),
+        None => "–".to_owned(),
+    }
+}
+
+fn ratio(row: &Row, base: Option<&Row>) -> String {
+    let pairs = base
+        .into_iter()
+        .flat_map(|base| row.samples.iter().zip(&base.samples));
+    match median(pairs.map(|(own, other)| own.rate() / other.rate())) {
+        Some(ratio) if ratio >= 10.0 => format!("{ratio:.1}"),
+        Some(ratio) => format!("{ratio:.2}"),
+        None => "–".to_owned(),
+    }
+}
+
+/// 84123.4 as `84,100`: three figures are more than the noise allows.
+fn grouped(rate: f64) -> String {
+    let unit = 10_f64.powf((rate.max(1.0).log10().floor() - 2.0).max(0.0));
+    let digits = ((rate / unit).round() * unit).to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,264 @@
+//! The hand-written batch consumer: a batch is one transaction of four array statements. It folds its
+//! batch by order in memory and lets the upsert do the arithmetic, so it needs no cache of states and no
+//! read before its write; that is what we would write, and it is the fastest we know short of ours.
+//! Arrays are sorted by key, so that two connections cannot deadlock.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{Connection as _, Row as _};
+
+use super::envelope::{EventId, OrderEvent, TenantNumbers, tenant_numbers};
+use super::schema;
+use crate::harness::Result;
+use crate::harness::database::Server;
+use crate::harness::load::{Lane, Load};
+use crate::harness::measure::{Sample, Stopwatch};
+
+/// Where the consumer remembers what it has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tables {
+    /// In a table of its own, so that the log can be kept and dropped by other rules than the keys.
+    SeenAndLog,
+    /// By a unique event id on the log: one row an event less, and no order to read the log by.
+    LogAlone,
+}
+
+/// The hand-written batch consumer.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchConsumer {
+    /// Events of one transaction.
+    pub batch_events: usize,
+    /// Connections, each with a source partition of its own.
+    pub connections: usize,
+    /// Where it remembers.
+    pub tables: Tables,
+}
+
+const SEEN: &str = "insert into peer_seen (tenant_id, event_id) \
+    select * from unnest($1::int4[], $2::uuid[]) on conflict do nothing returning event_id";
+
+const LOG: &str = "insert into peer_log (partition, source_offset, tenant_id, event_id, event) \
+    select $1, * from unnest($2::int8[], $3::int4[], $4::uuid[], $5::text[])";
+
+const LOG_ALONE: &str = "insert into peer_log_by_event (partition, source_offset, tenant_id, event_id, event) \
+    select $1, * from unnest($2::int8[], $3::int4[], $4::uuid[], $5::text[]) \
+    on conflict do nothing returning event_id";
+
+const ORDERS: &str = "insert into peer_orders as o (tenant_id, order_id, status, total_cents, paid_cents, version) \
+    select tenant_id, order_id, \
+           case when paid_cents >= total_cents then 'paid' else 'placed' end, \
+           total_cents, paid_cents, version \
+      from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[], $5::int8[]) \
+           as w(tenant_id, order_id, total_cents, paid_cents, version) \
+    on conflict (tenant_id, order_id) do update set \
+        total_cents = o.total_cents + excluded.total_cents, \
+        paid_cents = o.paid_cents + excluded.paid_cents, \
+        status = case when o.paid_cents + excluded.paid_cents >= o.total_cents + excluded.total_cents \
+                      then 'paid' else 'placed' end, \
+        version = o.version + excluded.version, \
+        changed_at = now()";
+
+const OFFSET: &str =
+    "update peer_offsets set next_offset = $2 where partition = $1 and next_offset = $3";
+
+/// What a batch does to one order.
+#[derive(Default)]
+struct Fold {
+    total_cents: i64,
+    paid_cents: i64,
+    events: i64,
+}
+
+impl BatchConsumer {
+    /// Consumes a load in a fresh database and returns the timed part.
+    pub async fn run(self, server: &Server, load: &Arc<Load>, payments: u32) -> Result<Sample> {
+        server.fresh_database().await?;
+        let pool = server.pool(self.connections).await?;
+        let lanes = Arc::new(load.lanes(self.connections, payments));
+        let tenants = Arc::new(tenant_numbers(load));
+        schema::create(&pool, &tenants, self.connections).await?;
+        self.consume(&pool, load, &lanes, &tenants, Lane::opening)
+            .await?;
+        server.checkpoint().await?;
+
+        let stopwatch = Stopwatch::start(server.postmaster);
+        let events = self
+            .consume(&pool, load, &lanes, &tenants, Lane::payments)
+            .await?;
+        let sample = stopwatch.stop(events);
+
+        let (found, expected) = (schema::totals(&pool).await?, load.totals(payments));
+        pool.close().await;
+        if found != expected {
+            return Err(format!("the batch consumer ends at {found:?}, not {expected:?}").into());
+        }
+        Ok(sample)
+    }
+
+    /// Consumes one part of every lane, each on its connection; returns how many events that were.
+    pub(super) async fn consume(
+        self,
+        pool: &PgPool,
+        load: &Arc<Load>,
+        lanes: &Arc<Vec<Lane>>,
+        tenants: &Arc<TenantNumbers>,
+        part: fn(&Lane) -> Range<usize>,
+    ) -> Result<usize> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..lanes.len() {
+            let (pool, load, lanes, tenants) =
+                (pool.clone(), load.clone(), lanes.clone(), tenants.clone());
+            tasks.spawn(async move {
+                let lane = lanes.get(number).ok_or("no such lane")?;
+                let mut connection = pool.acquire().await?;
+                let places = part(lane);
+                for start in places.clone().step_by(self.batch_events) {
+                    let end = places.end.min(start + self.batch_events);
+                    self.one_batch(&mut connection, &load, lane, number, start..end, &tenants)
+                        .await?;
+                }
+                Result::Ok(places.len())
+            });
+        }
+        let mut events = 0;
+        while let Some(done) = tasks.join_next().await {
+            events += done??;
+        }
+        Ok(events)
+    }
+
+    async fn one_batch(
+        self,
+        connection: &mut PgConnection,
+        load: &Load,
+        lane: &Lane,
+        partition: usize,
+        places: Range<usize>,
+        tenants: &TenantNumbers,
+    ) -> Result<()> {
+        let (next, from) = (i64::try_from(places.end)?, i64::try_from(places.start)?);
+        let partition = i32::try_from(partition)?;
+        let mut events = Vec::with_capacity(places.len());
+        for (place, number) in (from..).zip(lane.events.get(places).unwrap_or_default()) {
+            events.push((place, OrderEvent::read(load.event(*number), tenants)?));
+        }
+        events.sort_unstable_by_key(|(_, event)| (event.tenant, event.id));
+
+        let mut transaction = connection.begin().await?;
+        match self.tables {
+            Tables::SeenAndLog => {
+                let tenants: Vec<i32> = events.iter().map(|(_, event)| event.tenant).collect();
+                let ids: Vec<EventId> = events.iter().map(|(_, event)| event.id).collect();
+                let fresh = sqlx::query(SEEN)
+                    .bind(tenants)
+                    .bind(ids)
+                    .fetch_all(&mut *transaction)
+                    .await?;
+                keep_fresh(&mut events, &fresh)?;
+                // The log's key is the offset: in order of it, every row lands behind the last.
+                events.sort_unstable_by_key(|(place, _)| *place);
+                log(&mut transaction, LOG, partition, &events).await?;
+            }
+            Tables::LogAlone => {
+                let fresh = log(&mut transaction, LOG_ALONE, partition, &events).await?;
+                keep_fresh(&mut events, &fresh)?;
+            }
+        }
+        upsert(&mut transaction, &events).await?;
+        let moved = sqlx::query(OFFSET)
+            .bind(partition)
+            .bind(next)
+            .bind(from)
+            .execute(&mut *transaction)
+            .await?;
+        if moved.rows_affected() != 1 {
+            return Err("another consumer moved this partition's offset".into());
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+/// Drops the events that were seen before.
+fn keep_fresh(
+    events: &mut Vec<(i64, OrderEvent<'_>)>,
+    fresh: &[sqlx::postgres::PgRow],
+) -> Result<()> {
+    if fresh.len() == events.len() {
+        return Ok(());
+    }
+    let ids: HashSet<EventId> = fresh
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<std::result::Result<_, _>>()?;
+    events.retain(|(_, event)| ids.contains(&event.id));
+    Ok(())
+}
+
+async fn log(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    partition: i32,
+    events: &[(i64, OrderEvent<'_>)],
+) -> Result<Vec<sqlx::postgres::PgRow>> {
+    let offsets: Vec<i64> = events.iter().map(|(place, _)| *place).collect();
+    let tenants: Vec<i32> = events.iter().map(|(_, event)| event.tenant).collect();
+    let ids: Vec<EventId> = events.iter().map(|(_, event)| event.id).collect();
+    let texts: Vec<&str> = events.iter().map(|(_, event)| event.json).collect();
+    let query = sqlx::query(statement)
+        .bind(partition)
+        .bind(offsets)
+        .bind(tenants)
+        .bind(ids)
+        .bind(texts);
+    Ok(query.fetch_all(connection).await?)
+}
+
+async fn upsert(connection: &mut PgConnection, events: &[(i64, OrderEvent<'_>)]) -> Result<()> {
+    let mut folds: HashMap<(i32, &str), Fold> = HashMap::with_capacity(events.len());
+    for (_, event) in events {
+        let fold = folds.entry((event.tenant, &event.order)).or_default();
+        fold.total_cents += event.total_cents;
+        fold.paid_cents += event.amount_cents;
+        fold.events += 1;
+    }
+    let mut folds: Vec<((i32, &str), Fold)> = folds.into_iter().collect();
+    folds.sort_unstable_by_key(|(key, _)| *key);
+    sqlx::query(ORDERS)
+        .bind(
+            folds
+                .iter()
+                .map(|((tenant, _), _)| *tenant)
+                .collect::<Vec<i32>>(),
+        )
+        .bind(
+            folds
+                .iter()
+                .map(|((_, order), _)| *order)
+                .collect::<Vec<&str>>(),
+        )
+        .bind(
+            folds
+                .iter()
+                .map(|(_, fold)| fold.total_cents)
+                .collect::<Vec<i64>>(),
+        )
+        .bind(
+            folds
+                .iter()
+                .map(|(_, fold)| fold.paid_cents)
+                .collect::<Vec<i64>>(),
+        )
+        .bind(
+            folds
+                .iter()
+                .map(|(_, fold)| fold.events)
+                .collect::<Vec<i64>>(),
+        )
+        .execute(connection)
+        .await?;
+    Ok(())
+}
