@@ -12,6 +12,8 @@ mod faults;
 mod ledger;
 mod model;
 mod node;
+#[cfg(feature = "planted")]
+mod planted;
 mod runner;
 mod seed;
 mod stage;
