@@ -1,5 +1,17 @@
 //! Text types that can only be built valid. Each is a cheap clone (`Arc<str>`), compares as text and
 //! says in its error which value broke which rule.
+//!
+//! R23: there is no way around the rule.
+//! ```
+//! use tidegate_engine::tenant::TenantId;
+//! assert!(TenantId::new("acme").is_ok() && TenantId::new("Acme!").is_err());
+//! ```
+//! ```compile_fail,E0423
+//! let tenant = tidegate_engine::tenant::TenantId(std::sync::Arc::from("Acme!"));
+//! ```
+//! ```compile_fail,E0277
+//! let tenant: tidegate_engine::tenant::TenantId = "Acme!".into();
+//! ```
 
 use crate::error::InvalidValue;
 use crate::limits;

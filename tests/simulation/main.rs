@@ -37,7 +37,7 @@ fn without_faults_every_event_settles_and_every_check_holds() {
 }
 
 #[test]
-fn under_chaos_every_promise_holds_and_each_seed_replays() {
+fn r10_r36_r47_under_chaos_every_promise_holds_and_each_seed_replays() {
     let counts = runner::all(&seed::seeds(seed::SEEDS), Settings::chaos, |_| {});
     println!("{}", counts.table());
 }
