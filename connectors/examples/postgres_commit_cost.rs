@@ -357,6 +357,7 @@ async fn main() {
         options.dedupe_filter_bytes_max = 0;
     }
     options.connections_max = connections as u32;
+    options.index_events = false;
     let store = PostgresStore::connect(options).await.unwrap();
     let mut writers = Vec::new();
     for partition in 0..connections as u32 {

@@ -21,8 +21,9 @@ create function tidegate.commit_batch(
     p_tenants int4[],
     p_filter_generation int8, p_probe_tenant int4[], p_probe_key uuid[],
     p_key_tenant int4[], p_key uuid[], p_key_conflict uuid[], p_key_offset int8[],
-    p_entity_tenant int4[], p_entity_row int8[], p_entity_expected int8[], p_entity_version int8[],
-    p_entity_status text[], p_entity_data text[], p_entity_changed timestamptz[],
+    p_entity_tenant int4[], p_entity_machine int4[], p_entity_key text[], p_entity_row int8[],
+    p_entity_expected int8[], p_entity_version int8[], p_entity_status text[], p_entity_data text[],
+    p_entity_changed timestamptz[],
     p_new_tenant int4[], p_new_machine int4[], p_new_key text[], p_new_version int8[],
     p_new_status text[], p_new_data text[], p_new_changed timestamptz[],
     p_segment_tenant int4[], p_segment_stream int4[], p_segment_first int8[], p_segment_count int4[],
@@ -99,6 +100,8 @@ begin
                            with ordinality as w(row_id, tenant_id, expected, ordinal)
                       left join tidegate.entities e
                         on e.entity_id = w.row_id and e.tenant_id = w.tenant_id
+                           and e.machine_id = p_entity_machine[w.ordinal]
+                           and e.key = p_entity_key[w.ordinal]
                      where e.version is distinct from w.expected
                     union all
                     select -w.ordinal, e.entity_id, e.version, e.status, e.data
@@ -107,6 +110,16 @@ begin
                       join tidegate.entities e
                         on e.tenant_id = w.tenant_id and e.machine_id = w.machine_id
                            and e.key = w.key) m;
+            -- The row is gone or another entity's, and the entity itself stands in another row: a mistake
+            -- of the caller that no new attempt mends.
+            if exists (select from unnest(moved, moved_row) as m(ordinal, row_id)
+                        join tidegate.entities e
+                          on e.tenant_id = p_entity_tenant[m.ordinal]
+                             and e.machine_id = p_entity_machine[m.ordinal]
+                             and e.key = p_entity_key[m.ordinal]
+                       where m.ordinal > 0 and m.row_id is null) then
+                raise exception 'an entity is not in the row that is named' using errcode = 'TG004';
+            end if;
             -- Not lockable and not moved either: somebody is about to move it.
             if cardinality(p_entity_row) > coalesce(cardinality(v_locked), 0) then
                 select array_agg(b.ordinal) into busy
@@ -175,7 +188,8 @@ begin
                        status = p_entity_status[i], data = p_entity_data[i]
                   from generate_series(1, cardinality(p_entity_row)) as i
                  where e.entity_id = p_entity_row[i] and e.tenant_id = p_entity_tenant[i]
-                   and e.version = p_entity_expected[i];
+                   and e.version = p_entity_expected[i] and e.machine_id = p_entity_machine[i]
+                   and e.key = p_entity_key[i];
                 get diagnostics v_count = row_count;
                 if v_count <> cardinality(p_entity_row) then
                     raise sqlstate 'TG009';

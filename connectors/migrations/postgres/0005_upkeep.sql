@@ -161,8 +161,65 @@ begin
 end
 $$;
 
-revoke all on function tidegate.older_keys_estimate, tidegate.older_keys from public;
-grant execute on function tidegate.older_keys_estimate, tidegate.older_keys to tidegate_engine;
+-- Goes on with the index of events: at most so many segments, and as many rows that retention left
+-- behind as a thousand segments would hold. Returns the segments that it indexed. Each stream partition
+-- is followed by its own gapless sequence, so no fence is needed.
+create function tidegate.index_events(p_segments int4) returns int4
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '200ms'
+    set jit = off
+as $$
+declare
+    v_segments int4;
+begin
+    if not pg_try_advisory_xact_lock(7482001, 3) then
+        return 0;
+    end if;
+    perform set_config('tidegate.tenants',
+        (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
+    delete from tidegate.event_index where ctid = any (array(
+        select x.ctid from tidegate.chain_anchors a
+          join tidegate.event_index x
+            on x.tenant_id = a.tenant_id and x.stream_partition_id = a.stream_partition_id
+               and x.sequence < a.next_sequence
+         limit 100000));
+    with segments as materialized (
+        select g.tenant_id, g.stream_partition_id, g.first_sequence + g.event_count as next_sequence,
+               g.body
+          from tidegate.stream_partitions p
+          left join tidegate.event_index_progress i
+            on i.tenant_id = p.tenant_id and i.stream_partition_id = p.stream_partition_id
+         cross join lateral (
+               select g.* from tidegate.segments g
+                where g.tenant_id = p.tenant_id and g.stream_partition_id = p.stream_partition_id
+                  and g.first_sequence >= coalesce(i.next_sequence, 0)
+                order by g.first_sequence limit p_segments) g
+         where p.next_sequence > coalesce(i.next_sequence, 0)
+         limit p_segments),
+    indexed as (
+        insert into tidegate.event_index
+            (tenant_id, stream_partition_id, sequence, event_id, correlation_id)
+        select s.tenant_id, s.stream_partition_id, (r.entry ->> 'sequence')::int8,
+               r.entry -> 'event' ->> 'id', r.entry -> 'event' ->> 'correlationid'
+          from segments s cross join lateral json_array_elements(s.body::json) as r(entry)
+         where r.entry -> 'event' is not null
+        on conflict do nothing),
+    moved as (
+        insert into tidegate.event_index_progress as i (tenant_id, stream_partition_id, next_sequence)
+        select s.tenant_id, s.stream_partition_id, max(s.next_sequence)
+          from segments s group by s.tenant_id, s.stream_partition_id
+        on conflict (tenant_id, stream_partition_id)
+            do update set next_sequence = greatest(i.next_sequence, excluded.next_sequence))
+    select count(*) into v_segments from segments;
+    return v_segments;
+end
+$$;
+
+revoke all on function tidegate.older_keys_estimate, tidegate.older_keys, tidegate.index_events
+    from public;
+grant execute on function tidegate.older_keys_estimate, tidegate.older_keys, tidegate.index_events
+    to tidegate_engine;
 
 set local role tidegate_owner;
 revoke create on schema tidegate from tidegate_writer;

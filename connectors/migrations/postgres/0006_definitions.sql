@@ -48,6 +48,19 @@ select t.name as tenant, d.id, d.reason, d.detail, d.fingerprint, d.attempts, d.
  where d.state = 'open';
 grant select on tidegate.open_dead_letters to tidegate_engine, tidegate_reader, tidegate_admin;
 
+-- Where an event stands, by its id or its correlation id. Follows the log with a lag; what it does not
+-- know yet is in tidegate.events.
+create view tidegate.event_positions with (security_invoker = true, security_barrier = true) as
+select t.name as tenant, x.event_id, x.correlation_id, p.stream, s.source as bus_source,
+       s.partition as bus_partition, x.sequence,
+       format('%s:%s/%s:%s', p.stream, s.source, s.partition, x.sequence) as position
+  from tidegate.event_index x
+  join tidegate.tenants t on t.tenant_id = x.tenant_id
+  join tidegate.stream_partitions p
+    on p.tenant_id = x.tenant_id and p.stream_partition_id = x.stream_partition_id
+  join tidegate.source_partitions s on s.source_partition_id = p.source_partition_id;
+grant select on tidegate.event_positions to tidegate_engine, tidegate_reader, tidegate_admin;
+
 -- Stores a definition whose hash is new, makes it the active one and its view `state_<machine>`.
 -- Whether it may be is decided by the engine before. Belongs to the owner and uses dynamic SQL, since a
 -- view and its columns cannot be parameters: every identifier goes through %I, every literal through

@@ -6,6 +6,7 @@ mod outcomes;
 mod pooler;
 mod protection;
 mod schema;
+mod views;
 
 use std::sync::Arc;
 

@@ -21,7 +21,7 @@ const COMMIT_SQL: &str = "select * from tidegate.commit_batch(\
     $1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,\
     $21,$22,$23,$24,$25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,\
     $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58,$59,$60,\
-    $61,$62,$63,$64)";
+    $61,$62,$63,$64,$65,$66)";
 
 /// The batch's entities, apart: those that exist, and those that must not.
 pub(super) struct EntitySplit<'b> {
@@ -210,6 +210,13 @@ fn bind_entities<'q>(
                 .map(|w| numbers.tenant(&w.name.tenant))
                 .bind_iter(),
         )
+        .bind(
+            existing
+                .iter()
+                .map(|w| numbers.machine(&w.name.machine))
+                .bind_iter(),
+        )
+        .bind(existing.iter().map(|w| w.name.key.as_str()).bind_iter())
         .bind(rows)
         .bind(expected)
         .bind(versions)

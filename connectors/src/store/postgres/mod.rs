@@ -57,6 +57,8 @@ struct Inner {
     /// A filter is being made in the background.
     making_filter: AtomicBool,
     coverage: Coverage,
+    /// Upkeep goes on with the index of events.
+    index_events: bool,
 }
 
 impl Inner {
@@ -94,6 +96,7 @@ impl PostgresStore {
                 older_keys: OlderKeysFilter::new(options.dedupe_filter_bytes_max),
                 making_filter: AtomicBool::new(false),
                 coverage: Coverage::default(),
+                index_events: options.index_events,
             }),
         };
         store.refresh_filter();

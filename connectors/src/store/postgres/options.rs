@@ -31,6 +31,9 @@ pub struct PostgresOptions {
     /// Bytes that the filter of the older dedupe table may take. When the table holds more keys than
     /// fit at ten bits a key, every key is asked for in the database: slower, and as right.
     pub dedupe_filter_bytes_max: usize,
+    /// Upkeep goes on with the index of event and correlation ids. It is off the hot path, and still
+    /// costs the server about as much for each event as the rest of its commit.
+    pub index_events: bool,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
 }
@@ -45,6 +48,7 @@ impl PostgresOptions {
             pooler: Pooler::None,
             // 64 MiB: about 50 million keys.
             dedupe_filter_bytes_max: 64 * 1024 * 1024,
+            index_events: true,
             application_name: "tidegate".to_owned(),
         }
     }
@@ -71,6 +75,7 @@ impl std::fmt::Debug for PostgresOptions {
             .field("acquire_timeout", &self.acquire_timeout)
             .field("pooler", &self.pooler)
             .field("dedupe_filter_bytes_max", &self.dedupe_filter_bytes_max)
+            .field("index_events", &self.index_events)
             .field("application_name", &self.application_name)
             .finish()
     }

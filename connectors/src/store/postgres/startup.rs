@@ -39,6 +39,17 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), StoreErro
     check_schema(connection).await
 }
 
+/// What the server says of itself.
+struct Server {
+    version: i32,
+    standby: bool,
+    fsync: String,
+    full_page_writes: String,
+    synchronous_commit: String,
+    statement_timeout: String,
+    idle_timeout: String,
+}
+
 async fn check_server(connection: &mut PgConnection) -> Result<(), StoreError> {
     let failed = |e| store_error(e, During::Read);
     let row = sqlx::query(SETTINGS_SQL)
@@ -47,43 +58,64 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), StoreError> {
         .await
         .map_err(failed)?;
     let text = |name: &str| row.try_get::<String, _>(name).map_err(failed);
-    let version: i32 = row.try_get("version").map_err(failed)?;
-    if version < SERVER_VERSION_MIN {
+    let server = Server {
+        version: row.try_get("version").map_err(failed)?,
+        standby: row.try_get("standby").map_err(failed)?,
+        fsync: text("fsync")?,
+        full_page_writes: text("full_page_writes")?,
+        synchronous_commit: text("synchronous_commit")?,
+        statement_timeout: text("statement_timeout")?,
+        idle_timeout: text("idle_timeout")?,
+    };
+    for warning in judge(&server)? {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
+}
+
+/// Refuses what breaks the promise, and returns warnings of what weakens it.
+fn judge(server: &Server) -> Result<Vec<String>, StoreError> {
+    if server.version < SERVER_VERSION_MIN {
         return Err(StoreError::NotReady(format!(
-            "Postgres 15 or later is needed, this server says {version}"
+            "expected Postgres 15 or later, found {}",
+            server.version
         )));
     }
-    for name in ["fsync", "full_page_writes"] {
-        if text(name)? == "off" {
+    for (name, value) in [
+        ("fsync", &server.fsync),
+        ("full_page_writes", &server.full_page_writes),
+    ] {
+        if value == "off" {
             return Err(StoreError::NotReady(format!(
                 "the server runs with {name} = off, so a crash may lose or tear what was committed: \
                  set it to on"
             )));
         }
     }
-    if row.try_get::<bool, _>("standby").map_err(failed)? {
+    if server.standby {
         return Err(StoreError::Unavailable {
             detail: "the server is a standby: connect to the primary".to_owned(),
         });
     }
-    let synchronous = text("synchronous_commit")?;
-    if !["on", "remote_apply"].contains(&synchronous.as_str()) {
-        tracing::warn!(
-            synchronous_commit = synchronous,
-            "commits are acknowledged before they are as durable as promised; set synchronous_commit \
-             to on"
-        );
+    let mut warnings = Vec::new();
+    let level = server.synchronous_commit.as_str();
+    if !["on", "remote_apply"].contains(&level) {
+        warnings.push(format!(
+            "synchronous_commit is {level}: commits are acknowledged before they are as durable as \
+             promised; set it to on"
+        ));
     }
-    for name in ["statement_timeout", "idle_timeout"] {
-        if text(name)? == "0" {
-            tracing::warn!(
-                setting = name,
-                "no limit is set for this login: set it as `alter role … set` does for the engine's \
-                 role"
-            );
+    for (name, value) in [
+        ("statement_timeout", &server.statement_timeout),
+        ("idle_in_transaction_session_timeout", &server.idle_timeout),
+    ] {
+        if value == "0" {
+            warnings.push(format!(
+                "{name} is not set for this login: set it as the migration does for the engine's role"
+            ));
         }
     }
-    Ok(())
+    Ok(warnings)
 }
 
 async fn check_role(connection: &mut PgConnection) -> Result<(), StoreError> {
@@ -108,4 +140,68 @@ async fn check_role(connection: &mut PgConnection) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Server, judge};
+    use tidegate_engine::store::StoreError;
+
+    fn durable() -> Server {
+        Server {
+            version: 150_018,
+            standby: false,
+            fsync: "on".to_owned(),
+            full_page_writes: "on".to_owned(),
+            synchronous_commit: "on".to_owned(),
+            statement_timeout: "30s".to_owned(),
+            idle_timeout: "10s".to_owned(),
+        }
+    }
+
+    #[test]
+    fn r51_a_server_that_may_lose_commits_is_refused() {
+        let changes: [fn(&mut Server); 3] = [
+            |it| it.fsync = "off".to_owned(),
+            |it| it.full_page_writes = "off".to_owned(),
+            |it| it.version = 140_010,
+        ];
+        for change in changes {
+            let mut server = durable();
+            change(&mut server);
+            assert!(matches!(judge(&server), Err(StoreError::NotReady(_))));
+        }
+        let standby = Server {
+            standby: true,
+            ..durable()
+        };
+        let answer = judge(&standby);
+        assert!(matches!(answer, Err(StoreError::Unavailable { .. })));
+    }
+
+    #[test]
+    fn what_weakens_the_promise_is_warned_of() {
+        let warnings = |change: fn(&mut Server)| {
+            let mut server = durable();
+            change(&mut server);
+            judge(&server).map(|warnings| warnings.len()).ok()
+        };
+        assert_eq!(warnings(|_| {}), Some(0));
+        for level in ["off", "local", "remote_write"] {
+            let server = Server {
+                synchronous_commit: level.to_owned(),
+                ..durable()
+            };
+            assert_eq!(judge(&server).map(|it| it.len()).ok(), Some(1), "{level}");
+        }
+        assert_eq!(
+            warnings(|it| it.synchronous_commit = "remote_apply".to_owned()),
+            Some(0)
+        );
+        assert_eq!(
+            warnings(|it| it.statement_timeout = "0".to_owned()),
+            Some(1)
+        );
+        assert_eq!(warnings(|it| it.idle_timeout = "0".to_owned()), Some(1));
+    }
 }

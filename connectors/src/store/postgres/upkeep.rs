@@ -17,6 +17,11 @@ const COVER_ATTEMPTS_MAX: u32 = 20;
 /// Between two of them.
 const COVER_PAUSE: Duration = Duration::from_millis(50);
 
+/// Segments indexed in one statement: some ten thousand events, well within a statement's time limit.
+const INDEX_SEGMENTS: i32 = 20;
+/// Such statements in one upkeep. What is left is the index's lag, and the next upkeep's work.
+const INDEX_CALLS_MAX: u32 = 100;
+
 /// Which moments have a partition, as far as this process knows.
 #[derive(Default)]
 pub(super) struct Coverage(RwLock<Vec<(Timestamp, Timestamp)>>);
@@ -105,21 +110,48 @@ impl Inner {
         Ok(u64::try_from(dropped).unwrap_or_default())
     }
 
-    /// All of it, in the order in which a failure does least harm.
+    /// All of it, in the order in which a failure does least harm; a failed step does not stop those
+    /// behind it, and the first failure is the answer.
     pub(super) async fn upkeep(&self, upkeep: Upkeep) -> Result<UpkeepDone, StoreError> {
-        let segments_dropped = self.maintain(upkeep.now, upkeep.retention_micros).await?;
-        self.load_coverage().await?;
+        let ahead = self.maintain(upkeep.now, None).await;
+        let covered = self.load_coverage().await;
+        let rotated = self.rotate(upkeep).await;
+        // Apart from the partitions ahead: dropping waits for every reader of the log, and may give up.
+        let dropped = match upkeep.retention_micros {
+            Some(_) => self.maintain(upkeep.now, upkeep.retention_micros).await,
+            None => Ok(0),
+        };
+        let indexed = self.index_events().await;
+        ahead?;
+        covered?;
+        indexed?;
+        Ok(UpkeepDone {
+            rotated: rotated?,
+            segments_dropped: dropped?,
+        })
+    }
+
+    async fn rotate(&self, upkeep: Upkeep) -> Result<bool, StoreError> {
         let query = sqlx::query("select tidegate.rotate_dedupe($1, $2) as rotated")
             .bind(Moment(upkeep.now))
             .bind(upkeep.dedupe_window_micros);
         let rows = self.session.fetch(query, During::Read).await?;
-        let rotated = match rows.first() {
-            Some(row) => column::<bool>(row, "rotated")?,
-            None => false,
-        };
-        Ok(UpkeepDone {
-            rotated,
-            segments_dropped,
-        })
+        rows.first().map_or(Ok(false), |row| column(row, "rotated"))
+    }
+
+    async fn index_events(&self) -> Result<(), StoreError> {
+        if !self.index_events {
+            return Ok(());
+        }
+        for _ in 0..INDEX_CALLS_MAX {
+            let query =
+                sqlx::query("select tidegate.index_events($1) as segments").bind(INDEX_SEGMENTS);
+            let rows = self.session.fetch(query, During::Read).await?;
+            let segments: i32 = rows.first().map_or(Ok(0), |row| column(row, "segments"))?;
+            if segments < INDEX_SEGMENTS {
+                break;
+            }
+        }
+        Ok(())
     }
 }
