@@ -89,6 +89,7 @@ pub fn postgres_options(section: &PostgresSection, url: &str) -> PostgresOptions
             PoolerKind::Transaction => Pooler::Transaction,
         },
         dedupe_filter_bytes_max: section.dedupe_filter_bytes_max,
+        index_events: section.index_events,
         ..PostgresOptions::new(url)
     }
 }

@@ -61,6 +61,31 @@ select t.name as tenant, x.event_id, x.correlation_id, p.stream, s.source as bus
   join tidegate.source_partitions s on s.source_partition_id = p.source_partition_id;
 grant select on tidegate.event_positions to tidegate_engine, tidegate_reader, tidegate_admin;
 
+-- Lets a login read one tenant, or none any more when p_tenant is null. For administrators.
+create function tidegate.let_read(p_login name, p_tenant text) returns void
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_tenant int4;
+begin
+    perform set_config('tidegate.tenants',
+        (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
+    delete from tidegate.reader_logins where login = p_login;
+    if p_tenant is not null then
+        select t.tenant_id into v_tenant from tidegate.tenants t where t.name = p_tenant;
+        if v_tenant is null then
+            raise exception 'there is no tenant of this name' using errcode = '22023';
+        end if;
+        insert into tidegate.reader_logins (login, tenant_id) values (p_login, v_tenant);
+    end if;
+    insert into tidegate.audit (tenant_id, at, actor, action, detail)
+    values (v_tenant, now(), session_user, 'let_read', json_build_object('login', p_login));
+end
+$$;
+revoke all on function tidegate.let_read from public;
+grant execute on function tidegate.let_read to tidegate_admin;
+
 -- Stores a definition whose hash is new, makes it the active one and its view `state_<machine>`.
 -- Whether it may be is decided by the engine before. Belongs to the owner and uses dynamic SQL, since a
 -- view and its columns cannot be parameters: every identifier goes through %I, every literal through

@@ -284,13 +284,22 @@ async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
     };
     store.activate_definition(definition, now()).await.unwrap();
     let login = database.prefix().role("bolt_reader");
-    let mut admin = database.admin().await;
+    let mut superuser = database.admin().await;
     let sql = format!(
-        "create role {login} login password '{PASSWORD}' in role {};
-         insert into tidegate.reader_logins select '{login}', tenant_id from tidegate.tenants where name = 'bolt'",
+        "create role {login} login password '{PASSWORD}' in role {}",
         database.prefix().role("reader")
     );
-    admin.execute(AssertSqlSafe(sql)).await.unwrap();
+    superuser.execute(AssertSqlSafe(sql)).await.unwrap();
+    let mut admin = database.as_role("admin").await;
+    let let_read = "select tidegate.let_read($1, $2)::text";
+    for tenant in ["acme", "bolt"] {
+        sqlx::query(let_read)
+            .bind(&login)
+            .bind(tenant)
+            .execute(&mut admin)
+            .await
+            .unwrap();
+    }
     let mut reader = <PgConnection as sqlx::Connection>::connect(&database.url_of(&login))
         .await
         .unwrap();
@@ -333,6 +342,19 @@ async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
     );
     let sql = format!("set role {}", database.prefix().role("engine"));
     assert_eq!(refused(&mut reader, &sql).await, "42501");
+    let sql = format!("select tidegate.let_read('{login}', 'acme')");
+    assert_eq!(refused(&mut reader, &sql).await, "42501");
+    sqlx::query(let_read)
+        .bind(&login)
+        .bind(None::<&str>)
+        .execute(&mut admin)
+        .await
+        .unwrap();
+    let left: i64 = sqlx::query_scalar("select count(*) from tidegate.events")
+        .fetch_one(&mut reader)
+        .await
+        .unwrap();
+    assert_eq!(left, 0, "a login without tenant sees nothing");
 }
 
 #[tokio::test]

@@ -19,8 +19,8 @@ pub(super) struct Answer {
     pub dedupe_generation: i64,
 }
 
-/// Reads the one row. The commit is durable by now, so an answer that cannot be read is an unknown
-/// outcome at worst; the checkpoint tells.
+/// Reads the one row. What it tells is durable by now: an answer that cannot be read stops the source
+/// partition, and the next claim reads the checkpoint.
 pub(super) fn read(
     rows: Vec<PgRow>,
     split: &EntitySplit<'_>,
