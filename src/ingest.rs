@@ -133,11 +133,17 @@ async fn until_the_end(
             biased;
             () = stop_asked.asked() => break None,
             ended = node.ended() => break Some(ended),
-            _ = look.tick() => observe(&node.snapshot().await),
+            // A part that does not answer must not keep a stop from being heard.
+            _ = look.tick() => tokio::select! {
+                biased;
+                () = stop_asked.asked() => break None,
+                snapshot = node.snapshot() => observe(&snapshot),
+            },
         }
     };
-    observe(&node.snapshot().await);
-    if ended.is_none() {
+    if ended.is_some() {
+        observe(&node.snapshot().await);
+    } else {
         tracing::info!("stopping: what is in flight is settled first; once more stops at once");
     }
     let drained = tokio::select! {

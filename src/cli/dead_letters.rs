@@ -185,7 +185,8 @@ pub async fn decide(
         let ids = wanted.ids.iter().map(|id| parse_id(id));
         ids.collect::<Result<Vec<_>, _>>()?
     };
-    let mut exit = Exit::Done;
+    let (mut exit, mut rows) = (Exit::Done, Vec::new());
+    let mut failed = None;
     for id in ids {
         let (result, detail) = match operator.decide(&wanted.tenant, id, decision).await {
             Ok(decided) => {
@@ -194,7 +195,11 @@ pub async fn decide(
                 }
                 told(&decided)
             }
-            Err(DecisionError::Store(error)) => return Err(error.into()),
+            Err(DecisionError::Store(error)) => {
+                // What was decided before is done, and is said.
+                failed = Some(error);
+                break;
+            }
             Err(error) => {
                 exit = match error {
                     DecisionError::NotFound { .. } => Exit::NotFound,
@@ -203,10 +208,13 @@ pub async fn decide(
                 ("unchanged", Some(error.to_string()))
             }
         };
-        let row = vec![json!(id.to_string()), json!(result), json!(detail)];
-        output.rows(&["id", "result", "detail"], &[row])?;
+        rows.push(vec![json!(id.to_string()), json!(result), json!(detail)]);
     }
-    Ok(exit)
+    output.rows(&["id", "result", "detail"], &rows)?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(exit),
+    }
 }
 
 fn told(decided: &Decided) -> (&'static str, Option<String>) {

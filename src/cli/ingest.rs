@@ -9,6 +9,7 @@ use tidegate_actors::Source;
 use tidegate_engine::bus::Start;
 use tidegate_engine::checkpoint::Counts;
 use tidegate_engine::clock::Clock as _;
+use tidegate_engine::follow_up;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::machine::Processor;
 use tidegate_engine::position::{SourceName, StreamName};
@@ -126,6 +127,11 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
     // Also when one name is given, so that a file that is not there is said before anything is made.
     let each = each.collect::<Result<Vec<_>, Failure>>()?;
     Ok(match &wanted.source {
+        Some(name) if name.as_str() == follow_up::OPERATOR => {
+            return Err(Failure::usage(format!(
+                "--source {name}: people's decisions are kept under this name; take another"
+            )));
+        }
         Some(name) => vec![of(name.clone(), wanted.files.clone())],
         None => each,
     })

@@ -66,8 +66,11 @@ impl Session {
     fn open(global: &Global, at_most: LogLevel, when_absent: WhenAbsent) -> Result<Self, Failure> {
         let config = config(global)?;
         let log = logs(global, &config, at_most)?;
-        for option in config.unsafe_options() {
-            tracing::warn!(option, "an unsafe option is in force");
+        // A command that only looks is not where they do harm.
+        if when_absent == WhenAbsent::Create {
+            for option in config.unsafe_options() {
+                tracing::warn!(option, "an unsafe option is in force");
+            }
         }
         let runtime = runtime()?;
         let opened = runtime.block_on(stores::open(&config.store, when_absent))?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_actors::NodeOptions;
+use tidegate_engine::follow_up;
 use tidegate_engine::limits;
 use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::position::{SourceName, StreamName};
@@ -254,6 +255,13 @@ impl Check for Config {
         let mut seen = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
             if let Some(name) = &source.name {
+                if name.as_str() == follow_up::OPERATOR {
+                    problems.add(
+                        line,
+                        &format!("sources[{index}].name"),
+                        "people's decisions are kept under this name; take another",
+                    );
+                }
                 if seen.contains(&name) {
                     problems.add(
                         line,

@@ -113,6 +113,13 @@ sources:
     tenant: t
     tenant_from_event_unsafe: true
 ";
+    let operator = "sources: [{ name: operator, paths: [x], stream: s, tenant: t }]";
+    assert!(
+        parse(operator)
+            .unwrap_err()
+            .to_string()
+            .contains("take another")
+    );
     let problems = parse(text).unwrap_err().to_string();
     for says in [
         "t.yaml:1: store.postgres.url: is needed",
