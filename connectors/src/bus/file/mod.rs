@@ -21,21 +21,21 @@
 //! that is kept: the engine sees that it is too long, and the record's `next` is behind the whole line.
 
 mod lines;
+mod partition;
 mod regular;
 mod stream;
 
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
 use tidegate_engine::hash::{Hash128, hash_bytes};
 use tidegate_engine::position::{Incarnation, Offset, SourceName};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
 
-use self::regular::RegularFile;
-use self::stream::StreamInput;
+use self::partition::{Input, Partition, Stage};
 
 /// Files that are read side by side; the others wait for one of them to end. Bounds handles and buffers.
 pub const OPEN_FILES_MAX: usize = 64;
@@ -82,43 +82,6 @@ pub struct FileBus {
     /// Whose turn it is: partitions are read in turns, so that none starves.
     turn: AtomicUsize,
 }
-
-struct Partition {
-    number: u32,
-    name: String,
-    input: Input,
-    /// Set by seek, cleared at the end: what receive reads from.
-    stage: std::sync::Mutex<Stage>,
-    received: AtomicU64,
-    acknowledged: AtomicU64,
-    /// [`UNKNOWN`] while a stream has not ended.
-    total: AtomicU64,
-}
-
-/// The mutexes are asynchronous since they are held while a file is read; the guard goes with the blocking
-/// call, so that a receive that is dropped midway leaves the input whole.
-enum Input {
-    File {
-        file: Arc<Mutex<RegularFile>>,
-        incarnation: Incarnation,
-    },
-    Stream(Box<Mutex<StreamInput>>),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Not announced yet.
-    New,
-    /// Announced, or at its end: nothing is delivered before a seek.
-    Waiting,
-    /// Delivers.
-    Reading,
-    /// Given back.
-    Released,
-}
-
-/// No total: larger than any file.
-const UNKNOWN: u64 = u64::MAX;
 
 /// What one input had.
 #[derive(Default)]
@@ -327,148 +290,6 @@ impl EventBus for FileBus {
             Input::Stream(_) => Ok(partition.progress().total_bytes.map(Offset)),
         }
     }
-}
-
-impl Partition {
-    fn open(index: usize, input: FileInput, news: &Arc<Notify>) -> Result<Self, String> {
-        let number = u32::try_from(index).map_err(|_| "too many files".to_owned())?;
-        let (name, input, total) = match input {
-            FileInput::Path(path) => {
-                let name = path.display().to_string();
-                let kind = std::fs::metadata(&path).map_err(|e| regular::sentence(&path, &e))?;
-                if kind.is_file() || kind.is_dir() {
-                    let (length, incarnation) = RegularFile::inspect(&path)?;
-                    let file = Arc::new(Mutex::new(RegularFile::new(path)));
-                    (name, Input::File { file, incarnation }, length)
-                } else {
-                    let opened =
-                        std::fs::File::open(&path).map_err(|e| regular::sentence(&path, &e))?;
-                    let stream = start_stream(&name, Box::new(opened), news)?;
-                    (name, stream, UNKNOWN)
-                }
-            }
-            FileInput::StandardInput => {
-                let name = "standard input".to_owned();
-                let stream = start_stream(&name, Box::new(std::io::stdin()), news)?;
-                (name, stream, UNKNOWN)
-            }
-            FileInput::Stream { name, input } => {
-                let stream = start_stream(&name, input, news)?;
-                (name, stream, UNKNOWN)
-            }
-        };
-        Ok(Self {
-            number,
-            name,
-            input,
-            stage: std::sync::Mutex::new(Stage::New),
-            received: AtomicU64::new(0),
-            acknowledged: AtomicU64::new(0),
-            total: AtomicU64::new(total),
-        })
-    }
-
-    fn stage(&self) -> Stage {
-        *self
-            .stage
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn set_stage(&self, stage: Stage) {
-        *self
-            .stage
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) = stage;
-    }
-
-    async fn incarnation(&self) -> Result<Option<Incarnation>, String> {
-        match &self.input {
-            Input::File { incarnation, .. } => Ok(Some(incarnation.clone())),
-            Input::Stream(stream) => stream.lock().await.incarnation(),
-        }
-    }
-
-    /// The next news of this partition. The stage changes while the input is locked, so that a seek at
-    /// the same time comes wholly before or wholly after.
-    async fn next_events(&self, limit: ReceiveLimit) -> Result<Vec<BusEvent>, String> {
-        match &self.input {
-            Input::File { file, .. } => {
-                let mut file = Arc::clone(file).lock_owned().await;
-                let read = blocking(move || file.fill_ready(limit).map(|()| file)).await;
-                let mut file = flatten(read)?;
-                Ok(self.events_of(file.ready.take()))
-            }
-            Input::Stream(stream) => {
-                let mut stream = stream.lock().await;
-                let batch = stream.next_batch(limit)?;
-                Ok(self.events_of(batch))
-            }
-        }
-    }
-
-    fn events_of(&self, batch: Option<Batch>) -> Vec<BusEvent> {
-        let Some(batch) = batch.filter(|_| self.stage() == Stage::Reading) else {
-            return Vec::new();
-        };
-        self.received.store(batch.end.0, Ordering::Relaxed);
-        let mut events = Vec::with_capacity(2);
-        if !batch.deliveries.is_empty() {
-            events.push(BusEvent::Delivered {
-                partition: self.number,
-                deliveries: batch.deliveries,
-            });
-        }
-        if batch.ended {
-            self.set_stage(Stage::Waiting);
-            self.total.store(batch.end.0, Ordering::Relaxed);
-            events.push(BusEvent::Ended {
-                partition: self.number,
-                end: batch.end,
-            });
-        }
-        events
-    }
-
-    async fn seek(&self, offset: Offset) -> Result<(), String> {
-        match &self.input {
-            Input::File { file, .. } => {
-                let mut file = Arc::clone(file).lock_owned().await;
-                let sought = blocking(move || file.seek(offset).map(|()| file)).await;
-                let _held = flatten(sought)?;
-                self.set_stage(Stage::Reading);
-            }
-            Input::Stream(stream) => {
-                let mut stream = stream.lock().await;
-                stream.seek(offset).await?;
-                self.set_stage(Stage::Reading);
-            }
-        }
-        self.received.store(offset.0, Ordering::Relaxed);
-        self.acknowledged.fetch_max(offset.0, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn progress(&self) -> FileProgress {
-        let total = self.total.load(Ordering::Relaxed);
-        FileProgress {
-            partition: self.number,
-            name: self.name.clone(),
-            received_bytes: self.received.load(Ordering::Relaxed),
-            acknowledged_bytes: self.acknowledged.load(Ordering::Relaxed),
-            total_bytes: (total != UNKNOWN).then_some(total),
-        }
-    }
-}
-
-fn start_stream(
-    name: &str,
-    input: Box<dyn Read + Send>,
-    news: &Arc<Notify>,
-) -> Result<Input, String> {
-    let stream = StreamInput::start(name.to_owned(), input, Arc::clone(news))
-        .map_err(|error| format!("`{name}`: no thread to read it: {error}"))?;
-    Ok(Input::Stream(Box::new(Mutex::new(stream))))
 }
 
 /// The incarnation of an input with that first record.
