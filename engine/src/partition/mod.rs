@@ -18,7 +18,7 @@ use crate::hash::Hash128;
 use crate::machine::{EventContext, Fault, MachineSet, Processor};
 use crate::planted::{Bug, active};
 use crate::position::{Offset, Sequence, StreamPartition};
-use crate::state::{EntityKey, EntityState, StateData};
+use crate::state::{EntityState, StateData};
 use crate::transition;
 
 /// Bounds of one partition's memories.
@@ -60,26 +60,18 @@ struct Queued<P> {
     targets: Vec<Target>,
 }
 
-#[derive(Clone)]
+/// A machine that listens to an event, and the entity that the event concerns there.
 struct Target {
     machine: std::sync::Arc<dyn Processor>,
-    key: Result<EntityKey, Fault>,
-}
-
-impl Target {
-    fn entity(&self) -> Option<EntityRef> {
-        let key = self.key.as_ref().ok()?.clone();
-        Some(EntityRef {
-            machine: self.machine.definition().machine.clone(),
-            key,
-        })
-    }
+    entity: Result<EntityRef, Fault>,
 }
 
 /// The speculative state of one batch that is prepared and not yet settled.
 #[derive(Default)]
 struct Overlay {
     events: usize,
+    /// Their bytes.
+    bytes: usize,
     head: Head,
     keys: HashMap<Hash128, Hash128>,
     touched: HashMap<EntityRef, EntityValue>,
@@ -109,6 +101,9 @@ pub struct Partition<P> {
     look_ahead_max: usize,
     known_keys: Generations<Hash128, Hash128>,
     requested: HashSet<EntityRef>,
+    /// Places in the queue before this one need nothing that was not asked for when they were looked
+    /// at. Without it every look would go through the whole queue again.
+    looked_through: usize,
     shared: BTreeSet<EntityRef>,
     condemned: BTreeMap<Offset, Condemned>,
 }
@@ -139,6 +134,7 @@ impl<P> Partition<P> {
             look_ahead_max: entities_max / (2 * per_event),
             known_keys: Generations::new(limits.known_keys_max),
             requested: HashSet::new(),
+            looked_through: 0,
             shared: BTreeSet::new(),
             condemned: BTreeMap::new(),
         }
@@ -170,17 +166,22 @@ impl<P> Partition<P> {
         let ahead_max = self.look_ahead_max.min(names_max.saturating_mul(2));
         let taken = self.prepared_events();
         let mut wanted = Vec::new();
-        for queued in self.queue.iter().skip(taken).take(ahead_max) {
-            for entity in queued.targets.iter().filter_map(Target::entity) {
+        self.looked_through = self.looked_through.max(taken);
+        while self.looked_through < taken + ahead_max
+            && let Some(queued) = self.queue.get(self.looked_through)
+        {
+            for target in &queued.targets {
+                let Ok(entity) = &target.entity else { continue };
+                if self.requested.contains(entity) || self.value_of(entity).is_some() {
+                    continue;
+                }
                 if wanted.len() >= names_max {
                     return wanted;
                 }
-                let known = self.requested.contains(&entity) || self.value_of(&entity).is_some();
-                if !known {
-                    wanted.push(self.name_of(&entity));
-                    self.requested.insert(entity);
-                }
+                wanted.push(self.name_of(entity));
+                self.requested.insert(entity.clone());
             }
+            self.looked_through += 1;
         }
         wanted
     }
@@ -205,6 +206,7 @@ impl<P> Partition<P> {
         for name in asked {
             self.requested.remove(&reference(name));
         }
+        self.looked_through = 0;
     }
 
     /// The oldest prepared batch is durable. `new_rows` are the rows of the entities it created, `None`
@@ -247,6 +249,7 @@ impl<P> Partition<P> {
         }
         self.name_created(&rows);
         let mut permits = Vec::with_capacity(overlay.events);
+        self.looked_through = self.looked_through.saturating_sub(overlay.events);
         for queued in self.queue.drain(..overlay.events) {
             self.queued_bytes -= queued.received.bytes;
             self.condemned.remove(&queued.received.offset);
@@ -268,6 +271,8 @@ impl<P> Partition<P> {
                 }
             }
         }
+        // What was only known by speculation is not known any more.
+        self.looked_through = 0;
         let tenant = self.stream_partition.tenant.clone();
         for known in surprises
             .known_keys
@@ -304,14 +309,11 @@ impl<P> Partition<P> {
 
     /// Events that are not prepared yet, and their bytes.
     pub fn ready(&self) -> (usize, usize) {
-        let taken = self.prepared_events();
-        let bytes: usize = self
-            .queue
-            .iter()
-            .take(taken)
-            .map(|queued| queued.received.bytes)
-            .sum();
-        (self.queue.len() - taken, self.queued_bytes - bytes)
+        let bytes: usize = self.overlays.iter().map(|overlay| overlay.bytes).sum();
+        (
+            self.queue.len() - self.prepared_events(),
+            self.queued_bytes - bytes,
+        )
     }
 
     /// Events that are not settled.
@@ -347,7 +349,10 @@ impl<P> Partition<P> {
             .listening_to(&event.event_type)
             .map(|machine| Target {
                 machine: machine.clone(),
-                key: transition::key_of(machine.as_ref(), &context),
+                entity: transition::key_of(machine.as_ref(), &context).map(|key| EntityRef {
+                    machine: machine.definition().machine.clone(),
+                    key,
+                }),
             })
             .collect()
     }

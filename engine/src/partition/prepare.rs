@@ -84,10 +84,17 @@ impl<P> Partition<P> {
         let mut draft = self.draft();
         // The queue is lent out so that events can be read while speculation is written.
         let queue = std::mem::take(&mut self.queue);
-        for queued in queue.iter().skip(first) {
+        for (place, queued) in queue.iter().enumerate().skip(first) {
             let full = draft.part.events >= allowance.events_max
                 || draft.part.bytes + queued.received.bytes > allowance.bytes_max;
-            if (full && draft.part.events > 0) || !self.has_entities(queued, &draft) {
+            if full && draft.part.events > 0 {
+                break;
+            }
+            if let Some(missing) = self.missing_entity(queued, &draft) {
+                // Forgotten since it was looked at, unless a load of it is on its way.
+                if !self.requested.contains(missing) {
+                    self.looked_through = self.looked_through.min(place);
+                }
                 break;
             }
             self.take_in(queued, &mut draft);
@@ -122,14 +129,15 @@ impl<P> Partition<P> {
         }
     }
 
-    fn has_entities(&self, queued: &Queued<P>, draft: &Draft) -> bool {
-        queued
+    fn missing_entity<'q>(&self, queued: &'q Queued<P>, draft: &Draft) -> Option<&'q EntityRef> {
+        let known = |entity: &EntityRef| {
+            draft.overlay.touched.contains_key(entity) || self.value_of(entity).is_some()
+        };
+        let mut entities = queued
             .targets
             .iter()
-            .filter_map(Target::entity)
-            .all(|entity| {
-                draft.overlay.touched.contains_key(&entity) || self.value_of(&entity).is_some()
-            })
+            .filter_map(|target| target.entity.as_ref().ok());
+        entities.find(|entity| !known(entity))
     }
 
     fn take_in(&mut self, queued: &Queued<P>, draft: &mut Draft) {
@@ -138,6 +146,7 @@ impl<P> Partition<P> {
         draft.part.bytes += queued.received.bytes;
         draft.part.offsets.push(offset);
         draft.overlay.events += 1;
+        draft.overlay.bytes += queued.received.bytes;
         match &queued.received.content {
             Content::Unreadable { payload, fault } => {
                 draft.part.counts.unreadable += 1;
@@ -248,10 +257,11 @@ impl<P> Partition<P> {
         refused: Option<&str>,
     ) -> Transition {
         let machine = target.machine.as_ref();
-        let key = match &target.key {
-            Ok(key) => key,
+        let entity = match &target.entity {
+            Ok(entity) => entity,
             Err(fault) => return transition::dead(machine, None, fault.clone()),
         };
+        let key = &entity.key;
         if let Some(detail) = refused {
             let fault = Fault {
                 reason: DeadReason::Store,
@@ -259,15 +269,11 @@ impl<P> Partition<P> {
             };
             return transition::dead(machine, Some(key.clone()), fault);
         }
-        let entity = EntityRef {
-            machine: machine.definition().machine.clone(),
-            key: key.clone(),
-        };
         match draft
             .overlay
             .touched
-            .get(&entity)
-            .or_else(|| self.value_of(&entity))
+            .get(entity)
+            .or_else(|| self.value_of(entity))
         {
             Some(value) => transition::apply(machine, context, key, &value.state),
             None => unreachable!("an event is only taken in when its entities are known"),
@@ -302,11 +308,7 @@ impl<P> Partition<P> {
         };
         if let Some(fault) = fault {
             self.keep_fault(draft, context, &effect, position, fault);
-        } else if let (Some(moved), Some(key)) = (moved, &effect.key) {
-            let entity = EntityRef {
-                machine: effect.machine.clone(),
-                key: key.clone(),
-            };
+        } else if let (Some(moved), Ok(entity)) = (moved, &target.entity) {
             let tenant = &self.stream_partition.tenant;
             if !moved.emitted.is_empty() {
                 let machine = target.machine.definition().machine.as_str();
@@ -321,23 +323,21 @@ impl<P> Partition<P> {
                 draft.part.counts.emitted += work.len() as u64;
                 draft.part.open_work.extend(work);
             }
-            let before = draft
-                .overlay
-                .touched
-                .get(&entity)
-                .or_else(|| self.value_of(&entity));
-            let (row, version) =
-                before.map_or((None, Version(0)), |value| (value.row, value.state.version));
-            if !draft.overlay.touched.contains_key(&entity) {
-                draft.written.push((entity.clone(), version));
-            }
-            let value = EntityValue {
+            let value = |row| EntityValue {
                 row,
                 state: moved.state,
                 text: moved.text,
                 changed_at: context.admitted_at,
             };
-            draft.overlay.touched.insert(entity, value);
+            if let Some(touched) = draft.overlay.touched.get_mut(entity) {
+                *touched = value(touched.row);
+            } else {
+                let before = self.value_of(entity);
+                let (row, version) =
+                    before.map_or((None, Version(0)), |value| (value.row, value.state.version));
+                draft.written.push((entity.clone(), version));
+                draft.overlay.touched.insert(entity.clone(), value(row));
+            }
         }
         effect
     }

@@ -265,6 +265,31 @@ async fn r18_row_level_security_is_enabled_and_forced_on_every_tenant_table() {
     assert_eq!(unprotected, Vec::<String>::new());
 }
 
+/// The setting by which the engine names its tenants gives a reader nothing.
+async fn sees_only_bolt_whatever_it_sets(reader: &mut PgConnection) {
+    let views = [
+        ("tidegate.events", "tenant", 1),
+        ("tidegate.state_order", "tenant", 1),
+        ("tidegate.tenants", "name", 1),
+        ("tidegate.open_dead_letters", "tenant", 0),
+    ];
+    for attempt in ["", "1", "1,2"] {
+        sqlx::query("select set_config('tidegate.tenants', $1, false)")
+            .bind(attempt)
+            .execute(&mut *reader)
+            .await
+            .unwrap();
+        for (view, column, rows) in views {
+            let sql = format!("select {column} from {view}");
+            let seen: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_all(&mut *reader)
+                .await
+                .unwrap();
+            assert_eq!(seen, vec!["bolt".to_owned(); rows], "{view}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
     let name = "r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another";
@@ -303,31 +328,7 @@ async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
     let mut reader = <PgConnection as sqlx::Connection>::connect(&database.url_of(&login))
         .await
         .unwrap();
-    for attempt in ["", "1", "1,2"] {
-        sqlx::query("select set_config('tidegate.tenants', $1, false)")
-            .bind(attempt)
-            .execute(&mut reader)
-            .await
-            .unwrap();
-        for (view, rows) in [
-            ("tidegate.events", 1),
-            ("tidegate.state_order", 1),
-            ("tidegate.tenants", 1),
-            ("tidegate.open_dead_letters", 0),
-        ] {
-            let column = if view == "tidegate.tenants" {
-                "name"
-            } else {
-                "tenant"
-            };
-            let sql = format!("select {column} from {view}");
-            let seen: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
-                .fetch_all(&mut reader)
-                .await
-                .unwrap();
-            assert_eq!(seen, vec!["bolt".to_owned(); rows], "{view}");
-        }
-    }
+    sees_only_bolt_whatever_it_sets(&mut reader).await;
     assert_eq!(
         refused(&mut reader, "select * from tidegate.tokens").await,
         "42501"
