@@ -10,7 +10,7 @@ use tidegate_actors::{
 };
 use tidegate_engine::clock::Clock as _;
 use tidegate_engine::machine::MachineSet;
-use tidegate_engine::store::{StateStore, Upkeep};
+use tidegate_engine::store::{StateStore, Upkeep, UpkeepDone};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -182,6 +182,25 @@ impl StopAsked {
     }
 }
 
+/// What a round of upkeep did, when it did or left anything.
+fn say(done: UpkeepDone) {
+    let index_lag_records = done.index_lag_records.unwrap_or_default();
+    if done.rotated || done.segments_dropped > 0 || index_lag_records > 0 {
+        tracing::info!(
+            rotated = done.rotated,
+            segments_dropped = done.segments_dropped,
+            index_lag_records,
+            "store upkeep"
+        );
+    }
+    if done.segments_held > 0 {
+        tracing::warn!(
+            segments_held = done.segments_held,
+            "open dead letters hold segments that are past retention; decide them to let these go"
+        );
+    }
+}
+
 /// The upkeep, as an owned task: a round that has begun is never dropped halfway.
 struct UpkeepTask {
     stop: oneshot::Sender<()>,
@@ -194,12 +213,7 @@ impl UpkeepTask {
         let task = io.spawn(async move {
             loop {
                 match store.upkeep(plan.now()).await {
-                    Ok(done) if done.rotated || done.segments_dropped > 0 => tracing::info!(
-                        rotated = done.rotated,
-                        segments_dropped = done.segments_dropped,
-                        "store upkeep"
-                    ),
-                    Ok(_) => {}
+                    Ok(done) => say(done),
                     Err(error) => tracing::warn!(%error, "no store upkeep this time"),
                 }
                 tokio::select! {

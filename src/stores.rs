@@ -75,6 +75,8 @@ pub fn sqlite_options(section: &SqliteSection) -> SqliteOptions {
         path: section.path.clone(),
         readers_max: section.readers_max,
         cache_bytes: section.cache_bytes,
+        dedupe_filter_bytes_max: section.dedupe_filter_bytes_max,
+        index_events: section.index_events,
         unsafe_synchronous_normal: section.unsafe_synchronous_normal,
     }
 }

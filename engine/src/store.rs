@@ -11,8 +11,11 @@ use crate::clock::Timestamp;
 use crate::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
 use crate::dead_letter::{DeadLetter, DeadLetterState};
 use crate::error::ErrorKind;
+use crate::event::{CorrelationId, EventId};
 use crate::hash::Hash128;
-use crate::position::{Incarnation, Offset, Sequence, SourcePartition, StreamPartition};
+use crate::position::{
+    Incarnation, Offset, RecordPosition, Sequence, SourcePartition, StreamPartition,
+};
 use crate::state::{EntityKey, MachineName, Status};
 use crate::tenant::TenantId;
 
@@ -150,6 +153,15 @@ pub struct DeadLetterFilter {
     pub after: Option<Hash128>,
 }
 
+/// What the index of events is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EventLookup {
+    /// Events with that id: one a source that uses it.
+    Id(EventId),
+    /// Events of that correlation.
+    Correlation(CorrelationId),
+}
+
 /// A piece of open work as it stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredOpenWork {
@@ -168,7 +180,9 @@ pub struct Upkeep {
     pub now: Timestamp,
     /// Rotate the dedupe tables when the current one is older than this many microseconds.
     pub dedupe_window_micros: i64,
-    /// Drop log segments whose last record is older than this many microseconds; `None` keeps all.
+    /// Drop log segments whose last record is older than this many microseconds; `None` keeps all. An
+    /// open dead letter that points to a record holds its segment, and what stands behind it in its
+    /// log; open work has its event with it and holds nothing.
     pub retention_micros: Option<i64>,
 }
 
@@ -179,6 +193,10 @@ pub struct UpkeepDone {
     pub rotated: bool,
     /// Segments that retention dropped.
     pub segments_dropped: u64,
+    /// Segments that are older than what retention keeps, and stay for an open dead letter's sake.
+    pub segments_held: u64,
+    /// Records that the index of events does not know yet; `None` when the store was told to have none.
+    pub index_lag_records: Option<u64>,
 }
 
 /// What a store can and cannot do; the contract suite skips a case only by one of these, and prints it.
@@ -270,6 +288,16 @@ pub trait StateStore: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Segment>, StoreError>;
 
+    /// Where a tenant's events stand that have that id or correlation, in order of stream, source
+    /// partition and sequence, at most `limit`. From an index that upkeep carries on behind the log:
+    /// [`UpkeepDone::index_lag_records`] says how far.
+    async fn event_positions(
+        &self,
+        tenant: &TenantId,
+        wanted: &EventLookup,
+        limit: u32,
+    ) -> Result<Vec<RecordPosition>, StoreError>;
+
     /// A tenant's entities in order of machine and key, behind `after`, at most `limit`.
     async fn entities(
         &self,
@@ -303,6 +331,6 @@ pub trait StateStore: Send + Sync + 'static {
 
     // --- upkeep -------------------------------------------------------------------------------
 
-    /// Rotation, partitions ahead, retention.
+    /// Rotation, partitions ahead, retention, and the index of events a piece further.
     async fn upkeep(&self, upkeep: Upkeep) -> Result<UpkeepDone, StoreError>;
 }

@@ -119,6 +119,12 @@ section! {
         readers_max: u32 [1..=64] = 4;
         /// Bytes of memory for pages of the connection that writes.
         cache_bytes: u64 [1_048_576..=68_719_476_736] = 67_108_864;
+        /// Bytes of memory that may tell which idempotency keys are surely new. With more keys than
+        /// fit, each is asked for: slower, and as right.
+        dedupe_filter_bytes_max: usize [1_048_576..=68_719_476_736] = 16_777_216;
+        /// Upkeep goes on with the index behind the view `event_positions`: off the hot path, but in
+        /// turns with the commits.
+        index_events: bool = true;
         /// Do not wait for the disk at each commit: a power cut may lose the last ones, and with them
         /// the promise of exactly once.
         unsafe_synchronous_normal: bool = false;

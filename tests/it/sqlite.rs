@@ -52,7 +52,6 @@ async fn make() -> StoreUnderTest {
         })
     });
     StoreUnderTest {
-        rounds: 500,
         keep: Box::new(directory),
         ..StoreUnderTest::new(Arc::new(store), reopen)
     }
@@ -293,7 +292,7 @@ async fn a_store_that_was_dropped_in_the_middle_of_commits_is_whole_when_it_is_o
 }
 
 #[tokio::test]
-async fn a_crash_between_two_writes_of_a_commit_leaves_nothing_of_it() {
+async fn r25_a_crash_between_two_writes_of_a_commit_leaves_nothing_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tidegate.db");
     let store = open(&path).await.unwrap();
@@ -433,4 +432,61 @@ async fn the_counts_of_the_checkpoint_add_up_with_the_log_in_one_query() {
                              WHERE f.value ->> '$.outcome' = 'applied')
           FROM source_partitions s";
     assert_eq!(numbers(&shell(&path).await, differences).await, [0, 0]);
+}
+
+#[tokio::test]
+async fn the_index_of_events_is_built_anew_from_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tidegate.db");
+    let store = open(&path).await.unwrap();
+    let mut writer = Writer::claim(&store, &place(), "a", NOW).await.unwrap();
+    // More segments than one turn of the index takes.
+    for first in 0..20 {
+        writer
+            .commit(&store, &orders(first * 3..first * 3 + 3))
+            .await
+            .unwrap();
+    }
+    let upkeep = Upkeep {
+        now: NOW,
+        dedupe_window_micros: i64::MAX,
+        retention_micros: None,
+    };
+    let shell = shell(&path).await;
+    let differing = "SELECT count(*) FROM events e FULL JOIN event_positions p
+           ON p.tenant = e.tenant AND p.event_id = e.id AND p.correlation_id IS e.correlation_id
+        WHERE p.position IS NOT e.position";
+    assert_eq!(numbers(&shell, differing).await, [60]);
+    for forget in [
+        "",
+        "DELETE FROM event_index; DELETE FROM event_index_progress",
+    ] {
+        sqlx::raw_sql(forget).execute(&shell).await.unwrap();
+        let done = store.upkeep(upkeep).await.unwrap();
+        assert_eq!(done.index_lag_records, Some(0));
+        assert_eq!(numbers(&shell, differing).await, [0]);
+    }
+    // Each look-up goes by an index.
+    for (sql, scan) in [
+        (
+            "SELECT * FROM event_positions WHERE tenant = 'acme' AND event_id = 'k1'",
+            "event_index_by_event",
+        ),
+        (
+            "SELECT * FROM event_positions WHERE tenant = 'acme' AND correlation_id = 'k1'",
+            "event_index_by_correlation",
+        ),
+    ] {
+        let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+        let plan = plan.fetch_all(&shell).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+        assert!(steps.iter().any(|step| step.contains(scan)), "{steps:?}");
+    }
+    drop(store);
+    let options = SqliteOptions {
+        index_events: false,
+        ..SqliteOptions::new(&path)
+    };
+    let store = SqliteStore::open(options).await.unwrap();
+    assert_eq!(store.upkeep(upkeep).await.unwrap().index_lag_records, None);
 }

@@ -4,8 +4,11 @@
 -- Creates the partitions of the log for p_now and two periods ahead, and drops what is older than
 -- p_retention_micros (null keeps all). Dynamic SQL, here and in the function that makes a machine's
 -- view and nowhere else: a partition's name cannot be a parameter. It is made of digits only.
+--
+-- What an open dead letter points to is held, and every partition from there on with it: a partition
+-- goes whole, and of a log only the beginning may go. segments_held counts what is past retention and stays.
 create function tidegate.tidegate_maintain(p_now timestamptz, p_retention_micros int8)
-    returns table (segments_dropped int8)
+    returns table (segments_dropped int8, segments_held int8)
     language plpgsql volatile security definer
     set search_path = pg_catalog, pg_temp
     set lock_timeout = '200ms'
@@ -16,10 +19,13 @@ declare
     v_from timestamptz;
     v_to timestamptz;
     v_name text;
+    v_horizon timestamptz;
+    v_held_from timestamptz;
     v_old record;
-    v_dropped int8;
+    v_segments int8;
 begin
     segments_dropped := 0;
+    segments_held := 0;
     -- One at a time; whoever comes second has nothing to do.
     if not pg_try_advisory_xact_lock(7482001, 2) then
         return next;
@@ -47,17 +53,47 @@ begin
         end if;
     end loop;
 
-    if p_retention_micros is null then
+    v_horizon := p_now - make_interval(secs => p_retention_micros / 1e6);
+    if v_horizon is null
+        or not exists (select from tidegate.segment_partitions p where p.to_at <= v_horizon) then
         return next;
         return;
     end if;
+    perform set_config('tidegate.tenants',
+        (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
+    -- A position reads stream:source/partition:sequence, and no name has any of these signs in it.
+    select min(g.logged_at) into v_held_from
+      from (select d.tenant_id, split_part(d.position, ':', 1) as stream,
+                   split_part(d.position, ':', 2) as place,
+                   min(split_part(d.position, ':', 3)::int8) as sequence
+              from tidegate.dead_letters d
+             where d.state = 'open' and d.position is not null
+             group by 1, 2, 3) l
+      join tidegate.source_partitions o
+        on o.source = split_part(l.place, '/', 1) and o.partition = split_part(l.place, '/', 2)::int8
+      join tidegate.stream_partitions p
+        on p.tenant_id = l.tenant_id and p.source_partition_id = o.source_partition_id
+           and p.stream = l.stream
+     cross join lateral (
+           select s.logged_at from tidegate.segments s
+            where s.tenant_id = p.tenant_id and s.stream_partition_id = p.stream_partition_id
+              and s.first_sequence <= l.sequence
+            order by s.first_sequence desc limit 1) g;
     for v_old in
-        select p.name, p.from_at, p.to_at from tidegate.segment_partitions p
-         where p.to_at <= p_now - make_interval(secs => p_retention_micros / 1e6)
-         order by p.from_at
+        select p.name, p.from_at, p.to_at, coalesce(p.to_at > v_held_from, false) as held
+          from tidegate.segment_partitions p where p.to_at <= v_horizon order by p.from_at
     loop
-        perform set_config('tidegate.tenants',
-            (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
+        if not v_old.held then
+            -- From here on nobody writes what is about to go: a clock far behind could.
+            execute format('lock table tidegate.%I in access exclusive mode', v_old.name);
+        end if;
+        select count(*) into v_segments from tidegate.segments s
+         where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at;
+        if v_old.held then
+            segments_held := segments_held + v_segments;
+            continue;
+        end if;
+        segments_dropped := segments_dropped + v_segments;
         -- What is dropped leaves its last sequence and head behind, in the same transaction.
         insert into tidegate.chain_anchors as a
             (tenant_id, stream_partition_id, next_sequence, chain_head, dropped_at)
@@ -70,9 +106,6 @@ begin
             set next_sequence = excluded.next_sequence, chain_head = excluded.chain_head,
                 dropped_at = excluded.dropped_at
             where excluded.next_sequence > a.next_sequence;
-        select count(*) into v_dropped from tidegate.segments s
-         where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at;
-        segments_dropped := segments_dropped + v_dropped;
         -- A log that is gone whole may go on in any partition.
         update tidegate.stream_partitions s set logged_at = '-infinity'
          where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at;
@@ -115,8 +148,25 @@ begin
 end
 $$;
 
-revoke all on function tidegate.tidegate_maintain, tidegate.rotate_dedupe from public;
+-- Empties the index of events; upkeep builds it anew from the log. For administrators.
+create function tidegate.forget_event_index() returns void
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, pg_temp
+    set lock_timeout = '5s'
+as $$
+begin
+    -- Whoever goes on with the index ends first.
+    perform pg_advisory_xact_lock(7482001, 3);
+    truncate tidegate.event_index, tidegate.event_index_progress;
+    insert into tidegate.audit (at, actor, action, detail)
+    values (now(), session_user, 'forget_event_index', '{}');
+end
+$$;
+
+revoke all on function tidegate.tidegate_maintain, tidegate.rotate_dedupe,
+    tidegate.forget_event_index from public;
 grant execute on function tidegate.tidegate_maintain, tidegate.rotate_dedupe to tidegate_engine;
+grant execute on function tidegate.forget_event_index to tidegate_admin;
 
 grant create on schema tidegate to tidegate_writer;
 set local role tidegate_writer;
@@ -216,10 +266,28 @@ begin
 end
 $$;
 
-revoke all on function tidegate.older_keys_estimate, tidegate.older_keys, tidegate.index_events
-    from public;
-grant execute on function tidegate.older_keys_estimate, tidegate.older_keys, tidegate.index_events
-    to tidegate_engine;
+-- Records of all logs that the index of events does not know yet.
+create function tidegate.event_index_lag() returns int8
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, pg_temp
+    set jit = off
+as $$
+begin
+    perform set_config('tidegate.tenants',
+        (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
+    return (
+        select coalesce(sum(p.next_sequence
+                   - greatest(coalesce(i.next_sequence, 0), coalesce(a.next_sequence, 0))), 0)::int8
+          from tidegate.stream_partitions p
+          left join tidegate.event_index_progress i using (tenant_id, stream_partition_id)
+          left join tidegate.chain_anchors a using (tenant_id, stream_partition_id));
+end
+$$;
+
+revoke all on function tidegate.older_keys_estimate, tidegate.older_keys, tidegate.index_events,
+    tidegate.event_index_lag from public;
+grant execute on function tidegate.older_keys_estimate, tidegate.older_keys, tidegate.index_events,
+    tidegate.event_index_lag to tidegate_engine;
 
 set local role tidegate_owner;
 revoke create on schema tidegate from tidegate_writer;

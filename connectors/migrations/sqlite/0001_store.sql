@@ -70,6 +70,9 @@ CREATE TABLE segments (
     UNIQUE (tenant_id, stream_partition_id, first_sequence)
 ) STRICT;
 
+-- For retention, which asks for ages alone: without it every look would read a page of each body.
+CREATE INDEX segments_by_age ON segments (last_at, stream_partition_id, first_sequence);
+
 -- Where a log begins after retention. Rows are only added; the highest sequence counts.
 CREATE TABLE chain_anchors (
     tenant_id INTEGER NOT NULL,
@@ -102,6 +105,8 @@ CREATE TABLE dedupe_1 (
 CREATE TABLE dedupe_state (
     only_row INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
     current_table INTEGER NOT NULL DEFAULT 0 CHECK (current_table IN (0, 1)),
+    -- One more with every rotation: a filter of the older table belongs to one generation.
+    generation INTEGER NOT NULL DEFAULT 1,
     rotated_at INTEGER
 ) STRICT;
 INSERT INTO dedupe_state DEFAULT VALUES;
@@ -171,3 +176,24 @@ CREATE TABLE active_definitions (
     version INTEGER NOT NULL,
     activated_at INTEGER NOT NULL
 ) STRICT;
+
+-- Event and correlation id → position: built by upkeep from the log, and re-buildable by emptying both
+-- tables.
+CREATE TABLE event_index (
+    tenant_id INTEGER NOT NULL,
+    stream_partition_id INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    event_id TEXT NOT NULL,
+    correlation_id TEXT,
+    PRIMARY KEY (tenant_id, stream_partition_id, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX event_index_by_event ON event_index (tenant_id, event_id);
+CREATE INDEX event_index_by_correlation ON event_index (tenant_id, correlation_id)
+    WHERE correlation_id IS NOT NULL;
+
+CREATE TABLE event_index_progress (
+    tenant_id INTEGER NOT NULL,
+    stream_partition_id INTEGER NOT NULL,
+    next_sequence INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, stream_partition_id)
+) STRICT, WITHOUT ROWID;

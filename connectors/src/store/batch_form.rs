@@ -1,8 +1,10 @@
-//! The form of a batch: sorted arrays, no key twice, every tenant named, one source partition. Every
+//! The form of a batch: sorted arrays, no key twice, every tenant named, one source partition, within
+//! the limits. Every
 //! store checks it before its first write, because a batch out of form is a fault of ours and must
 //! stop the source partition instead of deadlocking a database or hiding a row. Never looks at values.
 
 use tidegate_engine::commit::CommitBatch;
+use tidegate_engine::limits::{BATCH_EVENTS_MAX, DONE_ABOVE_RANGES_MAX, ENTITY_DATA_BYTES_MAX};
 use tidegate_engine::position::Version;
 use tidegate_engine::store::StoreError;
 use tidegate_engine::tenant::TenantId;
@@ -42,7 +44,8 @@ pub fn check(batch: &CommitBatch) -> Result<(), StoreError> {
         (&it.tenant, it.id)
     })?;
     check_tenants(batch)?;
-    check_rows(batch)
+    check_rows(batch)?;
+    check_limits(batch)
 }
 
 /// An error of the batch's form.
@@ -100,6 +103,32 @@ fn all_named<'r>(
         if names.peek() != Some(&tenant) {
             return Err(out_of_form(format!(
                 "the tenant of `{array}` at place {place} is not named in `tenants`"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What the engine bounds when it makes a batch; once more here, at the other end.
+fn check_limits(batch: &CommitBatch) -> Result<(), StoreError> {
+    let records: u64 = batch.segments.iter().map(|it| u64::from(it.count)).sum();
+    let longest = batch.entities.iter().map(|it| it.data.len()).max();
+    for (what, found, most) in [
+        ("records in `segments`", records, BATCH_EVENTS_MAX),
+        (
+            "ranges in `done_above`",
+            batch.progress.done_above.0.len() as u64,
+            DONE_ABOVE_RANGES_MAX,
+        ),
+        (
+            "bytes of data of an entity",
+            longest.unwrap_or_default() as u64,
+            ENTITY_DATA_BYTES_MAX,
+        ),
+    ] {
+        if found > most as u64 {
+            return Err(out_of_form(format!(
+                "expected at most {most} {what}, found {found}"
             )));
         }
     }

@@ -2,5 +2,6 @@
 
 pub mod batch_form;
 pub mod memory;
+mod older_keys;
 pub mod postgres;
 pub mod sqlite;

@@ -19,13 +19,13 @@ use crate::machine::{
 };
 use crate::partition::{Allowance, Head, Part, Partition, PartitionLimits, Prepared};
 use crate::position::{
-    Epoch, Incarnation, Offset, Revision, Sequence, SourceName, SourcePartition, StreamName,
-    StreamPartition, Version,
+    Epoch, Incarnation, Offset, RecordPosition, Revision, Sequence, SourceName, SourcePartition,
+    StreamName, StreamPartition, Version,
 };
 use crate::state::{EntityKey, EntityState, MachineName, StateData, Status};
 use crate::store::{
-    Capabilities, ChainAnchor, Claim, DeadLetterFilter, NewDefinition, StateStore, StoreError,
-    StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
+    Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
+    StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use crate::tenant::{TenantBinding, TenantId};
 
@@ -357,6 +357,14 @@ impl StateStore for Shelf {
             .take(limit as usize)
             .cloned()
             .collect())
+    }
+    async fn event_positions(
+        &self,
+        _: &TenantId,
+        _: &EventLookup,
+        _: u32,
+    ) -> Result<Vec<RecordPosition>, StoreError> {
+        unreachable!("verify reads the log itself")
     }
     async fn entities(
         &self,

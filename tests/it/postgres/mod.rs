@@ -1,6 +1,7 @@
 //! What Postgres promises beyond the contract of every store: what the database itself refuses, what a
 //! lost connection leaves, and that plans made on empty tables do no harm.
 
+mod busy;
 mod filling;
 mod outcomes;
 mod pooler;
@@ -31,12 +32,6 @@ fn options(database: &TestDatabase) -> PostgresOptions {
     }
 }
 
-/// R24's rounds. All 10,000 are 140,000 transactions against fifteen losers each: minutes, so the
-/// everyday run plays fewer and `TIDEGATE_R24_ROUNDS=10000` plays all.
-fn rounds() -> u32 {
-    std::env::var("TIDEGATE_R24_ROUNDS").map_or(1_000, |text| text.parse().unwrap())
-}
-
 async fn subject(name: &str, options: impl Fn(&TestDatabase) -> PostgresOptions) -> StoreUnderTest {
     let database = TestDatabase::create(name).await.unwrap();
     let options = options(&database);
@@ -51,7 +46,6 @@ async fn subject(name: &str, options: impl Fn(&TestDatabase) -> PostgresOptions)
     });
     let mut subject = StoreUnderTest::new(Arc::new(store), reopen);
     subject.keep = Box::new(database);
-    subject.rounds = rounds();
     subject
 }
 

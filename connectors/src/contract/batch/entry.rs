@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityRow, OpenWork, OpenWorkKind};
 use tidegate_engine::event::{
-    CausedBy, CorrelationId, Event, EventData, EventId, EventSource, EventType, IdempotencyKey,
-    Subject, write_json_string,
+    CausationId, CausedBy, CorrelationId, Event, EventData, EventId, EventSource, EventType,
+    IdempotencyKey, Subject, write_json_string,
 };
 use tidegate_engine::hash::{Hash128, hash_fields};
 use tidegate_engine::position::{RecordPosition, StreamName, Version};
@@ -45,6 +45,8 @@ pub struct Entry {
     pub stream: StreamName,
     /// Its explicit idempotency key, which is its id and subject too.
     pub key: String,
+    /// Its correlation.
+    pub correlation: String,
     /// Its payload: JSON text.
     pub data: String,
     /// Its effects, in order of machine.
@@ -60,6 +62,7 @@ impl Entry {
             tenant: tenant(tenant_name),
             stream: StreamName::new("orders").unwrap(),
             key: key.to_owned(),
+            correlation: key.to_owned(),
             data: "{\"amount_cents\":100}".to_owned(),
             effects: Vec::new(),
             emits: 0,
@@ -70,6 +73,13 @@ impl Entry {
     #[must_use]
     pub fn data(mut self, json: &str) -> Self {
         self.data = json.to_owned();
+        self
+    }
+
+    /// Of that correlation.
+    #[must_use]
+    pub fn correlation(mut self, text: &str) -> Self {
+        self.correlation = text.to_owned();
         self
     }
 
@@ -140,8 +150,8 @@ impl Entry {
             time: None,
             data_content_type: None,
             data_schema: None,
-            correlation_id: Some(CorrelationId::new(&self.key).unwrap()),
-            causation_id: None,
+            correlation_id: Some(CorrelationId::new(&self.correlation).unwrap()),
+            causation_id: Some(CausationId::new(&self.key).unwrap()),
             idempotency_key: Some(IdempotencyKey::new(&self.key).unwrap()),
             caused_by: Some(CausedBy::new("contract").unwrap()),
             extensions: Vec::new(),

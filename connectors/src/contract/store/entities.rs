@@ -1,13 +1,17 @@
 //! Entities: rows, versions, pages and counts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_engine::commit::{CommitReply, EntityName};
-use tidegate_engine::position::Version;
+use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, EntityRow};
+use tidegate_engine::dead_letter::{DeadLetterState, DeadLetterUpdate};
+use tidegate_engine::hash::Hash128;
+use tidegate_engine::position::{Epoch, Version};
 use tidegate_engine::record::Outcome;
-use tidegate_engine::state::{EntityKey, MachineName, Status};
+use tidegate_engine::state::{EntityKey, MachineName, Status, state_hash};
+use tidegate_engine::store::StoreError;
 
-use super::reading::{dump, entities};
+use super::reading::{dump, entities, verified_records};
 use super::{StoreUnderTest, begin, committed, submit};
 use crate::contract::batch::{Entry, EntryEffect, Writer, entity_name, source_partition, tenant};
 
@@ -218,4 +222,120 @@ pub(super) async fn entities_are_counted_by_status_over_all_tenants(subject: Sto
             .collect();
         assert_eq!(found, expected);
     }
+}
+
+/// Entities that a random operation may move, of two tenants.
+const ENTITIES: usize = 8;
+
+/// One random operation of several writers: moved as expected, or stale, fenced or refused.
+fn operation(model: &Model, random: &mut u64, round: u32) -> (usize, Vec<Entry>, u64) {
+    let mut next = |below: u64| {
+        // Numerical Recipes' generator: the same operations for every store.
+        *random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (*random >> 33) % below
+    };
+    let writer = usize::try_from(next(3)).unwrap();
+    let kind = next(6);
+    let first = usize::try_from(next(ENTITIES as u64)).unwrap();
+    let entries = (0..=next(4))
+        .map(|number| {
+            let entity = (first + usize::try_from(number).unwrap()) % ENTITIES;
+            let (name, key) = Model::name(entity);
+            let (row, version) = model.entities[entity];
+            // Stale, or ahead of what anybody has written.
+            let off_by = if kind == 0 { 1 + next(2) } else { 0 };
+            let row = row.or((off_by > 0).then_some(EntityRow(i64::MAX)));
+            let expected = Version(version.0 + off_by);
+            Entry::new(name, &format!("{round}-{number}")).moves(&key, row, expected)
+        })
+        .collect();
+    (writer, entries, kind)
+}
+
+/// What the store must hold.
+struct Model {
+    entities: Vec<(Option<EntityRow>, Version)>,
+}
+
+impl Model {
+    fn name(entity: usize) -> (&'static str, String) {
+        (["acme", "bolt"][entity % 2], format!("o{entity}"))
+    }
+
+    fn settle(&mut self, batch: &CommitBatch, new_rows: Vec<EntityRow>) {
+        let mut new_rows = new_rows.into_iter();
+        for write in &batch.entities {
+            let entity: usize = write.name.key.as_str()[1..].parse().unwrap();
+            let row = write.row.or_else(|| new_rows.next());
+            self.entities[entity] = (row, write.version);
+        }
+    }
+}
+
+pub(super) async fn r07_no_state_changes_without_its_record(subject: StoreUnderTest) {
+    let store = subject.store.as_ref();
+    let places: Vec<_> = (0..3).map(|it| source_partition("orders", it)).collect();
+    let mut writers = Vec::new();
+    for place in &places {
+        writers.push(Writer::claim(store, place, "a", begin()).await.unwrap());
+    }
+    let mut model = Model {
+        entities: vec![(None, Version(0)); ENTITIES],
+    };
+    let (mut random, mut changed, mut refused) = (11, 0, 0);
+    for round in 0..300 {
+        let (which, entries, kind) = operation(&model, &mut random, round);
+        let writer = &mut writers[which];
+        let mut batch = writer.batch(&entries);
+        match kind {
+            1 => batch.epoch = Epoch(batch.epoch.0 - 1),
+            2 => {
+                batch.dead_letter_updates = vec![DeadLetterUpdate {
+                    tenant: batch.tenants[0].clone(),
+                    id: Hash128(77),
+                    state: DeadLetterState::Retried,
+                    at: writer.now,
+                }];
+            }
+            _ => {}
+        }
+        match submit(store, &batch).await {
+            Ok(CommitReply::Committed { new_rows }) => {
+                assert!(kind > 2, "operation {kind} was committed");
+                writer.settle(&batch);
+                model.settle(&batch, new_rows);
+                changed += batch.entities.len();
+            }
+            Ok(CommitReply::Surprised(_) | CommitReply::Fenced)
+            | Err(StoreError::Refused { .. }) => {
+                assert!(kind <= 2, "operation {kind} was refused");
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(changed > 300 && refused > 100, "{changed}, {refused}");
+    // Of each entity every version stands once in the log, and the last one is the state.
+    for name in ["acme", "bolt"] {
+        let mut recorded: BTreeMap<EntityKey, BTreeMap<Version, u64>> = BTreeMap::new();
+        for record in verified_records(store, &tenant(name)).await {
+            for effect in record.effects {
+                let versions = recorded.entry(effect.key.unwrap()).or_default();
+                let before = versions.insert(effect.version.unwrap(), effect.state_hash.unwrap());
+                assert_eq!(before, None, "a version with two records");
+                changed -= 1;
+            }
+        }
+        for entity in entities(store, &tenant(name)).await {
+            let versions = recorded.remove(&entity.name.key).unwrap();
+            let gapless: Vec<_> = (1..=entity.version.0).map(Version).collect();
+            assert_eq!(versions.keys().copied().collect::<Vec<_>>(), gapless);
+            let state = state_hash(&entity.status, &entity.data);
+            assert_eq!(versions[&entity.version], state, "{:?}", entity.name);
+        }
+        assert_eq!(recorded, BTreeMap::new(), "records of no entity");
+    }
+    assert_eq!(changed, 0, "changes and records");
 }

@@ -4,7 +4,7 @@ use tidegate_engine::checkpoint::{DoneAbove, DoneRange, Fingerprint};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, CommitReply};
 use tidegate_engine::hash::Hash128;
-use tidegate_engine::limits::{BATCH_EVENTS_MAX, ENTITY_DATA_BYTES_MAX};
+use tidegate_engine::limits::{BATCH_EVENTS_MAX, DONE_ABOVE_RANGES_MAX, ENTITY_DATA_BYTES_MAX};
 use tidegate_engine::position::{Offset, Version};
 use tidegate_engine::record::{Outcome, RecordBody};
 use tidegate_engine::state::{EntityKey, MachineName, StateData, Status};
@@ -14,6 +14,7 @@ use super::letters::unreadable;
 use super::reading::{dump, entities, verified_records};
 use super::{StoreUnderTest, begin, committed, submit};
 use crate::contract::batch::{Entry, EntryEffect, Writer, source_partition, tenant};
+use crate::store::batch_form;
 
 /// Text that encodings, escapes, collations, patterns or statements trip over.
 const TEXTS: [&str; 16] = [
@@ -49,7 +50,8 @@ const PAYLOADS: [&str; 10] = [
     "{\"__proto__\":1,\"key\":\"\\\"}],[{\\\"\"}",
 ];
 
-pub(super) async fn text_comes_back_byte_for_byte(subject: StoreUnderTest) {
+/// Ids of events, correlation and causation among it: each entry's are its key.
+pub(super) async fn r04_text_comes_back_byte_for_byte(subject: StoreUnderTest) {
     let store = subject.store.as_ref();
     let place = source_partition("orders", 0);
     let mut writer = Writer::claim(store, &place, "a", begin()).await.unwrap();
@@ -202,6 +204,41 @@ pub(super) async fn a_batch_at_its_limits_is_committed(subject: StoreUnderTest) 
     }
     let work = store.open_work(&tenant("tenant-0"), &place, 10_000).await;
     assert_eq!(work.unwrap().len(), BATCH_EVENTS_MAX / 100);
+}
+
+pub(super) async fn r26_a_batch_beyond_a_limit_is_refused_whole(subject: StoreUnderTest) {
+    let store = subject.store.as_ref();
+    let place = source_partition("orders", 0);
+    let writer = Writer::claim(store, &place, "a", begin()).await.unwrap();
+    let before = dump(store).await;
+    let events = |count: usize| {
+        let entries = (0..count).map(|it| Entry::new("acme", &format!("k{it}")));
+        writer.batch(&entries.collect::<Vec<_>>())
+    };
+    let mut fragmented = events(1);
+    fragmented.progress.done_above = DoneAbove(
+        (0..=DONE_ABOVE_RANGES_MAX as u64)
+            .map(|range| DoneRange {
+                first: Offset(10 + range * 2),
+                last: Offset(10 + range * 2),
+            })
+            .collect(),
+    );
+    let mut large = writer.batch(&[Entry::new("acme", "k").creates("o")]);
+    large.entities[0].data = "x".repeat(ENTITY_DATA_BYTES_MAX + 1).into();
+    for (what, batch) in [
+        ("records", events(BATCH_EVENTS_MAX + 1)),
+        ("ranges", fragmented),
+        ("bytes of data", large),
+    ] {
+        let answer = submit(store, &batch).await;
+        assert!(
+            matches!(&answer, Err(StoreError::Unexpected { code, detail })
+                if code == batch_form::CODE_FORM && detail.contains(what)),
+            "{what}: the store answered {answer:?}"
+        );
+        assert_eq!(dump(store).await, before, "{what}");
+    }
 }
 
 type Edge = (&'static str, fn(&mut CommitBatch));

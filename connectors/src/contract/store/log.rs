@@ -1,21 +1,21 @@
-//! Segments, heads, anchors and retention: the log is gapless, and its chain holds across all of it.
+//! Segments and heads: the log is gapless, and its chain holds across all of it.
 
-use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::CommitReply;
 use tidegate_engine::dead_letter::{DeadLetter, DeadLetterSource};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::machine::DeadReason;
 use tidegate_engine::position::{RecordPosition, Sequence, StreamName, StreamPartition};
 use tidegate_engine::record::{Outcome, RecordBody};
-use tidegate_engine::store::{StateStore, StoreError, StreamHead, Upkeep};
+use tidegate_engine::store::{StateStore, StoreError, StreamHead};
 
 use super::letters::unreadable;
-use super::reading::{dead_letters, dump, end_of, segments, verified_log, verified_records};
-use super::{StoreUnderTest, begin, committed, days, patiently, submit, upkeep_at};
+use super::reading::{dead_letters, dump, verified_records};
+use super::{StoreUnderTest, begin, committed, submit};
 use crate::contract::batch::{Entry, Writer, source_partition, tenant};
 use crate::store::batch_form;
 
-fn log_of(name: &str, partition: u32) -> StreamPartition {
+/// The log of stream `orders` in a partition of source `orders`.
+pub(super) fn log_of(name: &str, partition: u32) -> StreamPartition {
     StreamPartition {
         tenant: tenant(name),
         stream: StreamName::new("orders").unwrap(),
@@ -23,7 +23,8 @@ fn log_of(name: &str, partition: u32) -> StreamPartition {
     }
 }
 
-async fn head_of(store: &dyn StateStore, place: &StreamPartition) -> StreamHead {
+/// The head of a log that is there.
+pub(super) async fn head_of(store: &dyn StateStore, place: &StreamPartition) -> StreamHead {
     let heads = store
         .stream_heads(&place.tenant, &place.source_partition)
         .await
@@ -37,21 +38,13 @@ async fn head_of(store: &dyn StateStore, place: &StreamPartition) -> StreamHead 
 }
 
 /// Commits so many events in one segment.
-async fn append(store: &dyn StateStore, writer: &mut Writer, name: &str, events: u64) {
+pub(super) async fn append(store: &dyn StateStore, writer: &mut Writer, name: &str, events: u64) {
     let next = writer.checkpoint.progress.next_offset.0;
     let place = writer.checkpoint.source_partition.to_string();
     let entries: Vec<Entry> = (next..next + events)
         .map(|offset| Entry::new(name, &format!("{place}:{offset}")))
         .collect();
     committed(store, writer, &entries).await;
-}
-
-async fn retain(store: &dyn StateStore, now: Timestamp, keep_days: i64) -> u64 {
-    let upkeep = Upkeep {
-        retention_micros: Some(days(Timestamp(0), keep_days).0),
-        ..upkeep_at(now)
-    };
-    patiently(|| store.upkeep(upkeep)).await.segments_dropped
 }
 
 pub(super) async fn segments_are_paged_from_any_sequence(subject: StoreUnderTest) {
@@ -113,102 +106,6 @@ pub(super) async fn a_segment_that_leaves_a_gap_or_overlaps_is_refused(subject: 
     }
     append(store, &mut writer, "acme", 1).await;
     append(store, &mut writer, "bolt", 1).await;
-}
-
-pub(super) async fn retention_of_an_idle_stream_leaves_an_anchor_that_the_next_event_goes_on_from(
-    subject: StoreUnderTest,
-) {
-    let store = subject.store.as_ref();
-    let begun = begin();
-    patiently(|| store.upkeep(upkeep_at(begun))).await;
-    let place = log_of("acme", 0);
-    let mut writer = Writer::claim(store, &place.source_partition, "a", begun)
-        .await
-        .unwrap();
-    for events in [2, 3] {
-        append(store, &mut writer, "acme", events).await;
-    }
-    let head = head_of(store, &place).await;
-    let later = days(begun, 400);
-    assert_eq!(retain(store, later, 30).await, 2);
-    assert_eq!(segments(store, &place).await, Vec::new());
-    assert_eq!(head_of(store, &place).await, head, "the head stays");
-    let anchor = store.chain_anchor(&place).await.unwrap().unwrap();
-    assert_eq!(anchor.stream_partition, place);
-    assert_eq!(anchor.next_sequence, Sequence(5));
-    assert_eq!(anchor.chain_head, head.chain_head);
-    assert_eq!(retain(store, later, 30).await, 0, "nothing is left to drop");
-    // A new owner, that knows nothing but the store, goes on.
-    let mut writer = Writer::claim(store, &place.source_partition, "b", later)
-        .await
-        .unwrap();
-    append(store, &mut writer, "acme", 1).await;
-    let records = verified_log(store, &head_of(store, &place).await).await;
-    assert_eq!(records.len(), 1);
-    assert_eq!(records[0].sequence, Sequence(5));
-    assert_eq!(store.chain_anchor(&place).await.unwrap(), Some(anchor));
-}
-
-pub(super) async fn retention_keeps_what_is_younger(subject: StoreUnderTest) {
-    let store = subject.store.as_ref();
-    let begun = begin();
-    let place = log_of("acme", 0);
-    let mut writer = Writer::claim(store, &place.source_partition, "a", begun)
-        .await
-        .unwrap();
-    for age in 0..4 {
-        let now = days(begun, age * 100);
-        patiently(|| store.upkeep(upkeep_at(now))).await;
-        writer.now = now;
-        append(store, &mut writer, "acme", 2).await;
-        append(store, &mut writer, "bolt", 1).await;
-    }
-    let now = days(begun, 310);
-    assert_eq!(retain(store, now, 1_000).await, 0);
-    assert_eq!(store.chain_anchor(&place).await.unwrap(), None);
-    // The segments of day 0 and 100 are older than 150 days, of both tenants.
-    assert_eq!(retain(store, now, 150).await, 4);
-    let anchor = store.chain_anchor(&place).await.unwrap().unwrap();
-    assert_eq!(anchor.next_sequence, Sequence(4));
-    let records = verified_log(store, &head_of(store, &place).await).await;
-    assert_eq!(records.len(), 4);
-    assert_eq!(verified_records(store, &tenant("bolt")).await.len(), 2);
-    let mut writer = Writer::claim(store, &place.source_partition, "b", now)
-        .await
-        .unwrap();
-    patiently(|| store.upkeep(upkeep_at(now))).await;
-    append(store, &mut writer, "acme", 1).await;
-    assert_eq!(verified_records(store, &tenant("acme")).await.len(), 5);
-}
-
-pub(super) async fn a_clock_that_stepped_back_leaves_no_hole_behind_retention(
-    subject: StoreUnderTest,
-) {
-    let store = subject.store.as_ref();
-    let begun = begin();
-    patiently(|| store.upkeep(upkeep_at(begun))).await;
-    let place = log_of("acme", 0);
-    let mut writer = Writer::claim(store, &place.source_partition, "a", begun)
-        .await
-        .unwrap();
-    append(store, &mut writer, "acme", 2).await;
-    let later = days(begun, 400);
-    patiently(|| store.upkeep(upkeep_at(later))).await;
-    writer.now = later;
-    append(store, &mut writer, "acme", 2).await;
-    // The next owner's clock is far behind.
-    let mut writer = Writer::claim(store, &place.source_partition, "b", begun)
-        .await
-        .unwrap();
-    append(store, &mut writer, "acme", 2).await;
-    writer.now = later;
-    append(store, &mut writer, "acme", 2).await;
-    retain(store, days(later, 10), 100).await;
-    // However much was dropped, what is left is one run from the anchor to the head.
-    let records = verified_log(store, &head_of(store, &place).await).await;
-    assert!(records.len() >= 4, "what is younger is still there");
-    let end = segments(store, &place).await.last().map(end_of);
-    assert_eq!(end, Some(Sequence(8)));
 }
 
 pub(super) async fn heads_are_the_same_after_a_restart(subject: StoreUnderTest) {

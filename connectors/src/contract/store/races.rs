@@ -72,31 +72,61 @@ fn gapless_to(last: u64) -> Vec<Version> {
     (1..=last).map(Version).collect()
 }
 
-/// One entity that several writers move, each as fast as it can.
+/// Entities that are contested in one race.
+const CONTESTED: usize = 20;
+
+/// Entities that one commit moves: all of them or none, so each commit plays so many rounds.
+const AT_ONCE: usize = 10;
+
+/// Rounds of R24: versions that sixteen writers play for, over all entities.
+const ROUNDS: u64 = 10_000;
+
+/// Entities that several writers move, each as fast as it can.
 struct Contest {
-    name: EntityName,
-    /// Versions to play for.
+    names: Vec<EntityName>,
+    /// Versions to play for, of each entity.
     target: u64,
     lost: AtomicU64,
     busy: AtomicU64,
 }
 
 impl Contest {
-    /// Moves the entity on until its target; how often this writer won.
+    fn new() -> Arc<Self> {
+        let names = (0..CONTESTED).map(|it| entity_name("acme", &format!("contested-{it:02}")));
+        Arc::new(Self {
+            names: names.collect(),
+            target: ROUNDS / CONTESTED as u64,
+            lost: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+        })
+    }
+
+    /// Moves the entities on until all are at the target; how many versions this writer won.
     async fn play(&self, store: &dyn StateStore, partition: u32) -> u64 {
         let mut writer = writer_of(store, partition).await;
-        let mut seen = load(store, &self.name).await;
-        let (mut won, mut attempt) = (0, 0_u64);
+        let mut seen: BTreeMap<EntityName, StoredEntity> = BTreeMap::new();
+        let (mut won, mut attempt) = (0, 0_usize);
         loop {
-            let expected = seen.as_ref().map_or(Version(0), |entity| entity.version);
-            if expected.0 >= self.target {
+            let version = |name: &EntityName| seen.get(name).map_or(Version(0), |it| it.version);
+            let open = self.names.iter().filter(|it| version(it).0 < self.target);
+            let mut names: Vec<&EntityName> = open.collect();
+            if names.is_empty() {
                 return won;
             }
             attempt += 1;
-            let row = seen.as_ref().map(|entity| entity.row);
-            let entry = Entry::new("acme", &format!("{partition}-{attempt}"));
-            let entry = entry.moves(self.name.key.as_str(), row, expected);
-            let mut batch = writer.batch(&[entry]);
+            // Not the same ones each time: commits overlap in part.
+            let from = (attempt * 7 + partition as usize) % names.len();
+            names.rotate_left(from);
+            names.truncate(AT_ONCE);
+            let entries = names.iter().enumerate().map(|(number, name)| {
+                let row = seen.get(name).map(|entity| entity.row);
+                Entry::new("acme", &format!("{partition}-{attempt}-{number}")).moves(
+                    name.key.as_str(),
+                    row,
+                    version(name),
+                )
+            });
+            let mut batch = writer.batch(&entries.collect::<Vec<_>>());
             // Between the read and the commit, others move: a store in memory would not let them.
             tokio::task::yield_now().await;
             if self.lost.load(Ordering::Relaxed) % 2 == 1 {
@@ -105,20 +135,23 @@ impl Contest {
             match patiently(|| submit(store, &batch)).await {
                 CommitReply::Committed { .. } => {
                     writer.settle(&batch);
-                    won += 1;
-                    seen = load(store, &self.name).await;
+                    won += batch.entities.len() as u64;
+                    let names: Vec<_> = batch.entities.iter().map(|it| it.name.clone()).collect();
+                    let tenant = &batch.tenants[0];
+                    let loaded = patiently(|| store.load_entities(tenant, names.clone())).await;
+                    seen.extend(loaded.into_iter().map(|it| (it.name.clone(), it)));
                 }
                 CommitReply::Surprised(surprises) => {
                     assert!(surprises.known_keys.is_empty(), "{surprises:?}");
                     self.lost.fetch_add(1, Ordering::Relaxed);
-                    if let Some((name, as_is)) = surprises.entities.into_iter().next() {
-                        assert_eq!(name, self.name);
-                        assert_ne!(as_is.as_ref().map(|it| it.version), Some(expected));
-                        seen = as_is;
-                    } else {
-                        assert_eq!(surprises.busy, vec![self.name.clone()]);
+                    if surprises.entities.is_empty() {
                         self.busy.fetch_add(1, Ordering::Relaxed);
                         tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    for (name, as_is) in surprises.entities {
+                        let as_is = as_is.expect("no entity goes away");
+                        assert_ne!(Some(&as_is), seen.get(&name), "no surprise");
+                        seen.insert(name, as_is);
                     }
                 }
                 CommitReply::Fenced => panic!("nobody else owns this source partition"),
@@ -126,18 +159,9 @@ impl Contest {
         }
     }
 
-    fn new(target: u64) -> Arc<Self> {
-        Arc::new(Self {
-            name: entity_name("acme", "contested"),
-            target,
-            lost: AtomicU64::new(0),
-            busy: AtomicU64::new(0),
-        })
-    }
-
-    async fn run(self: Arc<Self>, subject: &StoreUnderTest, writers: u32) -> Vec<u64> {
+    async fn run(self: Arc<Self>, subject: &StoreUnderTest) -> Vec<u64> {
         let second = subject.second().await;
-        let players: Vec<_> = (0..writers)
+        let players: Vec<_> = (0..WRITERS)
             .map(|partition| {
                 let store = Arc::clone(if partition % 2 == 0 {
                     &subject.store
@@ -157,28 +181,29 @@ impl Contest {
 }
 
 pub(super) async fn r24_one_writer_wins_each_version(subject: StoreUnderTest) {
-    let target = u64::from(subject.rounds);
-    let contest = Contest::new(target);
-    let won = Arc::clone(&contest).run(&subject, WRITERS).await;
+    let contest = Contest::new();
+    let won = Arc::clone(&contest).run(&subject).await;
     println!(
-        "  {target} versions by {WRITERS} writers; won {won:?}, lost {}, of them busy {}",
+        "  {ROUNDS} versions by {WRITERS} writers; won {won:?}, commits lost {}, of them busy {}",
         contest.lost.load(Ordering::Relaxed),
         contest.busy.load(Ordering::Relaxed)
     );
-    // A writer that commits while another reaches the target does not overshoot it.
-    assert_eq!(won.iter().sum::<u64>(), target);
+    assert_eq!(won.iter().sum::<u64>(), ROUNDS, "one winner a version");
     let store = subject.store.as_ref();
     let records = verified_records(store, &tenant("acme")).await;
-    assert_eq!(versions(&records, "contested"), gapless_to(target));
-    let entity = load(store, &contest.name).await.unwrap();
-    assert_eq!(entity.version, Version(target));
+    for name in &contest.names {
+        let recorded = versions(&records, name.key.as_str());
+        assert_eq!(recorded, gapless_to(contest.target), "no update was lost");
+        let entity = load(store, name).await.unwrap();
+        assert_eq!(entity.version, Version(contest.target));
+    }
 }
 
 pub(super) async fn three_source_partitions_share_an_entity_and_all_get_on(
     subject: StoreUnderTest,
 ) {
     const EACH: u64 = 60;
-    let contest = Contest::new(u64::MAX);
+    let shared = entity_name("acme", "contested");
     let second = subject.second().await;
     let sharers: Vec<_> = (0..3_u32)
         .map(|partition| {
@@ -187,7 +212,7 @@ pub(super) async fn three_source_partitions_share_an_entity_and_all_get_on(
             } else {
                 &subject.store
             });
-            let name = contest.name.clone();
+            let name = shared.clone();
             tokio::spawn(async move {
                 let store = store.as_ref();
                 let mut writer = writer_of(store, partition).await;
@@ -332,6 +357,7 @@ pub(super) async fn sixteen_writers_of_equal_keys_have_one_effect_each_while_ded
     let store = subject.store.as_ref();
     let mut now = begin();
     rotate(store, &mut now).await;
+    let begun = tokio::time::Instant::now();
     let each_round = u64::from(WRITERS) * (KEYS / BATCH as u64);
     for round in 0..ROUNDS {
         barrier.wait().await;
@@ -343,6 +369,10 @@ pub(super) async fn sixteen_writers_of_equal_keys_have_one_effect_each_while_ded
         rotate(store, &mut now).await;
         barrier.wait().await;
     }
+    println!(
+        "  {ROUNDS} rotations, one every {} ms",
+        begun.elapsed().as_millis() / u128::from(ROUNDS)
+    );
     for writer in writers {
         writer.await.unwrap();
     }

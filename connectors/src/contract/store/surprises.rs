@@ -199,24 +199,30 @@ pub(super) async fn an_entity_that_is_not_there_is_returned_as_absent(subject: S
     let mut writer = Writer::claim(store, &source_partition("orders", 0), "a", begin())
         .await
         .unwrap();
-    let rows = committed(
-        store,
-        &mut writer,
-        &[Entry::new("acme", "k").creates("there")],
-    )
-    .await;
-    let nowhere = Some(EntityRow(i64::MAX));
-    let batch = writer.batch(&[
-        Entry::new("acme", "k1").moves("absent", nowhere, Version(3)),
-        Entry::new("acme", "k2").moves("there", Some(rows[0]), Version(1)),
-        Entry::new("acme", "k3").creates("z-new"),
-    ]);
-    let found = surprises(store, &batch).await;
-    let expected = Surprises {
-        entities: vec![(entity_name("acme", "absent"), None)],
-        ..Surprises::default()
-    };
-    assert_eq!(found, expected);
+    let there: Vec<Entry> = (0..PLACES)
+        .map(|place| Entry::new("acme", &format!("c{place}")).creates(&format!("{place}-there")))
+        .collect();
+    let rows = committed(store, &mut writer, &there).await;
+    for absent in 0..PLACES {
+        let entries: Vec<Entry> = (0..PLACES)
+            .map(|place| {
+                let entry = Entry::new("acme", &format!("{absent}-{place}"));
+                if place == absent {
+                    let nowhere = Some(EntityRow(i64::MAX));
+                    entry.moves(&format!("{place}-absent"), nowhere, Version(3))
+                } else {
+                    entry.moves(&format!("{place}-there"), Some(rows[place]), Version(1))
+                }
+            })
+            .collect();
+        let found = surprises(store, &writer.batch(&entries)).await;
+        let name = entity_name("acme", &format!("{absent}-absent"));
+        let expected = Surprises {
+            entities: vec![(name, None)],
+            ..Surprises::default()
+        };
+        assert_eq!(found, expected, "place {absent}");
+    }
 }
 
 pub(super) async fn every_mixture_of_surprises_is_returned_whole(subject: StoreUnderTest) {

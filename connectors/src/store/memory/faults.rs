@@ -25,6 +25,7 @@ pub enum StoreOperation {
     StreamPartitions,
     ChainAnchor,
     Segments,
+    EventPositions,
     Entities,
     DeadLetters,
     DeadLetter,

@@ -20,6 +20,7 @@
 mod faults;
 mod reads;
 mod tables;
+mod upkeep;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,11 +28,11 @@ use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
 use tidegate_engine::hash::Hash128;
-use tidegate_engine::position::{Sequence, SourcePartition, StreamPartition};
+use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
 use tidegate_engine::store::{
-    Capabilities, ChainAnchor, Claim, DeadLetterFilter, NewDefinition, StateStore, StoreError,
-    StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
+    Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
+    StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use tidegate_engine::tenant::TenantId;
 
@@ -330,6 +331,18 @@ impl StateStore for MemoryStore {
             Some(&stream_partition.source_partition),
             |tables| Ok(tables.segments(stream_partition, from, limit)),
         )
+        .await
+    }
+
+    async fn event_positions(
+        &self,
+        tenant: &TenantId,
+        wanted: &EventLookup,
+        limit: u32,
+    ) -> Result<Vec<RecordPosition>, StoreError> {
+        self.plain(StoreOperation::EventPositions, None, |tables| {
+            Ok(tables.event_positions(tenant, wanted, limit))
+        })
         .await
     }
 

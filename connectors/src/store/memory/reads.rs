@@ -1,20 +1,20 @@
-//! The reads of the memory store, its definitions and its upkeep. Reads never change anything and
-//! return rows in the order that the seam promises.
+//! The reads of the memory store, and its definitions. Reads never change anything and return rows in
+//! the order that the seam promises.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityName, Segment, StoredEntity};
-use tidegate_engine::position::{Sequence, SourcePartition, StreamPartition};
+use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
+use tidegate_engine::record::{Record, RecordBody, split_segment};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
 use tidegate_engine::store::{
-    ChainAnchor, DeadLetterFilter, NewDefinition, StoreError, StoredDeadLetter, StoredDefinition,
-    StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
+    ChainAnchor, DeadLetterFilter, EventLookup, NewDefinition, StoreError, StoredDeadLetter,
+    StoredDefinition, StoredOpenWork, StreamHead,
 };
 use tidegate_engine::tenant::TenantId;
 
-use super::tables::{StreamLog, Tables};
+use super::tables::Tables;
 use crate::store::batch_form;
 
 /// How many rows a caller may have asked for.
@@ -144,6 +144,35 @@ impl Tables {
             .collect()
     }
 
+    /// Reads the log: what a store keeps an index for, one in memory can do without.
+    pub(super) fn event_positions(
+        &self,
+        tenant: &TenantId,
+        wanted: &EventLookup,
+        limit: u32,
+    ) -> Vec<RecordPosition> {
+        let streams = self.tenants.get(tenant).map(|tables| &tables.streams);
+        let mut found = Vec::new();
+        for (place, log) in streams.into_iter().flatten() {
+            for segment in log.segments.values() {
+                for text in split_segment(&segment.body).unwrap_or_default() {
+                    let Ok((record, _)) = Record::read(text.get()) else {
+                        continue;
+                    };
+                    if is_wanted(&record, wanted) {
+                        found.push(RecordPosition {
+                            stream: place.stream.clone(),
+                            source_partition: place.source_partition.clone(),
+                            sequence: record.sequence,
+                        });
+                    }
+                }
+            }
+        }
+        found.truncate(rows(limit));
+        found
+    }
+
     pub(super) fn entities_of(
         &self,
         tenant: &TenantId,
@@ -210,44 +239,14 @@ impl Tables {
             })
             .collect()
     }
-
-    pub(super) fn upkeep(&mut self, upkeep: Upkeep) -> UpkeepDone {
-        let since = *self.dedupe_since.get_or_insert(upkeep.now);
-        let rotated = upkeep.now.0.saturating_sub(since.0) > upkeep.dedupe_window_micros;
-        if rotated {
-            self.dedupe_older = std::mem::take(&mut self.dedupe_current);
-            self.dedupe_since = Some(upkeep.now);
-        }
-        let segments_dropped = upkeep.retention_micros.map_or(0, |retention| {
-            let horizon = Timestamp(upkeep.now.0.saturating_sub(retention));
-            self.tenants
-                .values_mut()
-                .flat_map(|of_tenant| of_tenant.streams.values_mut())
-                .map(|log| log.drop_before(horizon))
-                .sum()
-        });
-        UpkeepDone {
-            rotated,
-            segments_dropped,
-        }
-    }
 }
 
-impl StreamLog {
-    /// Drops the oldest segments whose last record is older than `horizon`, and anchors the chain
-    /// behind them. Stops at the first younger one, so that a clock that stepped back leaves no hole.
-    fn drop_before(&mut self, horizon: Timestamp) -> u64 {
-        let mut dropped = 0;
-        while let Some(oldest) = self.segments.first_entry()
-            && oldest.get().last_at < horizon
-        {
-            let segment = oldest.remove();
-            self.anchor = Some((
-                Sequence(segment.first_sequence.0 + u64::from(segment.count)),
-                segment.chain_head,
-            ));
-            dropped += 1;
+fn is_wanted(record: &Record, wanted: &EventLookup) -> bool {
+    match (&record.body, wanted) {
+        (RecordBody::Event(event), EventLookup::Id(id)) => event.id == *id,
+        (RecordBody::Event(event), EventLookup::Correlation(correlation)) => {
+            event.correlation_id.as_ref() == Some(correlation)
         }
-        dropped
+        (RecordBody::FollowUp { .. }, _) => false,
     }
 }

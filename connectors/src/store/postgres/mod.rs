@@ -5,7 +5,6 @@ mod commit;
 mod definitions;
 mod encode;
 mod error;
-mod filter;
 mod letters;
 mod migrate;
 mod names;
@@ -25,11 +24,11 @@ use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
 use tidegate_engine::hash::Hash128;
-use tidegate_engine::position::{Sequence, SourcePartition, StreamPartition};
+use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
 use tidegate_engine::store::{
-    Capabilities, ChainAnchor, Claim, DeadLetterFilter, NewDefinition, StateStore, StoreError,
-    StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
+    Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
+    StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use tidegate_engine::tenant::TenantId;
 
@@ -241,6 +240,17 @@ impl StateStore for PostgresStore {
     ) -> Result<Vec<Segment>, StoreError> {
         let name = stream_partition.clone();
         self.run(|inner| async move { inner.segments(&name, from, limit).await })
+            .await
+    }
+
+    async fn event_positions(
+        &self,
+        tenant: &TenantId,
+        wanted: &EventLookup,
+        limit: u32,
+    ) -> Result<Vec<RecordPosition>, StoreError> {
+        let (tenant, wanted) = (tenant.clone(), wanted.clone());
+        self.run(|inner| async move { inner.event_positions(&tenant, &wanted, limit).await })
             .await
     }
 

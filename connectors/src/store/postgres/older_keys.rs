@@ -11,9 +11,9 @@ use tidegate_engine::store::StoreError;
 
 use super::encode::Uuid;
 use super::error::{During, store_error};
-use super::filter::OlderKeys;
 use super::names::BatchNumbers;
 use super::session::Session;
+use crate::store::older_keys::OlderKeys;
 
 /// Keys read at once when a filter is made: a page of about a megabyte.
 const SCAN_PAGE_KEYS: i32 = 50_000;
@@ -63,7 +63,7 @@ impl OlderKeysFilter {
         };
         for mark in &batch.dedupe {
             let tenant = numbers.tenant(&mark.tenant);
-            if filter.may_contain(tenant, mark.key) {
+            if filter.may_contain(tenant.into(), mark.key) {
                 probes.tenants.push(tenant);
                 probes.keys.push(mark.key);
             }
@@ -116,7 +116,7 @@ impl OlderKeysFilter {
             for row in &page {
                 let tenant: i32 = row.try_get(0).map_err(failed)?;
                 let key: Uuid = row.try_get(1).map_err(failed)?;
-                filter.insert(tenant, key.0);
+                filter.insert(tenant.into(), key.0);
                 after = (tenant, key.0);
             }
             if page.len() < SCAN_PAGE_KEYS as usize {

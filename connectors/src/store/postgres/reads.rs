@@ -5,9 +5,9 @@ use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use tidegate_engine::commit::{EntityName, EntityRow, Segment, StoredEntity};
-use tidegate_engine::position::{Sequence, StreamPartition};
+use tidegate_engine::position::{RecordPosition, Sequence, StreamName, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
-use tidegate_engine::store::{ChainAnchor, StoreError, StreamHead};
+use tidegate_engine::store::{ChainAnchor, EventLookup, StoreError, StreamHead};
 use tidegate_engine::tenant::TenantId;
 
 use super::Inner;
@@ -137,6 +137,53 @@ impl Inner {
             .await?;
         rows.iter()
             .map(|row| segment_of(row, stream_partition))
+            .collect()
+    }
+
+    pub(super) async fn event_positions(
+        &self,
+        tenant: &TenantId,
+        wanted: &EventLookup,
+        limit: u32,
+    ) -> Result<Vec<RecordPosition>, StoreError> {
+        // One statement for each index, so that each is planned for it.
+        macro_rules! by {
+            ($column:literal) => {
+                concat!(
+                    "select p.stream, s.source, s.partition, x.sequence \
+                     from tidegate.event_index x \
+                     join tidegate.stream_partitions p \
+                       on p.tenant_id = x.tenant_id \
+                          and p.stream_partition_id = x.stream_partition_id \
+                     join tidegate.source_partitions s \
+                       on s.source_partition_id = p.source_partition_id \
+                     where x.tenant_id = $1 and x.",
+                    $column,
+                    " = $2 order by p.stream, s.source, s.partition, x.sequence limit $3"
+                )
+            };
+        }
+        let (sql, text) = match wanted {
+            EventLookup::Id(id) => (by!("event_id"), id.as_str().to_owned()),
+            EventLookup::Correlation(id) => (by!("correlation_id"), id.as_str().to_owned()),
+        };
+        let rows = self
+            .read_as(tenant, |number| {
+                sqlx::query(sql)
+                    .bind(number)
+                    .bind(text)
+                    .bind(i64::from(limit))
+            })
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(RecordPosition {
+                    stream: StreamName::new(column(row, "stream")?)
+                        .map_err(|_| corrupt("a stream"))?,
+                    source_partition: source_partition_of(row)?,
+                    sequence: Sequence(counter(row, "sequence")?),
+                })
+            })
             .collect()
     }
 

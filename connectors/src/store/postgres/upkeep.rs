@@ -10,7 +10,7 @@ use tidegate_engine::store::{StoreError, Upkeep, UpkeepDone};
 use super::Inner;
 use super::encode::Moment;
 use super::error::During;
-use super::ownership::column;
+use super::ownership::{column, counter};
 
 /// Tries to have a partition made while another node holds the upkeep's lock.
 const COVER_ATTEMPTS_MAX: u32 = 20;
@@ -98,16 +98,19 @@ impl Inner {
         &self,
         now: Timestamp,
         retention_micros: Option<i64>,
-    ) -> Result<u64, StoreError> {
-        let query = sqlx::query("select segments_dropped from tidegate.tidegate_maintain($1, $2)")
-            .bind(Moment(now))
-            .bind(retention_micros);
+    ) -> Result<Retained, StoreError> {
+        let query = sqlx::query(
+            "select segments_dropped, segments_held from tidegate.tidegate_maintain($1, $2)",
+        )
+        .bind(Moment(now))
+        .bind(retention_micros);
         let rows = self.session.fetch(query, During::Read).await?;
-        let dropped = match rows.first() {
-            Some(row) => column::<i64>(row, "segments_dropped")?,
-            None => 0,
-        };
-        Ok(u64::try_from(dropped).unwrap_or_default())
+        rows.first().map_or(Ok(Retained::default()), |row| {
+            Ok(Retained {
+                dropped: counter(row, "segments_dropped")?,
+                held: counter(row, "segments_held")?,
+            })
+        })
     }
 
     /// All of it, in the order in which a failure does least harm; a failed step does not stop those
@@ -117,17 +120,19 @@ impl Inner {
         let covered = self.load_coverage().await;
         let rotated = self.rotate(upkeep).await;
         // Apart from the partitions ahead: dropping waits for every reader of the log, and may give up.
-        let dropped = match upkeep.retention_micros {
+        let retained = match upkeep.retention_micros {
             Some(_) => self.maintain(upkeep.now, upkeep.retention_micros).await,
-            None => Ok(0),
+            None => Ok(Retained::default()),
         };
-        let indexed = self.index_events().await;
+        let index_lag_records = self.index_events().await;
         ahead?;
         covered?;
-        indexed?;
+        let retained = retained?;
         Ok(UpkeepDone {
             rotated: rotated?,
-            segments_dropped: dropped?,
+            segments_dropped: retained.dropped,
+            segments_held: retained.held,
+            index_lag_records: index_lag_records?,
         })
     }
 
@@ -139,9 +144,10 @@ impl Inner {
         rows.first().map_or(Ok(false), |row| column(row, "rotated"))
     }
 
-    async fn index_events(&self) -> Result<(), StoreError> {
+    /// Goes on with the index of events; how far it is behind then.
+    async fn index_events(&self) -> Result<Option<u64>, StoreError> {
         if !self.index_events {
-            return Ok(());
+            return Ok(None);
         }
         for _ in 0..INDEX_CALLS_MAX {
             let query =
@@ -152,6 +158,15 @@ impl Inner {
                 break;
             }
         }
-        Ok(())
+        let query = sqlx::query("select tidegate.event_index_lag() as lag");
+        let rows = self.session.fetch(query, During::Read).await?;
+        rows.first().map(|row| counter(row, "lag")).transpose()
     }
+}
+
+/// What retention did to the log.
+#[derive(Default)]
+struct Retained {
+    dropped: u64,
+    held: u64,
 }

@@ -9,6 +9,7 @@ use tidegate_engine::position::Version;
 use tidegate_engine::store::StoreError;
 
 use super::names::{Names, streams};
+use super::older_keys::OlderKeysFilter;
 use super::rows::{column, fetch, number};
 use super::surprises::{self, Found};
 use super::writer::{End, Writer};
@@ -21,6 +22,8 @@ pub(super) struct Fence {
     pub(super) source_partition_id: i64,
     /// True when `dedupe_1` is the current one.
     pub(super) second_is_current: bool,
+    /// Which rotation the dedupe tables have had.
+    pub(super) dedupe_generation: i64,
     /// True when the older dedupe table knows any key.
     pub(super) older_has_keys: bool,
 }
@@ -36,13 +39,16 @@ pub(super) enum Written {
 /// Commits a batch: all of it, durably, or nothing.
 pub(super) async fn commit(
     writer: &Writer,
+    older_keys: &OlderKeysFilter,
     batch: Arc<CommitBatch>,
 ) -> Result<CommitReply, StoreError> {
     batch_form::check(&batch)?;
     if batch.path == CommitPath::Fast {
-        let batch = Arc::clone(&batch);
+        let (batch, older_keys) = (Arc::clone(&batch), older_keys.clone());
         let fast = writer
-            .transaction(move |connection| Box::pin(async move { fast(connection, &batch).await }))
+            .transaction(move |connection| {
+                Box::pin(async move { fast(connection, &older_keys, &batch).await })
+            })
             .await?;
         if let Some(reply) = fast {
             return Ok(reply);
@@ -56,14 +62,15 @@ pub(super) async fn commit(
 /// Writes and counts. Any shortfall leaves nothing, and is for the careful path to explain.
 async fn fast(
     connection: &mut SqliteConnection,
+    older_keys: &OlderKeysFilter,
     batch: &CommitBatch,
 ) -> Result<End<Option<CommitReply>>, StoreError> {
     let Some(fence) = fence(connection, batch).await? else {
         return Ok(End::RollBack(Some(CommitReply::Fenced)));
     };
     let names = Names::of(connection, batch).await?;
-    if fence.older_has_keys && surprises::older_knows_any(connection, &fence, &names, batch).await?
-    {
+    let probes = older_keys.probes(&fence, &names, batch);
+    if surprises::older_knows_any(connection, &fence, &names, &probes).await? {
         return Ok(End::RollBack(None));
     }
     Ok(match write(connection, &fence, &names, batch).await? {
@@ -112,7 +119,7 @@ async fn fence(
     let place = &batch.source_partition;
     let found = fetch(
         connection,
-        "SELECT p.source_partition_id, p.epoch, p.revision, d.current_table,
+        "SELECT p.source_partition_id, p.epoch, p.revision, d.current_table, d.generation,
                 EXISTS (SELECT 1 FROM dedupe_0), EXISTS (SELECT 1 FROM dedupe_1)
            FROM source_partitions p, dedupe_state d
           WHERE p.source = ?1 AND p.partition = ?2",
@@ -127,7 +134,8 @@ async fn fence(
             let fence = Fence {
                 source_partition_id: column(row, 0)?,
                 second_is_current,
-                older_has_keys: column(row, if second_is_current { 4 } else { 5 })?,
+                dedupe_generation: column(row, 4)?,
+                older_has_keys: column(row, if second_is_current { 5 } else { 6 })?,
             };
             Ok(owned.then_some(fence))
         },

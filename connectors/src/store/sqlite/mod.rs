@@ -16,8 +16,10 @@
 mod commit;
 mod definitions;
 mod errors;
+mod event_index;
 mod letters;
 mod names;
+mod older_keys;
 mod options;
 mod ownership;
 mod reads;
@@ -36,16 +38,17 @@ use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
 use tidegate_engine::hash::Hash128;
-use tidegate_engine::position::{Sequence, SourcePartition, StreamPartition};
+use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
 use tidegate_engine::store::{
-    Capabilities, ChainAnchor, Claim, DeadLetterFilter, NewDefinition, StateStore, StoreError,
-    StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
+    Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
+    StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use tidegate_engine::tenant::TenantId;
 use tokio::sync::Mutex;
 
 use self::errors::store_error;
+use self::older_keys::OlderKeysFilter;
 use self::options::ProcessLock;
 use self::rows::{column, fetch};
 use self::writer::Writer;
@@ -61,6 +64,10 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite")
 pub struct SqliteStore {
     writer: Writer,
     readers: SqlitePool,
+    /// Rules the older dedupe table out for nearly every key; made by upkeep.
+    older_keys: OlderKeysFilter,
+    /// Upkeep goes on with the index of events.
+    index_events: bool,
     /// One upkeep at a time: it lists what is old first and drops it afterwards.
     upkeep: Mutex<()>,
 }
@@ -87,6 +94,8 @@ impl SqliteStore {
         Ok(Self {
             writer: Writer::new(options.writer(), connection, lock),
             readers,
+            older_keys: OlderKeysFilter::new(options.dedupe_filter_bytes_max),
+            index_events: options.index_events,
             upkeep: Mutex::new(()),
         })
     }
@@ -165,7 +174,7 @@ impl StateStore for SqliteStore {
     }
 
     async fn commit(&self, batch: Arc<CommitBatch>) -> Result<CommitReply, StoreError> {
-        commit::commit(&self.writer, batch).await
+        commit::commit(&self.writer, &self.older_keys, batch).await
     }
 
     async fn stream_heads(
@@ -227,6 +236,15 @@ impl StateStore for SqliteStore {
         reads::segments(&self.readers, stream_partition, from, limit).await
     }
 
+    async fn event_positions(
+        &self,
+        tenant: &TenantId,
+        wanted: &EventLookup,
+        limit: u32,
+    ) -> Result<Vec<RecordPosition>, StoreError> {
+        event_index::positions(&self.readers, tenant, wanted, limit).await
+    }
+
     async fn entities(
         &self,
         tenant: &TenantId,
@@ -264,6 +282,12 @@ impl StateStore for SqliteStore {
 
     async fn upkeep(&self, upkeep: Upkeep) -> Result<UpkeepDone, StoreError> {
         let _one_at_a_time = self.upkeep.lock().await;
-        upkeep::upkeep(&self.writer, &self.readers, upkeep).await
+        let mut done = upkeep::upkeep(&self.writer, &self.readers, upkeep).await?;
+        self.older_keys.refresh(&self.readers).await?;
+        if self.index_events {
+            let lag = event_index::go_on(&self.writer, &self.readers).await?;
+            done.index_lag_records = Some(lag);
+        }
+        Ok(done)
     }
 }

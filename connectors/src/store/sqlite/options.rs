@@ -34,6 +34,12 @@ pub struct SqliteOptions {
     pub readers_max: u32,
     /// Memory for pages, in bytes, of the connection that writes.
     pub cache_bytes: u64,
+    /// Bytes that the filter of the older dedupe table may take. When the table holds more keys than
+    /// fit at ten bits a key, every key is asked for in the database: slower, and as right.
+    pub dedupe_filter_bytes_max: usize,
+    /// Upkeep goes on with the index of event and correlation ids. It is off the hot path, but takes the
+    /// one connection that writes for a while in every round.
+    pub index_events: bool,
     /// Commits without waiting for the disk (`synchronous=NORMAL`): a power failure can take the last
     /// commits back, and then the checkpoint with them. The file stays whole.
     pub unsafe_synchronous_normal: bool,
@@ -46,6 +52,9 @@ impl SqliteOptions {
             path: path.into(),
             readers_max: 4,
             cache_bytes: 64 * 1024 * 1024,
+            // 16 MiB: about 13 million keys.
+            dedupe_filter_bytes_max: 16 * 1024 * 1024,
+            index_events: true,
             unsafe_synchronous_normal: false,
         }
     }

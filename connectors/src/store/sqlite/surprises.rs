@@ -45,15 +45,15 @@ pub(super) struct Found {
     pub(super) other_row: Option<usize>,
 }
 
-/// True when the older dedupe table knows any of the batch's keys.
+/// True when the older dedupe table knows any of these marks.
 pub(super) async fn older_knows_any(
     connection: &mut SqliteConnection,
     fence: &Fence,
     names: &Names,
-    batch: &CommitBatch,
+    probes: &[(usize, &DedupeMark)],
 ) -> Result<bool, StoreError> {
     let older = usize::from(!fence.second_is_current);
-    let known = keys_in(connection, older, names, &batch.dedupe).await?;
+    let known = keys_in(connection, older, names, probes).await?;
     Ok(!known.is_empty())
 }
 
@@ -65,8 +65,9 @@ pub(super) async fn find(
     batch: &CommitBatch,
 ) -> Result<Found, StoreError> {
     let current = usize::from(fence.second_is_current);
-    let mut known = keys_in(connection, 1 - current, names, &batch.dedupe).await?;
-    known.extend(keys_in(connection, current, names, &batch.dedupe).await?);
+    let marks: Vec<(usize, &DedupeMark)> = batch.dedupe.iter().enumerate().collect();
+    let mut known = keys_in(connection, 1 - current, names, &marks).await?;
+    known.extend(keys_in(connection, current, names, &marks).await?);
     let known_keys = batch.dedupe.iter().enumerate().filter_map(|(place, mark)| {
         known.get(&(place as u64)).map(|conflict| KnownKey {
             tenant: mark.tenant.clone(),
@@ -99,11 +100,10 @@ async fn keys_in(
     connection: &mut SqliteConnection,
     table: usize,
     names: &Names,
-    marks: &[DedupeMark],
+    wanted: &[(usize, &DedupeMark)],
 ) -> Result<HashMap<u64, Hash128>, StoreError> {
     let [first, second] = &FIND_KEYS;
     let find = if table == 0 { first } else { second };
-    let wanted: Vec<(usize, &DedupeMark)> = marks.iter().enumerate().collect();
     let bind = |binds: &mut Binds, (place, mark): &(usize, &DedupeMark)| {
         binds
             .number(*place as u64)
@@ -111,7 +111,7 @@ async fn keys_in(
             .hash(mark.key);
     };
     let found = find
-        .fetch(connection, &wanted, bind, |row| {
+        .fetch(connection, wanted, bind, |row| {
             Ok((number(row, 0)?, hash(row, 1)?))
         })
         .await?;

@@ -5,6 +5,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::store::{StoreError, Upkeep, UpkeepDone};
 
+use super::errors::unreadable;
 use super::rows::{ManyRows, column, execute, fetch, number};
 use super::writer::{End, Writer};
 
@@ -23,23 +24,24 @@ pub(super) async fn upkeep(
     let rotated = writer
         .transaction(move |connection| Box::pin(rotate(connection, upkeep)))
         .await?;
-    let mut segments_dropped = 0;
+    let mut done = UpkeepDone {
+        rotated,
+        ..UpkeepDone::default()
+    };
     if let Some(retention) = upkeep.retention_micros {
         let horizon = Timestamp(upkeep.now.0.saturating_sub(retention));
+        done.segments_held = held(readers, horizon).await?;
         let old = older_than(readers, horizon).await?;
         for some in old.chunks(DROPPED_AT_ONCE_MAX) {
             let some = some.to_vec();
-            segments_dropped += writer
+            done.segments_dropped += writer
                 .transaction(move |connection| {
                     Box::pin(async move { drop_segments(connection, &some, upkeep.now).await })
                 })
                 .await?;
         }
     }
-    Ok(UpkeepDone {
-        rotated,
-        segments_dropped,
-    })
+    Ok(done)
 }
 
 /// Empties the older table and makes it the current one. A key lives between one and two windows.
@@ -75,7 +77,8 @@ async fn rotate(
     execute(connection, empty_the_older, |_| {}).await?;
     execute(
         connection,
-        "UPDATE dedupe_state SET current_table = 1 - current_table, rotated_at = ?1",
+        "UPDATE dedupe_state
+            SET current_table = 1 - current_table, generation = generation + 1, rotated_at = ?1",
         |binds| {
             binds.int(upkeep.now.0);
         },
@@ -94,22 +97,72 @@ struct Old {
     chain_head: Vec<u8>,
 }
 
-/// Segments whose last record is older than `horizon`, in order of their logs. Of each log only those in
-/// front of its first younger one, so that a clock that stepped back leaves no hole.
+/// Segments whose last record is older than `?1`: of each log only those in front of its first younger
+/// one, so that a clock that stepped back leaves no hole. `held` is the first record of a log that an open
+/// dead letter points to. A position reads stream:source/partition:sequence, and no name has any of
+/// these signs in it. One statement sees one state: a letter comes in the commit of its record.
+macro_rules! past_retention {
+    ($columns:literal, $rest:literal) => {
+        concat!(
+            "WITH pointed AS (
+                 SELECT tenant_id, substr(position, 1, instr(position, ':') - 1) AS stream,
+                        substr(position, instr(position, ':') + 1) AS rest
+                   FROM dead_letters WHERE state = 'open' AND position IS NOT NULL
+             ), parts AS (
+                 SELECT tenant_id, stream, substr(rest, 1, instr(rest, '/') - 1) AS source,
+                        CAST(substr(rest, instr(rest, '/') + 1) AS INTEGER) AS partition,
+                        CAST(substr(rest, instr(rest, ':') + 1) AS INTEGER) AS sequence
+                   FROM pointed
+             ), held AS (
+                 SELECT p.stream_partition_id, min(d.sequence) AS sequence
+                   FROM parts d
+                   JOIN source_partitions s ON s.source = d.source AND s.partition = d.partition
+                   JOIN stream_partitions p ON p.tenant_id = d.tenant_id
+                        AND p.source_partition_id = s.source_partition_id AND p.stream = d.stream
+                  GROUP BY p.stream_partition_id
+             ), kept AS (
+                 SELECT stream_partition_id, min(first_sequence) AS first_sequence
+                   FROM segments WHERE last_at >= ?1 GROUP BY stream_partition_id
+             )
+             SELECT ",
+            $columns,
+            " FROM segments g
+               LEFT JOIN kept k USING (stream_partition_id)
+               LEFT JOIN held h USING (stream_partition_id)
+              WHERE g.last_at < ?1
+                AND (k.first_sequence IS NULL OR g.first_sequence < k.first_sequence) ",
+            $rest
+        )
+    };
+}
+
+/// How many segments stay for an open dead letter's sake.
+async fn held(readers: &SqlitePool, horizon: Timestamp) -> Result<u64, StoreError> {
+    let found = fetch(
+        readers,
+        past_retention!(
+            "count(*)",
+            "AND g.first_sequence + g.event_count > h.sequence"
+        ),
+        |binds| {
+            binds.int(horizon.0);
+        },
+        |row| number(row, 0),
+    )
+    .await?;
+    found.first().copied().ok_or_else(|| unreadable("count"))
+}
+
+/// The segments that go, in order of their logs.
 async fn older_than(readers: &SqlitePool, horizon: Timestamp) -> Result<Vec<Old>, StoreError> {
     fetch(
         readers,
-        "WITH kept AS (
-             SELECT stream_partition_id, min(first_sequence) AS first_sequence
-               FROM segments WHERE last_at >= ?1 GROUP BY stream_partition_id
-         )
-         SELECT g.segment_id, g.tenant_id, g.stream_partition_id,
-                g.first_sequence + g.event_count, g.chain_head
-           FROM segments g LEFT JOIN kept k USING (stream_partition_id)
-          WHERE g.last_at < ?1
-            AND (k.first_sequence IS NULL OR g.first_sequence < k.first_sequence)
-          ORDER BY g.tenant_id, g.stream_partition_id, g.first_sequence
-          LIMIT ?2",
+        past_retention!(
+            "g.segment_id, g.tenant_id, g.stream_partition_id,
+             g.first_sequence + g.event_count, g.chain_head",
+            "AND (h.sequence IS NULL OR g.first_sequence + g.event_count <= h.sequence)
+             ORDER BY g.tenant_id, g.stream_partition_id, g.first_sequence LIMIT ?2"
+        ),
         |binds| {
             binds.int(horizon.0).int(DROPPED_MAX);
         },

@@ -10,7 +10,7 @@ const POSITIONS: u64 = 6;
 
 /// What is known of one generation's older table.
 pub(super) struct OlderKeys {
-    /// The generation that it belongs to; the database probes every key when it has moved on.
+    /// The generation that it belongs to; every key is asked for when the database has moved on.
     pub generation: i64,
     filter: Filter,
 }
@@ -52,7 +52,7 @@ impl OlderKeys {
     }
 
     /// Adds a key.
-    pub fn insert(&mut self, tenant: i32, key: Hash128) {
+    pub fn insert(&mut self, tenant: i64, key: Hash128) {
         if let Filter::Bits { words } = &mut self.filter {
             let bits = words.len() as u64 * 64;
             for position in positions(tenant, key, bits) {
@@ -64,7 +64,7 @@ impl OlderKeys {
     }
 
     /// False when the key is certainly not in the older table.
-    pub fn may_contain(&self, tenant: i32, key: Hash128) -> bool {
+    pub fn may_contain(&self, tenant: i64, key: Hash128) -> bool {
         match &self.filter {
             Filter::TooLarge => true,
             Filter::Bits { words } => {
@@ -81,8 +81,8 @@ impl OlderKeys {
 
 /// Double hashing (Kirsch and Mitzenmacher 2006) with the two halves of the key. `bits` is a power of
 /// two. The tenant is mixed in: an equal key of another tenant is another key.
-fn positions(tenant: i32, key: Hash128, bits: u64) -> impl Iterator<Item = u64> {
-    let tenant = u64::from(tenant.unsigned_abs()).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+fn positions(tenant: i64, key: Hash128, bits: u64) -> impl Iterator<Item = u64> {
+    let tenant = tenant.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let first = ((key.0 >> 64) as u64) ^ tenant;
     // Odd, so that the steps reach every position.
     let step = (key.0 as u64) | 1;
