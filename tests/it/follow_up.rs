@@ -19,14 +19,16 @@ use tidegate_engine::event::CausedBy;
 use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::machine::{DeadReason, MachineDefinition, MachineSet, Processor};
-use tidegate_engine::position::{Incarnation, SourceName, StreamName};
+use tidegate_engine::position::{
+    Incarnation, RecordPosition, SourceName, SourcePartition, StreamName,
+};
 use tidegate_engine::record::{Outcome, RecordBody};
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoredDeadLetter};
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tidegate_engine::verify::{VerifyOptions, stored_record, verify};
 
 /// Version 1 takes numbers; version 2 takes text too.
-fn account(version: u64) -> Arc<dyn Processor> {
+pub(super) fn account(version: u64) -> Arc<dyn Processor> {
     let amount = match version {
         1 => "event.data.amount",
         _ => "int(event.data.amount)",
@@ -42,13 +44,49 @@ fn account(version: u64) -> Arc<dyn Processor> {
     MachineDefinition::load("account.yaml", &text).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 
+/// Settles deliveries of one source partition with a node of its own.
+pub(super) fn settle(
+    store: Arc<dyn StateStore>,
+    machines: &MachineSet,
+    runtime: &tokio::runtime::Runtime,
+    deliveries: &[String],
+) {
+    let bus = MemoryBusHandle::new(SourceName::new("pay").unwrap());
+    bus.create_partition(0, Incarnation::new("one").unwrap());
+    for delivery in deliveries {
+        bus.append(0, delivery.clone()).unwrap();
+    }
+    bus.finish(0);
+    actix::System::new().block_on(async {
+        let consumer = bus.consumer();
+        bus.assign(0, consumer.id());
+        let seams = NodeSeams {
+            store,
+            machines: machines.clone(),
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+            spawner: Arc::new(RuntimeSpawner(runtime.handle().clone())),
+            placement: arbiters(1),
+        };
+        let source = Source {
+            bus: Arc::new(consumer),
+            stream: StreamName::new("payments").unwrap(),
+            tenant: TenantBinding::Fixed(tenant()),
+            start: Start::Earliest,
+        };
+        let node = Node::start(NodeOptions::default(), seams, vec![source]);
+        node.ended().await.unwrap();
+        assert!(node.drain(Duration::from_secs(10)).await.drained);
+    });
+}
+
 struct Fixture {
     store: MemoryStore,
     machines: MachineSet,
     runtime: tokio::runtime::Runtime,
 }
 
-fn tenant() -> TenantId {
+pub(super) fn tenant() -> TenantId {
     TenantId::new("acme").unwrap()
 }
 
@@ -72,33 +110,7 @@ impl Fixture {
         let machines = runtime
             .block_on(machines::activate(&store, vec![account(1)], Timestamp(1)))
             .unwrap();
-        let bus = MemoryBusHandle::new(SourceName::new("pay").unwrap());
-        bus.create_partition(0, Incarnation::new("one").unwrap());
-        for delivery in deliveries {
-            bus.append(0, delivery.clone()).unwrap();
-        }
-        bus.finish(0);
-        actix::System::new().block_on(async {
-            let consumer = bus.consumer();
-            bus.assign(0, consumer.id());
-            let seams = NodeSeams {
-                store: Arc::new(store.clone()),
-                machines: machines.clone(),
-                clock: Arc::new(SystemClock),
-                ids: Arc::new(RandomIds),
-                spawner: Arc::new(RuntimeSpawner(runtime.handle().clone())),
-                placement: arbiters(1),
-            };
-            let source = Source {
-                bus: Arc::new(consumer),
-                stream: StreamName::new("payments").unwrap(),
-                tenant: TenantBinding::Fixed(tenant()),
-                start: Start::Earliest,
-            };
-            let node = Node::start(NodeOptions::default(), seams, vec![source]);
-            node.ended().await.unwrap();
-            assert!(node.drain(Duration::from_secs(10)).await.drained);
-        });
+        settle(Arc::new(store.clone()), &machines, &runtime, deliveries);
         Self {
             store,
             machines,
@@ -392,4 +404,96 @@ impl Fixture {
             id
         })
     }
+}
+
+/// Ids that a careless layer would trim, escape, fold or re-encode.
+const IDS: [&str; 8] = [
+    "c-1",
+    "  spaced \u{a0}",
+    "quote ' \" \\ / \\u0041 \\n",
+    "${env:HOME} {{x}} %s $1 ?",
+    "é e\u{301} ﬁ \u{212b}",
+    "日本語 \u{202e}rtl \u{200b}",
+    "\u{1f980}\u{fffd}\u{10ffff}",
+    "null",
+];
+
+#[test]
+fn r04_correlation_and_causation_ids_are_the_same_bytes_all_the_way() {
+    let mut deliveries = Vec::new();
+    for (number, correlation) in IDS.iter().enumerate() {
+        let causation = IDS[IDS.len() - 1 - number];
+        for (kind, amount) in [("good", json!(1)), ("dead", json!("1"))] {
+            deliveries.push(
+                json!({
+                    "specversion": "1.0", "id": format!("{kind}-{number}"), "source": "/t",
+                    "type": "paid", "tenantid": "acme", "subject": "k",
+                    "correlationid": correlation, "causationid": causation,
+                    "data": { "amount": amount },
+                })
+                .to_string(),
+            );
+        }
+    }
+    let mut fixture = Fixture::with(&deliveries);
+    fixture.upgrade();
+    let letters = fixture.letters();
+    assert_eq!(letters.len(), IDS.len());
+    for letter in letters {
+        let decided = fixture.decide(letter.letter.id, &RETRY).unwrap();
+        assert!(matches!(decided, Decided::Took { .. }), "{decided:?}");
+        // The letter points to the stored event: what a person reads and retries has its ids.
+        let DeadLetterSource::Record { position, .. } = &letter.letter.source else {
+            panic!("{letter:?}");
+        };
+        check_stored(&fixture, position);
+    }
+    // The log from bus to store, whatever became of each.
+    for sequence in 0..deliveries.len() {
+        check_stored(
+            &fixture,
+            &format!("payments:pay/0:{sequence}").parse().unwrap(),
+        );
+    }
+    // What the machine emitted, at once or by the retry: the cause's correlation, the cause as causation.
+    let pay = SourcePartition {
+        source: SourceName::new("pay").unwrap(),
+        partition: 0,
+    };
+    for (place, kind) in [
+        (pay, "good"),
+        (tidegate_engine::follow_up::operator(), "dead"),
+    ] {
+        let acme = tenant();
+        let work = fixture.store.open_work(&acme, &place, 100);
+        let work = fixture.runtime.block_on(work).unwrap();
+        let mut found: Vec<_> = work
+            .iter()
+            .map(|work| {
+                let emitted: serde_json::Value = serde_json::from_slice(&work.event).unwrap();
+                let text = |name: &str| emitted[name].as_str().unwrap().to_owned();
+                (text("causationid"), text("correlationid"))
+            })
+            .collect();
+        found.sort();
+        let expected = IDS.iter().enumerate();
+        let expected = expected.map(|(number, id)| (format!("{kind}-{number}"), (*id).to_owned()));
+        assert_eq!(found, expected.collect::<Vec<_>>());
+    }
+    // Replay reads the same bytes: every leaf and every state hash fits.
+    fixture.verify();
+}
+
+/// A stored event carries the ids that were sent for its number.
+fn check_stored(fixture: &Fixture, at: &RecordPosition) {
+    let acme = tenant();
+    let record = stored_record(&fixture.store, &acme, at);
+    let record = fixture.runtime.block_on(record).unwrap().unwrap();
+    let RecordBody::Event(event) = record.body else {
+        panic!("no event at {at}");
+    };
+    let number: usize = event.id.as_str()["good-".len()..].parse().unwrap();
+    assert_eq!(event.correlation_id.unwrap().as_str(), IDS[number]);
+    let causation = event.causation_id.unwrap();
+    assert_eq!(causation.as_str(), IDS[IDS.len() - 1 - number]);
 }

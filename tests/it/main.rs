@@ -8,6 +8,7 @@ mod file_bus;
 mod follow_up;
 mod node;
 mod postgres;
+mod replay;
 mod sqlite;
 mod store_contract;
 #[path = "../support/mod.rs"]

@@ -8,8 +8,9 @@ use tidegate_engine::bus::Delivery;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
 use tidegate_engine::position::Offset;
 
-/// Bytes asked of the input at once, and the usual size of a reader's buffer. Measured: beyond 256 KiB
-/// nothing gets faster, and each file that is being read keeps one such buffer.
+/// Bytes asked of the input at once, and the usual size of a reader's buffer. Measured with a cached file of
+/// 300-byte lines: 130 to 160 ns a line by 8 KiB, 105 to 120 from 64 KiB on, whatever the size. Four times
+/// that, because a stream hands over what is whole in its buffer; each file that is read keeps one.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Payload bytes kept of a line that is too long: one more than is accepted, so that the engine sees
