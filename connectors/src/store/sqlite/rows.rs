@@ -130,8 +130,9 @@ where
     rows.iter().map(read).collect()
 }
 
-/// Rows that one execution takes, largest first. Measured: from 32 rows on the hand-over is hidden, and
-/// beyond 128 nothing is won. Few sizes, so that few statements are kept prepared.
+/// Rows that one execution takes, largest first: the more, the fewer hand-overs. Measured: 32, 128 and 512
+/// rows cost SQLite's thread the same, 23 to 25 µs an event in all on a new store, so the largest need not
+/// be larger. Few sizes, so that few statements are kept prepared.
 const SIZES: [usize; 4] = [128, 32, 8, 1];
 
 /// A statement over any number of rows: `head`, then `row` for each, then `tail`.
