@@ -159,21 +159,24 @@ async fn until_the_end(
     }
 }
 
-/// SIGINT and SIGTERM.
-struct StopAsked {
+/// SIGINT and SIGTERM. Once one listens, the process never again ends by them alone: whatever waits or
+/// works long has to ask.
+pub struct StopAsked {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl StopAsked {
-    fn listen() -> std::io::Result<Self> {
+    /// Listens from now on; call on a runtime.
+    pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    async fn asked(&mut self) {
+    /// Returns when one of them came since.
+    pub async fn asked(&mut self) {
         tokio::select! {
             biased;
             _ = self.interrupt.recv() => {}

@@ -2,6 +2,9 @@
 //! the movement in `tidegate-actors`, the outside in `tidegate-connectors`; only this crate's wiring
 //! names concrete stores and buses.
 
+// `say!` writes messages, `Output` writes data; neither panics when nobody reads.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -10,6 +13,7 @@ pub mod machines;
 pub mod operator;
 pub mod progress;
 pub mod runtime;
+pub mod say;
 pub mod stores;
 pub mod telemetry;
 pub mod wiring;

@@ -18,7 +18,7 @@ use tidegate_engine::verify::MachinesByHash;
 #[derive(Debug, thiserror::Error)]
 pub enum MachinesError {
     /// A file or directory cannot be read.
-    #[error("{path}: {error}")]
+    #[error("{path} cannot be read: {error}")]
     Path {
         /// Which.
         path: PathBuf,

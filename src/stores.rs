@@ -113,6 +113,22 @@ impl Opened {
         }
     }
 
+    /// What the store is called in the configuration.
+    pub fn kind(&self) -> StoreKind {
+        match self {
+            Opened::Sqlite(_) => StoreKind::Sqlite,
+            Opened::Postgres(_) => StoreKind::Postgres,
+        }
+    }
+
+    /// The settings that decide what a commit costs and survives, as the store reports them.
+    pub async fn settings(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        match self {
+            Opened::Sqlite(store) => store.settings().await,
+            Opened::Postgres(store) => store.settings().await,
+        }
+    }
+
     /// Closes it; calls in flight end first.
     pub async fn close(self) -> Result<(), StoreError> {
         match self {

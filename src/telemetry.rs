@@ -91,6 +91,18 @@ fn filter(variable: Option<&str>, level: LogLevel) -> Result<EnvFilter, String> 
         Some(text) if !text.is_empty() => text.to_owned(),
         _ => level.as_str().to_owned(),
     };
+    // A word that is no level would be read as the name of a target, and silence everything else.
+    for directive in wanted
+        .split(',')
+        .filter(|directive| !directive.contains('='))
+    {
+        if LogLevel::from_word(directive.trim()).is_none() {
+            return Err(format!(
+                "{LEVEL_VARIABLE}: expected off, error, warn, info, debug or trace, or filters such as \
+                 `info,tidegate_actors=debug`, found `{directive}`"
+            ));
+        }
+    }
     let directives = match wanted.as_str() {
         "off" | "error" | "warn" => wanted,
         "info" | "debug" | "trace" => format!("warn,tidegate={wanted}"),
@@ -116,5 +128,7 @@ mod tests {
             assert_eq!(filter(variable, level).unwrap().to_string(), expected);
         }
         assert!(filter(Some("tidegate=loud"), LogLevel::Info).is_err());
+        assert!(filter(Some("loud"), LogLevel::Info).is_err());
+        assert!(filter(Some("info,loud"), LogLevel::Info).is_err());
     }
 }

@@ -126,7 +126,7 @@ pub struct Ingest {
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// The tenant all events belong to; without it, each event's `tenantid` is believed
+    /// The tenant that each event's `tenantid` has to name; without it, whatever that names is believed
     #[arg(long, value_name = "TENANT")]
     pub tenant: Option<TenantId>,
 
@@ -242,9 +242,10 @@ pub enum DeadLetters {
 
 /// Which dead letters to decide about.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["ids", "all"]))]
 pub struct Decide {
     /// Their ids
-    #[arg(value_name = "ID", required_unless_present = "all")]
+    #[arg(value_name = "ID")]
     pub ids: Vec<String>,
 
     /// Whose they are
@@ -252,7 +253,7 @@ pub struct Decide {
     pub tenant: TenantId,
 
     /// Every open one
-    #[arg(long, conflicts_with = "ids")]
+    #[arg(long)]
     pub all: bool,
 
     /// Who decides, for the log; your user name without it

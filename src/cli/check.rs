@@ -1,6 +1,5 @@
 //! `tidegate validate` and `tidegate test`: definitions and configuration looked at without a store.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use super::exit::{Exit, Failure};
 use super::output::{Format, Output};
 use crate::config::Config;
 use crate::machines;
+use crate::say::counted;
 
 /// One thing that is wrong, or likely so.
 struct Finding {
@@ -28,7 +28,7 @@ pub fn validate(
     config: Option<&Path>,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let (mut findings, mut machines, mut seen) = (Vec::new(), Vec::new(), 0);
+    let (mut findings, mut machines, mut seen) = (Vec::new(), Vec::new(), 0_u64);
     for path in named(files, config)? {
         seen += 1;
         if is_machine(&path)? {
@@ -51,9 +51,11 @@ pub fn validate(
     }
     let errors = findings.iter().filter(|finding| finding.is_error).count();
     report(&findings, output)?;
-    eprintln!(
-        "{seen} files, {errors} errors, {} warnings",
-        findings.len() - errors
+    crate::say!(
+        "{}, {}, {}",
+        counted(seen, "file"),
+        counted(errors as u64, "error"),
+        counted((findings.len() - errors) as u64, "warning")
     );
     Ok(if errors == 0 {
         Exit::Done
@@ -68,28 +70,68 @@ pub fn test(
     config: Option<&Path>,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let (mut run, mut failed, mut rows) = (0, 0, Vec::new());
+    let mut tests = Tests::default();
     for path in named(files, config)? {
         // A configuration has no tests; its machines were named with it.
         if !is_machine(&path)? {
             continue;
         }
-        let machine = match load(&path)? {
-            Ok(machine) => machine,
+        match load(&path)? {
+            Ok(machine) => tests.run(&machine, output)?,
             Err(findings) => {
                 report(&findings, output)?;
                 let message = format!("{} cannot be tested before it is valid", path.display());
                 return Err(Failure::usage(message));
             }
-        };
+        }
+    }
+    if tests.machines == 0 {
+        return Err(Failure::usage(
+            "there is no machine's definition among these files: one begins with `apiVersion: tidegate/v1`",
+        ));
+    }
+    if output.format() == Format::Json {
+        let headings = ["machine", "file", "line", "name", "holds", "differences"];
+        output.rows(&headings, &tests.rows)?;
+    }
+    for file in &tests.untested {
+        crate::say!("{file}: has no `tests`");
+    }
+    crate::say!("{}, {} failed", counted(tests.run, "test"), tests.failed);
+    Ok(if tests.failed == 0 {
+        Exit::Done
+    } else {
+        Exit::Differs
+    })
+}
+
+/// The tests of some machines.
+#[derive(Default)]
+struct Tests {
+    machines: u64,
+    /// Files of machines that have none.
+    untested: Vec<String>,
+    run: u64,
+    failed: u64,
+    /// What is written at the end, as JSON.
+    rows: Vec<Vec<Value>>,
+}
+
+impl Tests {
+    /// Runs those of one machine; a table is written as they go.
+    fn run(&mut self, machine: &CompiledMachine, output: &mut Output) -> std::io::Result<()> {
+        self.machines += 1;
+        if machine.cases().is_empty() {
+            self.untested.push(machine.file().to_owned());
+        }
         for case in machine.cases() {
-            let result = case.run(machine.as_ref());
-            run += 1;
-            failed += usize::from(!result.holds());
+            let result = case.run(machine);
+            self.run += 1;
+            self.failed += u64::from(!result.holds());
             let differences: Vec<String> =
                 result.differences.iter().map(ToString::to_string).collect();
             match output.format() {
-                Format::Json => rows.push(vec![
+                Format::Json => self.rows.push(vec![
                     json!(machine.definition().machine.as_str()),
                     json!(machine.file()),
                     json!(result.line),
@@ -112,17 +154,8 @@ pub fn test(
                 }
             }
         }
+        Ok(())
     }
-    if output.format() == Format::Json {
-        let headings = ["machine", "file", "line", "name", "holds", "differences"];
-        output.rows(&headings, &rows)?;
-    }
-    let _ = writeln!(std::io::stderr(), "{run} tests, {failed} failed");
-    Ok(if failed == 0 {
-        Exit::Done
-    } else {
-        Exit::Differs
-    })
 }
 
 /// The files to look at: those named, else the configuration with the machines that it names.
@@ -130,7 +163,7 @@ fn named(files: &[PathBuf], config: Option<&Path>) -> Result<Vec<PathBuf>, Failu
     if !files.is_empty() {
         let found = machines::files(files).map_err(failure)?;
         return if found.is_empty() {
-            Err(Failure::usage("no *.yaml file there"))
+            Err(Failure::usage(none_there(files)))
         } else {
             Ok(found)
         };
@@ -148,6 +181,15 @@ fn named(files: &[PathBuf], config: Option<&Path>) -> Result<Vec<PathBuf>, Failu
     Ok(found)
 }
 
+/// That directories were named and nothing is in them.
+pub fn none_there(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    format!("no *.yaml or *.yml file in {}", paths.join(", "))
+}
+
 fn failure(error: machines::MachinesError) -> Failure {
     Failure::usage(error.to_string())
 }
@@ -155,7 +197,7 @@ fn failure(error: machines::MachinesError) -> Failure {
 /// A machine says so at its top; everything else is taken for a configuration.
 fn is_machine(path: &Path) -> Result<bool, Failure> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", path.display())))?;
     let keys = ["apiVersion", "kind", "machine"];
     Ok(match yaml::read(&text) {
         Ok(node) => match node.value {

@@ -12,7 +12,7 @@ use tidegate_engine::verify::stored_record;
 
 use super::args::{Decide, LetterState};
 use super::exit::{Exit, Failure};
-use super::look::{body_fields, effect_text, record_line};
+use super::look::{body_fields, effect_text, known_tenant, record_line};
 use super::output::{Format, Output};
 use crate::machines;
 use crate::operator::{Decision, DecisionError, Operator};
@@ -30,7 +30,10 @@ pub async fn list(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let tenants = match tenant {
-        Some(tenant) => vec![tenant.clone()],
+        Some(tenant) => {
+            known_tenant(store, tenant).await?;
+            vec![tenant.clone()]
+        }
         None => store.tenants().await?,
     };
     let mut rows = Vec::new();
@@ -124,6 +127,7 @@ pub async fn show(
 ) -> Result<Exit, Failure> {
     let id = parse_id(id)?;
     let Some(stored) = store.dead_letter(tenant, id).await? else {
+        known_tenant(store, tenant).await?;
         return Err(Failure::not_found(format!(
             "tenant `{tenant}` has no dead letter {id}"
         )));
@@ -166,6 +170,7 @@ pub async fn decide(
     decision: &Decision,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
+    known_tenant(store, &wanted.tenant).await?;
     let machines = machines::active(store)
         .await
         .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;

@@ -17,6 +17,7 @@ use tidegate_engine::store::StateStore;
 use tidegate_engine::tenant::TenantBinding;
 
 use super::args::{Global, Ingest};
+use super::check::none_there;
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped};
 use super::session::Session;
@@ -25,6 +26,7 @@ use crate::ingest::{self, Ended, Plan, UpkeepPlan};
 use crate::machines::{self, MachinesError};
 use crate::progress::{Bar, Unit};
 use crate::runtime::SystemClock;
+use crate::say::counted;
 use crate::wiring::{FileBus, FileInput};
 
 /// A source over files, and its bus for the progress.
@@ -53,6 +55,9 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
         &wanted.machines
     };
     let given = machines::load(paths).map_err(failure)?;
+    if given.is_empty() && !paths.is_empty() {
+        return Err(Failure::usage(none_there(paths)));
+    }
     let session = Session::fill(global)?;
     let given = given
         .into_iter()
@@ -63,7 +68,11 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
         .block_on(machines::activate(session.store(), given, now))
         .map_err(failure)?;
     if machines.iter().next().is_none() {
-        tracing::warn!("there is no machine: events are kept, and move nothing");
+        // What is in the log is never offered again: nobody who forgot them could repair it.
+        return Err(Failure::usage(
+            "no machine is given, and none is active in the store: events would be kept and move nothing, \
+             now or later. Name definitions with --machines, or as `machines.paths` in the configuration",
+        ));
     }
     let names: Vec<SourceName> = named.iter().map(|source| source.name.clone()).collect();
     let mut files = Vec::new();
@@ -92,7 +101,8 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
     let seconds = (SystemClock.now().0 - now.0) as f64 / 1e6;
     let after = session.block_on(counts(session.store(), &names))?;
     session.close()?;
-    report(&difference(&after, &before), seconds, output)?;
+    let done = matches!(ended, Ended::Done);
+    report(&difference(&after, &before), seconds, done, output)?;
     told(&ended)
 }
 
@@ -195,7 +205,7 @@ fn source_name(path: &Path) -> Result<SourceName, Failure> {
     }
     let whole = path
         .canonicalize()
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", path.display())))?;
     let digits: String = hash_bytes(whole.as_os_str().as_encoded_bytes())
         .to_string()
         .chars()
@@ -247,7 +257,7 @@ fn difference(after: &Counts, before: &Counts) -> Counts {
     }
 }
 
-fn report(counts: &Counts, seconds: f64, output: &mut Output) -> Result<(), Failure> {
+fn report(counts: &Counts, seconds: f64, done: bool, output: &mut Output) -> Result<(), Failure> {
     output.fields(&[
         ("received", json!(counts.received())),
         ("admitted", json!(counts.admitted)),
@@ -264,9 +274,15 @@ fn report(counts: &Counts, seconds: f64, output: &mut Output) -> Result<(), Fail
     ])?;
     let kept = counts.dead + counts.conflicts + counts.unreadable;
     if kept > 0 {
-        eprintln!(
-            "{} events need a person: `tidegate dead-letters list` shows them",
-            grouped(kept)
+        let verb = if kept == 1 { "needs" } else { "need" };
+        crate::say!(
+            "{} {verb} a person: `tidegate dead-letters list` shows them",
+            counted(kept, "event")
+        );
+    }
+    if done && counts.received() == 0 {
+        crate::say!(
+            "nothing new: what is there was settled before, as the checkpoint of its source says"
         );
     }
     Ok(())
@@ -275,7 +291,14 @@ fn report(counts: &Counts, seconds: f64, output: &mut Output) -> Result<(), Fail
 fn told(ended: &Ended) -> Result<Exit, Failure> {
     match ended {
         Ended::Done => Ok(Exit::Done),
-        Ended::Failed(failed) => Err(Failure::new(Exit::Unavailable, failed.to_string())),
+        Ended::Failed(failed) => {
+            let mut message = failed.to_string();
+            // The engine says what to do; here it has a flag.
+            if message.contains("a name of its own") {
+                message.push_str(" (--source NAME)");
+            }
+            Err(Failure::new(Exit::Unavailable, message))
+        }
         Ended::Interrupted(drained) => {
             let rest = if drained.drained {
                 "everything received is settled"

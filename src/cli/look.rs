@@ -37,6 +37,8 @@ pub async fn state(
     };
     let found = store.load_entities(tenant, vec![name]).await?;
     let Some(entity) = found.into_iter().next() else {
+        known_tenant(store, tenant).await?;
+        known_machine(store, machine).await?;
         return Err(Failure::not_found(format!(
             "tenant `{tenant}` has no `{machine}` with the key `{key}`"
         )));
@@ -72,6 +74,7 @@ pub async fn event(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let Some(record) = stored_record(store, tenant, position).await? else {
+        known_tenant(store, tenant).await?;
         return Err(Failure::not_found(format!(
             "tenant `{tenant}` has no event at {position}"
         )));
@@ -95,6 +98,55 @@ pub async fn event(
     }
     output.fields(&fields)?;
     Ok(Exit::Done)
+}
+
+/// Names that a message lists at most.
+const NAMES_MAX: usize = 10;
+
+/// Refuses a tenant of whom nothing is stored, so that a name with a slip in it is not taken for one
+/// without events.
+pub async fn known_tenant(store: &dyn StateStore, tenant: &TenantId) -> Result<(), Failure> {
+    let tenants = store.tenants().await?;
+    if tenant.is_unassigned() || tenants.contains(tenant) {
+        return Ok(());
+    }
+    let known: Vec<&str> = tenants
+        .iter()
+        .filter(|tenant| !tenant.is_unassigned())
+        .map(TenantId::as_str)
+        .collect();
+    Err(Failure::not_found(format!(
+        "this store has no tenant `{tenant}`; {}",
+        listed(&known)
+    )))
+}
+
+async fn known_machine(store: &dyn StateStore, machine: &MachineName) -> Result<(), Failure> {
+    let definitions = store.definitions().await?;
+    let mut known: Vec<&str> = definitions
+        .iter()
+        .map(|definition| definition.machine.as_str())
+        .collect();
+    known.dedup();
+    if known.contains(&machine.as_str()) {
+        return Ok(());
+    }
+    Err(Failure::not_found(format!(
+        "this store has no machine `{machine}`; {}",
+        listed(&known)
+    )))
+}
+
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() {
+        return "it has none".to_owned();
+    }
+    let named: Vec<&str> = names.iter().copied().take(NAMES_MAX).collect();
+    let rest = match names.len() - named.len() {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    };
+    format!("it has {}{rest}", named.join(", "))
 }
 
 /// What an event, or a follow-up, consists of; the payload last.
@@ -149,12 +201,28 @@ pub async fn tail(
     tail: Tail<'_>,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
+    if tail.follow && !store.capabilities().concurrent_writers {
+        return Err(Failure::usage(
+            "--follow: nobody else can write to this store while it is open here, so nothing would ever \
+             arrive; it needs a store that several processes share, such as Postgres",
+        ));
+    }
     let mut read_to: BTreeMap<StreamPartition, Sequence> = BTreeMap::new();
     let mut last = Vec::new();
     for head in heads(store, tail).await? {
         let from = head.1.0.saturating_sub(u64::from(tail.lines));
         last.extend(records(store, &head.0, Sequence(from), head.1).await?);
         read_to.insert(head.0, head.1);
+    }
+    // Who follows may wait for the first one.
+    if read_to.is_empty() && !tail.follow {
+        known_tenant(store, tail.tenant).await?;
+        if let Some(stream) = tail.stream {
+            return Err(Failure::not_found(format!(
+                "tenant `{}` has no stream `{stream}`",
+                tail.tenant
+            )));
+        }
     }
     last.sort_by_key(|(_, record)| record.admitted_at);
     let surplus = last.len().saturating_sub(tail.lines as usize);
@@ -242,9 +310,6 @@ fn show(
         }
         return Ok(());
     }
-    if records.is_empty() && !headings_wanted {
-        return Ok(());
-    }
     let rows: Vec<Vec<Value>> = records
         .iter()
         .map(|(position, record)| {
@@ -272,7 +337,12 @@ fn show(
         })
         .collect();
     let headings = ["position", "admitted_at", "type", "subject", "effects"];
-    Ok(output.rows(&headings, &rows)?)
+    if headings_wanted {
+        output.rows(&headings, &rows)?;
+    } else {
+        output.more_rows(&headings, &rows)?;
+    }
+    Ok(())
 }
 
 /// `order o-17: applied, version 3`

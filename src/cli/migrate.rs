@@ -2,11 +2,13 @@
 
 use serde_json::json;
 use tidegate_connectors::store::postgres::{RoleMode, RolePrefix, migrate, print_sql};
+use tidegate_engine::store::StoreError;
 
 use super::args::{Migrate, Roles};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use crate::config::{PostgresSection, Store, StoreKind};
+use crate::say::counted;
 
 /// Runs `tidegate migrate`.
 pub async fn run(store: &Store, wanted: &Migrate, output: &mut Output) -> Result<Exit, Failure> {
@@ -27,14 +29,47 @@ pub async fn run(store: &Store, wanted: &Migrate, output: &mut Output) -> Result
              with `store.kind: postgres` by -c",
         ));
     }
-    let applied = migrate(url(section)?, mode, &prefix).await?;
+    let applied = migrate(url(section)?, mode, &prefix)
+        .await
+        .map_err(|error| refused(error, mode))?;
     let rows: Vec<_> = applied.iter().map(|name| vec![json!(name)]).collect();
     output.rows(&["applied"], &rows)?;
     match applied.len() {
-        0 => eprintln!("the database is up to date"),
-        count => eprintln!("{count} migrations applied"),
+        0 => crate::say!("the database is up to date"),
+        count => {
+            crate::say!("{} applied", counted(count as u64, "migration"));
+            if mode == RoleMode::Create {
+                crate::say!(
+                    "nodes connect as `{}`; a role that was just made has no password: give it one \
+                     (`alter role … password …`), unless the server lets it in another way",
+                    prefix.role("engine")
+                );
+            }
+        }
     }
     Ok(Exit::Done)
+}
+
+/// "Insufficient privilege".
+const MAY_NOT: &str = "42501";
+
+fn refused(error: StoreError, mode: RoleMode) -> Failure {
+    match error {
+        StoreError::Unexpected { code, detail } if code == MAY_NOT => {
+            let rights = match mode {
+                RoleMode::Create => "CREATE on the database and CREATEROLE (or --roles existing)",
+                RoleMode::Existing => "CREATE on the database and membership in the existing roles",
+            };
+            Failure::new(
+                Exit::Unavailable,
+                format!(
+                    "this login may not migrate: {detail}; it needs {rights}. Name another one as \
+                     `store.postgres.migrate_url`"
+                ),
+            )
+        }
+        other => other.into(),
+    }
 }
 
 fn url(section: &PostgresSection) -> Result<&str, Failure> {

@@ -12,7 +12,6 @@ pub mod output;
 mod session;
 pub mod verify;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -35,7 +34,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit,
         Err(failure) => {
             if !failure.message.is_empty() {
-                let _ = writeln!(std::io::stderr(), "tidegate: {failure}");
+                crate::say!("tidegate: {failure}");
             }
             failure.exit
         }

@@ -46,6 +46,20 @@ impl Output {
     /// Writes rows under headings, or one object a row. Nothing but the headings stands there when there
     /// are no rows.
     pub fn rows(&mut self, headings: &[&str], rows: &[Vec<Value>]) -> io::Result<()> {
+        self.rows_under(headings, rows, true)
+    }
+
+    /// Writes rows that go on below others: without the headings in a table.
+    pub fn more_rows(&mut self, headings: &[&str], rows: &[Vec<Value>]) -> io::Result<()> {
+        self.rows_under(headings, rows, false)
+    }
+
+    fn rows_under(
+        &mut self,
+        headings: &[&str],
+        rows: &[Vec<Value>],
+        headings_wanted: bool,
+    ) -> io::Result<()> {
         match self.format {
             Format::Json => {
                 for row in rows {
@@ -57,7 +71,7 @@ impl Output {
                     self.json(&Value::Object(object))?;
                 }
             }
-            Format::Table => self.table(headings, rows)?,
+            Format::Table => self.table(headings, rows, headings_wanted)?,
         }
         self.to.flush()
     }
@@ -93,7 +107,12 @@ impl Output {
         writeln!(self.to, "{value}")
     }
 
-    fn table(&mut self, headings: &[&str], rows: &[Vec<Value>]) -> io::Result<()> {
+    fn table(
+        &mut self,
+        headings: &[&str],
+        rows: &[Vec<Value>],
+        headings_wanted: bool,
+    ) -> io::Result<()> {
         let cells: Vec<Vec<String>> = rows
             .iter()
             .map(|row| row.iter().map(shown).collect())
@@ -128,12 +147,14 @@ impl Output {
                 .collect();
             padded.join("  ").trim_end().to_owned()
         };
-        let upper: Vec<String> = headings
-            .iter()
-            .map(|heading| heading.replace('_', " ").to_uppercase())
-            .collect();
-        let heading = self.heading(&line(&upper));
-        writeln!(self.to, "{heading}")?;
+        if headings_wanted {
+            let upper: Vec<String> = headings
+                .iter()
+                .map(|heading| heading.replace('_', " ").to_uppercase())
+                .collect();
+            let heading = self.heading(&line(&upper));
+            writeln!(self.to, "{heading}")?;
+        }
         for row in &cells {
             writeln!(self.to, "{}", line(row))?;
         }

@@ -5,6 +5,7 @@ use tidegate_engine::store::StateStore;
 use tidegate_engine::verify::{VerifyOptions, VerifyReport, verify};
 
 use super::exit::{Exit, Failure};
+use super::look::known_tenant;
 use super::output::Output;
 use crate::machines;
 use crate::progress::Bar;
@@ -16,6 +17,9 @@ pub async fn run(
     bar: &Bar,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
+    for tenant in &options.tenants {
+        known_tenant(store, tenant).await?;
+    }
     let report = report(store, options, bar).await?;
     output.fields(&[
         ("tenants", json!(report.tenants)),
@@ -32,7 +36,7 @@ pub async fn run(
         ("differences", json!(report.differences.len())),
     ])?;
     if report.is_clean() {
-        eprintln!("verified: chains, sequences, versions, replayed state and counts hold");
+        crate::say!("verified: chains, sequences, versions, replayed state and counts hold");
         return Ok(Exit::Done);
     }
     let rows: Vec<Vec<Value>> = report
@@ -49,7 +53,7 @@ pub async fn run(
         .collect();
     output.rows(&["check", "where", "expected", "found"], &rows)?;
     if let Some(first) = report.differences.first() {
-        eprintln!("the first difference: {first}");
+        crate::say!("the first difference: {first}");
     }
     Ok(Exit::Differs)
 }

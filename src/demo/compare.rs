@@ -153,6 +153,24 @@ fn rows(rows: Vec<sqlx::sqlite::SqliteRow>) -> Result<Found, sqlx::Error> {
         .collect()
 }
 
+/// True when every figure is as generated; what differs is said on standard error.
+pub fn all_right(figures: &[Figure]) -> bool {
+    let mut all_right = true;
+    for figure in figures {
+        if figure.expected != figure.found {
+            all_right = false;
+            crate::say!(
+                "{}, {}: generated {}, found {}",
+                figure.what,
+                figure.of,
+                figure.expected,
+                figure.found
+            );
+        }
+    }
+    all_right
+}
+
 /// One line of the table: the figure over all tenants or files, and whether each of them is right.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Summed {

@@ -1,10 +1,10 @@
-//! Generates the demo's events, and keeps the books on what must come of them. Every line is written with
+//! Generates events of orders, for the demo and for `bench`, and keeps the books on what must come of them. Every line is written with
 //! its outcome known: the books never ask the engine, or the machine, what it would do.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -50,15 +50,33 @@ pub struct Books {
     pub paid_cents: u64,
 }
 
+/// A tenant, with how much of the load is its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tenant {
+    /// Its name.
+    pub name: String,
+    /// Its share, of the sum over all tenants.
+    pub share: u32,
+}
+
+/// The demo's tenants.
+pub fn demo_tenants() -> Vec<Tenant> {
+    let tenants = TENANTS.iter().map(|(name, share)| Tenant {
+        name: (*name).to_owned(),
+        share: *share,
+    });
+    tenants.collect()
+}
+
 /// What must come of one file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FileBooks {
-    /// By tenant, as [`TENANTS`].
-    pub tenants: [Books; 5],
+    /// By tenant, in the order in which they were given.
+    pub tenants: Vec<Books>,
     /// Lines that are no event.
     pub unreadable: u64,
     /// Some order that was shipped, and whose it is.
-    pub example: Option<(String, &'static str)>,
+    pub example: Option<(String, String)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +106,7 @@ struct Line {
 struct Writer<'w> {
     random: SmallRng,
     file: u32,
+    tenants: &'w [Tenant],
     open: Vec<Order>,
     recent: VecDeque<Line>,
     books: FileBooks,
@@ -96,15 +115,51 @@ struct Writer<'w> {
     out: &'w mut dyn Write,
 }
 
-/// Writes one file of `lines` lines. The same seed and file number give the same bytes.
-pub fn file(path: &Path, file: u32, lines: u64, seed: u64) -> io::Result<FileBooks> {
+/// Writes `events` lines into files, a thread a file, each with the orders of all tenants.
+pub fn files(
+    paths: &[PathBuf],
+    events: u64,
+    seed: u64,
+    tenants: &[Tenant],
+) -> io::Result<Vec<FileBooks>> {
+    let count = paths.len() as u64;
+    let each = events.checked_div(count).unwrap_or(0);
+    let rest = events.checked_rem(count).unwrap_or(0);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..)
+            .zip(paths)
+            .map(|(number, path)| {
+                let lines = each + u64::from(u64::from(number) < rest);
+                scope.spawn(move || file(path, number, lines, seed, tenants))
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| {
+            let failed = || io::Error::other("the generator failed");
+            thread.join().unwrap_or_else(|_| Err(failed()))
+        });
+        joined.collect()
+    })
+}
+
+/// Writes one file of `lines` lines. The same seed, file number and tenants give the same bytes.
+fn file(
+    path: &Path,
+    file: u32,
+    lines: u64,
+    seed: u64,
+    tenants: &[Tenant],
+) -> io::Result<FileBooks> {
     let mut out = io::BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
     let mut writer = Writer {
         random: SmallRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(u64::from(file))),
         file,
+        tenants,
         open: Vec::new(),
         recent: VecDeque::new(),
-        books: FileBooks::default(),
+        books: FileBooks {
+            tenants: vec![Books::default(); tenants.len()],
+            ..FileBooks::default()
+        },
         orders: 0,
         events: 0,
         out: &mut out,
@@ -114,14 +169,14 @@ pub fn file(path: &Path, file: u32, lines: u64, seed: u64) -> io::Result<FileBoo
     }
     let mut books = std::mem::take(&mut writer.books);
     for order in std::mem::take(&mut writer.open) {
-        count(&mut books, file, &order);
+        count(&mut books, file, tenants, &order);
     }
     out.flush()?;
     Ok(books)
 }
 
 /// Enters an order that no event will move any more.
-fn count(books: &mut FileBooks, file: u32, order: &Order) {
+fn count(books: &mut FileBooks, file: u32, tenants: &[Tenant], order: &Order) {
     let place = match order.status {
         Status::New => return,
         Status::Placed => 0,
@@ -130,7 +185,7 @@ fn count(books: &mut FileBooks, file: u32, order: &Order) {
         Status::Cancelled => 3,
     };
     if order.status == Status::Shipped && books.example.is_none() {
-        let tenant = TENANTS.get(order.tenant).map_or("", |(name, _)| name);
+        let tenant = name_of(tenants, order.tenant).to_owned();
         books.example = Some((format!("o-{file}-{}", order.number), tenant));
     }
     if let Some(tenant) = books.tenants.get_mut(order.tenant) {
@@ -229,7 +284,7 @@ impl Writer<'_> {
             _ => false,
         };
         if is_over {
-            count(&mut self.books, self.file, &order);
+            count(&mut self.books, self.file, self.tenants, &order);
         } else {
             self.open.push(order);
         }
@@ -237,10 +292,10 @@ impl Writer<'_> {
     }
 
     fn begin(&mut self) {
-        let sum: u32 = TENANTS.iter().map(|(_, share)| share).sum();
-        let mut dice = self.random.random_range(0..sum);
+        let sum: u32 = self.tenants.iter().map(|tenant| tenant.share).sum();
+        let mut dice = self.random.random_range(0..sum.max(1));
         let mut tenant = 0;
-        for (index, (_, share)) in TENANTS.iter().enumerate() {
+        for (index, Tenant { share, .. }) in self.tenants.iter().enumerate() {
             if dice < *share {
                 tenant = index;
                 break;
@@ -323,7 +378,7 @@ impl Writer<'_> {
 
     fn write(&mut self, order: &Order, step: &Step) -> io::Result<()> {
         self.events += 1;
-        let tenant = TENANTS.get(order.tenant).map_or("", |(name, _)| name);
+        let tenant = name_of(self.tenants, order.tenant);
         // A second between two events of a file, from a fixed day on.
         let (hour, minute, second) = (
             self.events / 3_600 % 24,
@@ -363,20 +418,25 @@ impl Writer<'_> {
     }
 }
 
+fn name_of(tenants: &[Tenant], index: usize) -> &str {
+    tenants.get(index).map_or("", |tenant| tenant.name.as_str())
+}
+
 fn payment(amount: u64) -> String {
     format!("{{\"amount_cents\":{amount},\"method\":\"card\"}}")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::file;
+    use super::{demo_tenants, file};
 
     #[test]
     fn the_same_seed_gives_the_same_bytes_and_the_books_count_every_line() {
         let directory = tempfile::tempdir().unwrap();
         let (one, other) = (directory.path().join("1"), directory.path().join("2"));
-        let books = file(&one, 3, 20_000, 7).unwrap();
-        assert_eq!(file(&other, 3, 20_000, 7).unwrap(), books);
+        let tenants = demo_tenants();
+        let books = file(&one, 3, 20_000, 7, &tenants).unwrap();
+        assert_eq!(file(&other, 3, 20_000, 7, &tenants).unwrap(), books);
         let text = std::fs::read_to_string(&one).unwrap();
         assert_eq!(text, std::fs::read_to_string(&other).unwrap());
         assert_eq!(text.lines().count(), 20_000);

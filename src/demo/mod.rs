@@ -1,11 +1,11 @@
 //! `tidegate demo`: generated events of five tenants become state in an embedded database, before one's
 //! eyes; then SQL on that database is compared with what was generated, and the store is verified.
 
-mod compare;
-mod generate;
+pub mod compare;
+pub mod generate;
 mod screen;
 
-use std::io::{BufRead as _, IsTerminal as _, stderr, stdin};
+use std::io::{BufRead as _, IsTerminal as _, Write as _, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Output, grouped};
 use crate::cli::verify;
 use crate::config::Config;
-use crate::ingest::{self, Ended, Plan, UpkeepPlan};
+use crate::ingest::{self, Ended, Plan, StopAsked, UpkeepPlan};
 use crate::machines;
 use crate::progress::{Bar, Unit};
 use crate::runtime::SystemClock;
@@ -37,7 +37,7 @@ use generate::FileBooks;
 use screen::Screen;
 
 /// The machine, as it stands in the examples.
-const ORDER_MACHINE: &str = include_str!("../../deploy/examples/order.yaml");
+pub const ORDER_MACHINE: &str = include_str!("../../deploy/examples/order.yaml");
 
 /// Files, and so source partitions.
 const FILES: u32 = 4;
@@ -64,7 +64,7 @@ pub fn run(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let place = Place::prepare(&wanted.dir)?;
-    eprintln!(
+    crate::say!(
         "Tidegate demo: {} events of {} tenants, in {}",
         grouped(wanted.events),
         generate::TENANTS.len(),
@@ -74,18 +74,20 @@ pub fn run(
     let config = Config::load(&place.config)?;
     let opened = io.block_on(stores::open(&config.store, WhenAbsent::Create))?;
     let seconds = settle(&place, &config, &opened, wanted.events, log, io)?;
-    eprintln!(
+    crate::say!(
         "settled in {seconds:.1} s: {} events a second, the machine in YAML and CEL, one SQLite file\n",
         grouped((wanted.events as f64 / seconds) as u64)
     );
+    // From here on nothing else listens: without this, Ctrl-C would do nothing.
+    let mut stop_asked = io.block_on(async { StopAsked::listen() })?;
     let figures = io
         .block_on(compare::compare(&place.database, &books))
         .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     let all_right = report(&figures, output)?;
-    let verified = verified(&opened, log, io)?;
+    let verified = verified(&opened, log, io, &mut stop_asked)?;
     io.block_on(opened.close())?;
     place.suggest(&books);
-    wait();
+    wait(io, &mut stop_asked);
     Ok(if all_right && verified {
         Exit::Done
     } else {
@@ -141,25 +143,14 @@ impl Place {
         Ok(place)
     }
 
-    /// Writes the events, a thread a file.
     fn generate(&self, wanted: &Demo) -> Result<Vec<FileBooks>, Failure> {
-        let each = wanted.events / u64::from(FILES);
-        let rest = wanted.events % u64::from(FILES);
-        let books: std::io::Result<Vec<FileBooks>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..)
-                .zip(&self.events)
-                .map(|(number, path)| {
-                    let lines = each + u64::from(u64::from(number) < rest);
-                    scope.spawn(move || generate::file(path, number, lines, wanted.seed))
-                })
-                .collect();
-            let joined = threads.into_iter().map(|thread| {
-                let failed = || std::io::Error::other("the generator failed");
-                thread.join().unwrap_or_else(|_| Err(failed()))
-            });
-            joined.collect()
-        });
-        books.map_err(|error| Failure::usage(format!("{}: {error}", self.directory.display())))
+        generate::files(
+            &self.events,
+            wanted.events,
+            wanted.seed,
+            &generate::demo_tenants(),
+        )
+        .map_err(|error| Failure::usage(format!("{}: {error}", self.directory.display())))
     }
 
     /// Three commands that show more, as they are typed here.
@@ -171,7 +162,7 @@ impl Place {
             .next()
             .unwrap_or_else(|| "tidegate".to_owned());
         let config = self.config.display();
-        eprintln!(
+        crate::say!(
             "\nTry:\n  {program} state get order {order} --tenant {tenant} -c {config}\n  \
              {program} events tail --tenant globex -n 5 -c {config}\n  \
              {program} dead-letters list --tenant acme -n 5 -c {config}"
@@ -222,8 +213,12 @@ fn settle(
     match ended {
         Ended::Done => Ok(seconds),
         Ended::Failed(failed) => Err(Failure::new(Exit::Unavailable, failed.to_string())),
-        Ended::Interrupted(_) => Err(Failure::new(Exit::Unfinished, "the demo was stopped")),
+        Ended::Interrupted(_) => Err(stopped()),
     }
+}
+
+fn stopped() -> Failure {
+    Failure::new(Exit::Unfinished, "the demo was stopped")
 }
 
 /// Writes the table; true when everything is as generated.
@@ -244,44 +239,55 @@ fn report(figures: &[Figure], output: &mut Output) -> Result<bool, Failure> {
         &["what_sql_says", "generated", "found", "each_tenant"],
         &rows,
     )?;
-    let wrong: Vec<&Figure> = figures
-        .iter()
-        .filter(|figure| figure.expected != figure.found)
-        .collect();
-    for figure in &wrong {
-        eprintln!(
-            "{}, {}: generated {}, found {}",
-            figure.what, figure.of, figure.expected, figure.found
-        );
-    }
-    Ok(wrong.is_empty())
+    Ok(compare::all_right(figures))
 }
 
-fn verified(opened: &Opened, log: &LogWriter, io: &Runtime) -> Result<bool, Failure> {
+fn verified(
+    opened: &Opened,
+    log: &LogWriter,
+    io: &Runtime,
+    stop_asked: &mut StopAsked,
+) -> Result<bool, Failure> {
     let bar = Bar::start("verify", Unit::Count, log);
-    let report = io.block_on(verify::report(
-        opened.store(),
-        &VerifyOptions::default(),
-        &bar,
-    ))?;
+    let options = VerifyOptions::default();
+    let report = io.block_on(async {
+        tokio::select! {
+            biased;
+            () = stop_asked.asked() => Err(stopped()),
+            report = verify::report(opened.store(), &options, &bar) => report,
+        }
+    })?;
     match report.differences.first() {
-        None => eprintln!(
+        None => crate::say!(
             "\nverified: {} records in {} chains, {} effects replayed to the same hash, {} orders byte-equal",
             grouped(report.records),
             report.stream_partitions,
             grouped(report.effects_replayed),
             grouped(report.entities)
         ),
-        Some(first) => eprintln!("\nnot verified; the first difference: {first}"),
+        Some(first) => crate::say!("\nnot verified; the first difference: {first}"),
     }
     Ok(report.is_clean())
 }
 
-/// Waits for Enter, so that a window that was opened for the demo stays open.
-fn wait() {
+/// Waits for Enter, so that a window that was opened for the demo stays open; or for Ctrl-C.
+fn wait(io: &Runtime, stop_asked: &mut StopAsked) {
     let interactive = stdin().is_terminal() && stderr().is_terminal();
-    if interactive && std::env::var_os(EXIT_VARIABLE).is_none() {
-        eprint!("\nEnter ends the demo; its files stay. ");
-        let _ = stdin().lock().read_line(&mut String::new());
+    if !interactive || std::env::var_os(EXIT_VARIABLE).is_some() {
+        return;
     }
+    let _ = write!(stderr(), "\nEnter ends the demo; its files stay. ");
+    let (entered, enter) = tokio::sync::oneshot::channel();
+    // A thread of its own: a read that nobody answers must not keep the process from its end.
+    std::thread::spawn(move || {
+        let _ = stdin().lock().read_line(&mut String::new());
+        let _ = entered.send(());
+    });
+    io.block_on(async {
+        tokio::select! {
+            biased;
+            () = stop_asked.asked() => {}
+            _ = enter => {}
+        }
+    });
 }

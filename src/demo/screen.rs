@@ -80,7 +80,7 @@ impl Screen {
             Some(live) => live.show(snapshot, &verbs, &before, acknowledged, &rate),
             None if now.0 - self.plain_at.0 >= PLAIN_INTERVAL => {
                 self.plain_at = now;
-                eprintln!(
+                crate::say!(
                     "{} of {} events settled, {} a second",
                     grouped(verbs.settled),
                     grouped(self.total),

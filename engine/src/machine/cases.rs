@@ -98,6 +98,11 @@ impl std::fmt::Display for Difference {
 }
 
 impl Case {
+    /// The events that it gives, in order.
+    pub fn given(&self) -> &[Event] {
+        &self.given
+    }
+
     /// Runs the case on a machine: usually the one whose definition it stands in, but any with the same
     /// events will do. Emitted events are compared, not fed back.
     pub fn run(&self, machine: &dyn Processor) -> CaseResult {

@@ -14,6 +14,7 @@ mod ownership;
 mod reads;
 mod reply;
 mod session;
+mod settings;
 mod startup;
 mod upkeep;
 
@@ -85,7 +86,10 @@ impl PostgresStore {
         let session = Session::new(&options)?;
         // One transaction, so that a pooler hands out one connection for all of it.
         let failed = |e| store_error(e, During::Read);
-        let mut transaction = session.pool().begin().await.map_err(failed)?;
+        let mut transaction =
+            session.pool().begin().await.map_err(|error| {
+                startup::no_connection(store_error(error, During::Read), &options)
+            })?;
         startup::check(&mut transaction).await?;
         transaction.commit().await.map_err(failed)?;
         let store = Self {
@@ -100,6 +104,12 @@ impl PostgresStore {
         };
         store.refresh_filter();
         Ok(store)
+    }
+
+    /// The settings that decide what a commit costs and survives, as the server reports them.
+    pub async fn settings(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        self.run(|inner| async move { settings::settings(&inner.session).await })
+            .await
     }
 
     /// Closes the connections; calls in flight end first.

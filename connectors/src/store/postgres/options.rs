@@ -53,6 +53,22 @@ impl PostgresOptions {
         }
     }
 
+    /// Where it leads, for people: never a password or a parameter.
+    pub(super) fn address(&self) -> String {
+        connect_options(&self.url).map_or_else(
+            |_| "an address that cannot be read".to_owned(),
+            |options| {
+                format!(
+                    "{}:{}, database `{}`, login `{}`",
+                    options.get_host(),
+                    options.get_port(),
+                    options.get_database().unwrap_or(options.get_username()),
+                    options.get_username()
+                )
+            },
+        )
+    }
+
     pub(super) fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
         Ok(connect_options(&self.url)?.application_name(&self.application_name))
     }
@@ -62,7 +78,8 @@ impl PostgresOptions {
 pub(super) fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
     url.parse::<PgConnectOptions>().map_err(|_| {
         StoreError::NotReady(
-            "the connection string is none; expected postgres://user@host:port/database".to_owned(),
+            "the connection string cannot be read; expected postgres://user@host:port/database"
+                .to_owned(),
         )
     })
 }

@@ -7,6 +7,7 @@ use tidegate_engine::store::StoreError;
 
 use super::error::{During, store_error};
 use super::migrate::check_schema;
+use super::options::PostgresOptions;
 
 const ROLE_SQL: &str = "\
 select r.rolname::text as role, r.rolsuper, r.rolbypassrls,
@@ -37,6 +38,20 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), StoreErro
     check_server(connection).await?;
     check_role(connection).await?;
     check_schema(connection).await
+}
+
+/// Says where no connection was had, and what to look at.
+pub(super) fn no_connection(error: StoreError, options: &PostgresOptions) -> StoreError {
+    match error {
+        StoreError::Unavailable { detail } => StoreError::Unavailable {
+            detail: format!(
+                "no connection to {}: {detail}; is the server running, and is that the address that is \
+                 meant (`store.postgres.url`)?",
+                options.address()
+            ),
+        },
+        other => other,
+    }
 }
 
 /// What the server says of itself.

@@ -24,6 +24,7 @@ mod options;
 mod ownership;
 mod reads;
 mod rows;
+mod settings;
 mod surprises;
 mod upkeep;
 mod writer;
@@ -98,6 +99,11 @@ impl SqliteStore {
             index_events: options.index_events,
             upkeep: Mutex::new(()),
         })
+    }
+
+    /// The settings that decide what a commit costs and survives, as the database reports them.
+    pub async fn settings(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        settings::settings(&self.writer).await
     }
 
     /// Finishes the transaction that is under way, moves the write-ahead log into the file and closes it.

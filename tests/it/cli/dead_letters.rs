@@ -1,0 +1,103 @@
+//! `tidegate dead-letters`: seen, offered again, given up.
+
+use serde_json::{Value, json};
+
+use super::Desk;
+
+fn letters(desk: &Desk) -> Vec<Value> {
+    desk.run("dead-letters list -o json").ended_with(0).lines()
+}
+
+/// The id of the one letter with that reason, as it is typed.
+fn id_of(letters: &[Value], reason: &str) -> String {
+    let mut of = letters.iter().filter(|letter| letter["reason"] == reason);
+    let letter = of.next().unwrap();
+    let (id, tenant) = (&letter["id"], &letter["tenant"]);
+    format!(
+        "{} --tenant {}",
+        id.as_str().unwrap(),
+        tenant.as_str().unwrap()
+    )
+}
+
+#[test]
+fn dead_letters_are_seen_and_retried() {
+    let desk = Desk::with_orders();
+    desk.run("ingest orders.ndjson --machines order.yaml --source shop")
+        .ended_with(0);
+    let letters = letters(&desk);
+    let reasons: Vec<&str> = letters
+        .iter()
+        .map(|l| l["reason"].as_str().unwrap())
+        .collect();
+    assert_eq!(reasons.len(), 3, "{letters:?}");
+    let shown = desk
+        .run(&format!(
+            "dead-letters show {}",
+            id_of(&letters, "unreadable")
+        ))
+        .ended_with(0);
+    assert!(
+        shown.out.contains("no event: hunter2"),
+        "a person may see it: {}",
+        shown.out
+    );
+
+    // Still dead with the same machine; with one that takes what it could not, it takes effect.
+    let dead = id_of(&letters, "expression");
+    let in_vain = desk
+        .run(&format!("dead-letters retry {dead} -o json"))
+        .ended_with(1);
+    assert_eq!(in_vain.lines()[0]["result"], json!("still dead"));
+    let machine = std::fs::read_to_string(desk.path("order.yaml")).unwrap();
+    let fixed = machine
+        .replace("version: 1", "version: 2")
+        .replace("total_cents: event.data.total_cents", "total_cents: 0");
+    let (fixed, _tests) = fixed.split_once("tests:").unwrap();
+    desk.write("order.yaml", fixed);
+    desk.run("ingest orders.ndjson --machines order.yaml --source shop")
+        .ended_with(0);
+    let retried = desk
+        .run(&format!("dead-letters retry {dead} --by ada -o json"))
+        .ended_with(0);
+    assert_eq!(retried.lines()[0]["result"], json!("applied"));
+    let state = desk
+        .run("state get order o-90 --tenant acme -o json")
+        .ended_with(0);
+    assert_eq!(state.lines()[0]["status"], json!("placed"));
+    desk.run(&format!("dead-letters retry {dead}"))
+        .ended_with(1);
+    let tail = desk
+        .run("events tail --tenant acme -n 1 -o json")
+        .ended_with(0);
+    assert_eq!(tail.lines()[0]["record"]["by"], json!("operator:ada"));
+    desk.run("verify").ended_with(0);
+}
+
+#[test]
+fn dead_letters_are_given_up() {
+    let desk = Desk::with_orders();
+    desk.run("ingest orders.ndjson --machines order.yaml --source shop")
+        .ended_with(0);
+    let letters = letters(&desk);
+    let conflict = id_of(&letters, "conflict");
+    let refused = desk
+        .run(&format!("dead-letters retry {conflict}"))
+        .ended_with(1);
+    assert!(refused.out.contains("discard it"), "{}", refused.out);
+    desk.run(&format!("dead-letters discard {conflict}"))
+        .ended_with(0);
+    desk.run("dead-letters discard --all --tenant _unassigned")
+        .ended_with(0);
+    desk.run("dead-letters discard --all --tenant acme")
+        .ended_with(0);
+    assert_eq!(desk.run("dead-letters list -o json").ended_with(0).out, "");
+    let all = desk
+        .run("dead-letters list --state all -o json")
+        .ended_with(0);
+    assert_eq!(all.lines().len(), 3);
+    desk.run("dead-letters show 00000000000000000000000000000007 --tenant acme")
+        .ended_with(4);
+    desk.run("dead-letters show 7 --tenant acme").ended_with(2);
+    desk.run("verify").ended_with(0);
+}
