@@ -21,6 +21,7 @@ Examples:
   tidegate events tail --tenant acme -n 5 -o json
   tidegate dead-letters list --tenant acme
   tidegate verify
+  tidegate bench --rounds 5                           what this machine does
   tidegate ingest orders.ndjson -c postgres.yaml      into Postgres, as the file says";
 
 /// A multi-tenant stream-processing engine: events become state exactly once, in your own database.
@@ -89,6 +90,8 @@ pub enum Command {
     Verify(Verify),
     /// Create or update the tables, functions and roles of a Postgres database
     Migrate(Migrate),
+    /// Measure what this machine does with a store and with machines
+    Bench(Bench),
 }
 
 /// `tidegate demo`
@@ -300,4 +303,30 @@ pub struct Migrate {
     /// Who creates the roles
     #[arg(long, value_enum, default_value = "create")]
     pub roles: Roles,
+}
+
+/// `tidegate bench`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Generates events, settles them in a store as `ingest` would, compares the totals with what was generated, \
+and prints rates, commits and CPU time of each round and their medians.
+
+Without -c the store is a temporary embedded one in the working directory, a new one each round, removed at \
+the end. With -c it is the configured one, which must hold no tenant's events but those of earlier benches: \
+what is written can never be removed, so name a scratch database.
+
+The machines are the configuration's, and the events those of their `tests`, each time with entities of \
+their own; without any, the demo's orders and their machine.")]
+pub struct Bench {
+    /// How many events a round
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    pub events: u64,
+
+    /// Of how many tenants
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub tenants: u32,
+
+    /// How many rounds the medians are of
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
 }

@@ -15,7 +15,7 @@ use crate::config::Problems;
 pub enum Exit {
     /// What was asked for was done.
     Done = 0,
-    /// A check found something: a machine's test fails, `verify` or `demo` found a difference.
+    /// A check found something: a machine's test fails, `verify`, `demo` or `bench` found a difference.
     Differs = 1,
     /// The command line, the configuration or a machine's definition cannot be used as it is.
     Usage = 2,
@@ -31,7 +31,7 @@ pub enum Exit {
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a check found something: a test fails, or verify or demo found a difference
+  1  a check found something: a test fails, or verify, demo or bench found a difference
   2  the command line, the configuration or a machine's definition cannot be used
   3  the store or the source is not available, or not ready; the message says what to type
   4  what was asked for does not exist

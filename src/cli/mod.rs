@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tidegate_engine::verify::VerifyOptions;
 
+use crate::bench;
 use crate::config::{Config, LogLevel};
 use crate::demo;
 use crate::operator::Decision;
@@ -63,6 +64,12 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
             let config = session::config(global)?;
             session::logs(global, &config, LogLevel::Warn)?;
             session::runtime()?.block_on(migrate::run(&config.store, &wanted, output))
+        }
+        Command::Bench(wanted) => {
+            let config = session::config(global)?;
+            let log = session::logs(global, &config, LogLevel::Warn)?;
+            let configured = global.config.is_some().then_some(config);
+            bench::run(&wanted, configured, &log, &session::runtime()?, output)
         }
     }
 }
