@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Desk;
+use super::{Desk, Said};
 
 #[test]
 fn the_page_about_the_command_line_lists_what_there_is() {
@@ -21,4 +21,38 @@ fn the_page_about_the_command_line_lists_what_there_is() {
         let heading = format!("## `tidegate {command}`");
         assert!(page.contains(&heading), "docs/cli.md has no `{heading}`");
     }
+}
+
+/// The fenced blocks of a section, by language.
+fn blocks<'p>(page: &'p str, heading: &str, language: &str) -> Vec<&'p str> {
+    let (_, section) = page.split_once(heading).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let fence = format!("```{language}\n");
+    let after = section.split(fence.as_str()).skip(1);
+    after
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_first_machine_of_the_readme_runs_as_it_stands() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let of = |language| blocks(&readme, "## A first machine\n", language);
+    let ([machine], [walk], [ending]) = (&of("yaml")[..], &of("sh")[..], &of("text")[..]) else {
+        panic!("README.md: expected one definition, one walk and what it ends with");
+    };
+    let desk = Desk::new();
+    desk.write("account.yaml", machine);
+    let binary = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let said: Said = desk
+        .shell(walk)
+        .env("PATH", format!("{}:{path}", binary.display()))
+        .output()
+        .unwrap()
+        .into();
+    let said = said.ended_with(0);
+    assert!(said.err.contains("1 test, 0 failed"), "{}", said.err);
+    assert!(said.out.ends_with(ending), "{}", said.out);
 }
