@@ -32,14 +32,14 @@ test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed 
 	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) $(TEST_ARGS)
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
-	@$(WITH_SERVICES) $(CARGO) bench --locked
+	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write
 
 fmt: ## format the code
 	@$(CARGO) fmt --all
 
 lint: ## what CI refuses: formatting and clippy
 	@$(CARGO) fmt --all --check
-	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(CARGO) clippy --workspace --all-targets --locked --features $(TEST_FEATURES) -- -D warnings
 
 doc: ## the API documentation, warnings are errors
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked

@@ -45,6 +45,9 @@ const RUNS: u32 = 300;
 
 const ORDER_YAML: &str = include_str!("../deploy/examples/order.yaml");
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<()> {
     let load = Load::generate(Shape {
         orders: ORDERS,

@@ -16,6 +16,10 @@ use harness::stores::StoreKind;
 use harness::ways::{Bench, Machine, Settings, Way};
 use peers::{BatchConsumer, PerEventConsumer, RawCopy, RawType, Tables};
 
+/// What the node is shipped with; the peers get it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
 const URL: &str = "TIDEGATE_TEST_POSTGRES_URL";
 

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Events are made on one thread and freed on another, which the system's allocator pays for dearly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     tidegate::cli::main()
 }

@@ -129,9 +129,21 @@ impl Committer {
         {
             self.submit(assembled, context);
         }
-        if self.preparing.is_none() && self.next.is_none() && !self.queue.is_empty() {
+        if self.preparing.is_none() && self.next.is_none() && self.is_worth_preparing() {
             self.prepare(context);
         }
+    }
+
+    /// While a commit is in flight, only a full batch is made ahead. A smaller one would be sealed with
+    /// what happens to be there, and batches have to grow with the load.
+    fn is_worth_preparing(&self) -> bool {
+        if self.queue.is_empty() {
+            return false;
+        }
+        let options = &self.context.options;
+        self.in_flight.is_none()
+            || self.queue.events() >= options.batch_events_max
+            || self.queue.bytes() >= options.batch_bytes_max
     }
 
     // --- prepare ------------------------------------------------------------------------------

@@ -68,6 +68,11 @@ impl FairQueue {
         self.backlogs.values().map(|backlog| backlog.events).sum()
     }
 
+    /// Their bytes.
+    pub fn bytes(&self) -> usize {
+        self.backlogs.values().map(|backlog| backlog.bytes).sum()
+    }
+
     /// Fills a batch: tenants in turn, each by its deficit, until the batch is full or all have had
     /// their say. `may_go` leaves tenants out for now. What is granted no longer counts as ready.
     pub fn grant(

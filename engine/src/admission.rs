@@ -56,7 +56,7 @@ pub struct Binding {
 
 /// Reads a delivery under its source's binding, and says whose it is.
 pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
-    let read = Event::read_json(&delivery.payload).and_then(|event| {
+    let read = Event::read_json_for(&delivery.payload, binding.tenant.fixed()).and_then(|event| {
         binding.tenant.check(&event)?;
         Ok(event)
     });
@@ -143,4 +143,50 @@ pub fn conflict_id(tenant: &TenantId, key: Hash128, conflict: Hash128) -> Hash12
             &conflict.to_bytes(),
         ],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{Binding, Content, read};
+    use crate::bus::Delivery;
+    use crate::position::{Offset, StreamName};
+    use crate::tenant::{TenantBinding, TenantId};
+
+    fn content(binding: TenantBinding, tenant: &str) -> (TenantId, Content) {
+        let text = format!(
+            r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t"{tenant},"data":1}}"#
+        );
+        let delivery = Delivery {
+            offset: Offset(0),
+            next: Offset(1),
+            payload: Bytes::from(text),
+        };
+        let binding = Binding {
+            stream: StreamName::new("orders").unwrap(),
+            tenant: binding,
+        };
+        let (tenant, received) = read(&delivery, &binding);
+        (tenant, received.content)
+    }
+
+    #[test]
+    fn r02_a_bound_source_gives_its_tenant_and_refuses_another() {
+        let acme = TenantId::new("acme").unwrap();
+        let bound = || TenantBinding::Fixed(acme.clone());
+        for tenant in ["", r#","tenantid":"acme""#] {
+            let (of, content) = content(bound(), tenant);
+            assert_eq!(of, acme);
+            assert!(matches!(content, Content::Event { event, .. } if event.tenant == acme));
+        }
+        let (of, other) = content(bound(), r#","tenantid":"bolt""#);
+        assert_eq!(
+            of, acme,
+            "kept with the source's tenant, not with the one it claims"
+        );
+        assert!(matches!(other, Content::Unreadable { .. }));
+        let (_, unnamed) = content(TenantBinding::TrustedField, "");
+        assert!(matches!(unnamed, Content::Unreadable { .. }));
+    }
 }

@@ -18,6 +18,11 @@ impl Hash128 {
         Self(u128::from_be_bytes(bytes))
     }
 
+    /// Appends its 32 hexadecimal digits, as [`std::fmt::Display`] shows them.
+    pub(crate) fn push_hex(self, out: &mut String) {
+        push_hex(out, &self.to_bytes());
+    }
+
     /// The hash from 32 hexadecimal digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -25,6 +30,22 @@ impl Hash128 {
         }
         u128::from_str_radix(text, 16).ok().map(Self)
     }
+}
+
+/// Appends bytes as lower-case hexadecimal digits.
+pub(crate) fn push_hex(out: &mut String, bytes: &[u8]) {
+    let digit = |nibble: u8| {
+        char::from(if nibble < 10 {
+            b'0' + nibble
+        } else {
+            b'a' + nibble - 10
+        })
+    };
+    out.extend(
+        bytes
+            .iter()
+            .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]),
+    );
 }
 
 impl std::fmt::Display for Hash128 {

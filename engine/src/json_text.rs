@@ -1,5 +1,9 @@
-//! A strict look at JSON text that `serde_json` has already found well-formed: nesting, duplicate keys
-//! and NUL, none of which a parser refuses and each of which a store or a later reader trips over.
+//! A strict look at JSON text that `serde_json` has already found well-formed: nesting, duplicate keys,
+//! NUL and halves of surrogate pairs, none of which a parser that skips refuses and each of which a
+//! store or a later reader trips over.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
 
 use crate::limits::{JSON_DEPTH_MAX, JSON_OBJECT_KEYS_MAX};
 
@@ -26,6 +30,12 @@ pub enum JsonFault {
         /// Byte offset in the text.
         at: usize,
     },
+    /// A string contains half of a UTF-16 surrogate pair, which no text can hold.
+    #[error("half a surrogate pair (\\ud800 to \\udfff alone) in a string at byte {at}")]
+    Surrogate {
+        /// Byte offset in the text.
+        at: usize,
+    },
     /// More than [`JSON_OBJECT_KEYS_MAX`] keys in one object.
     #[error("more than {JSON_OBJECT_KEYS_MAX} keys in one object at byte {at}")]
     TooManyKeys {
@@ -35,11 +45,36 @@ pub enum JsonFault {
 }
 
 enum Level<'t> {
-    Object {
-        keys: Vec<&'t str>,
-        expects_key: bool,
-    },
+    Object { keys: Keys<'t>, expects_key: bool },
     Array,
+}
+
+/// The keys of one object, decoded.
+#[derive(Default)]
+struct Keys<'t> {
+    few: Vec<Cow<'t, str>>,
+    many: HashSet<Cow<'t, str>>,
+}
+
+impl<'t> Keys<'t> {
+    /// Up to here looking through all is cheaper than hashing.
+    const FEW: usize = 16;
+
+    fn len(&self) -> usize {
+        self.few.len() + self.many.len()
+    }
+
+    /// False when the key is there already.
+    fn insert(&mut self, key: Cow<'t, str>) -> bool {
+        if self.few.contains(&key) {
+            return false;
+        }
+        if self.few.len() < Self::FEW {
+            self.few.push(key);
+            return true;
+        }
+        self.many.insert(key)
+    }
 }
 
 /// Checks a well-formed JSON text. `depth_before` counts the levels that already enclose it.
@@ -50,22 +85,26 @@ pub fn check(text: &str, depth_before: usize) -> Result<(), JsonFault> {
     while let Some(&byte) = bytes.get(at) {
         match byte {
             b'"' => {
-                let end = string_end(bytes, at)?;
+                let (end, escaped) = string_end(bytes, at)?;
                 if let Some(Level::Object { keys, expects_key }) = levels.last_mut()
                     && *expects_key
                 {
                     // Between two ASCII quotes, so both are character boundaries.
-                    let key = text.get(at + 1..end).unwrap_or_default();
+                    let raw = text.get(at + 1..end).unwrap_or_default();
                     if keys.len() >= JSON_OBJECT_KEYS_MAX {
                         return Err(JsonFault::TooManyKeys { at });
                     }
-                    if keys.iter().any(|seen| same_key(seen, key)) {
+                    let key = if escaped {
+                        decoded(raw)
+                    } else {
+                        Cow::Borrowed(raw)
+                    };
+                    if !keys.insert(key) {
                         return Err(JsonFault::DuplicateKey {
-                            key: key.chars().take(40).collect(),
+                            key: raw.chars().take(40).collect(),
                             at,
                         });
                     }
-                    keys.push(key);
                     *expects_key = false;
                 }
                 at = end;
@@ -76,7 +115,7 @@ pub fn check(text: &str, depth_before: usize) -> Result<(), JsonFault> {
                 }
                 levels.push(if byte == b'{' {
                     Level::Object {
-                        keys: Vec::new(),
+                        keys: Keys::default(),
                         expects_key: true,
                     }
                 } else {
@@ -98,36 +137,70 @@ pub fn check(text: &str, depth_before: usize) -> Result<(), JsonFault> {
     Ok(())
 }
 
-/// The offset of the quote that closes the string opened at `open`.
-fn string_end(bytes: &[u8], open: usize) -> Result<usize, JsonFault> {
+/// The offset of the quote that closes the string opened at `open`, and whether the string has escapes.
+fn string_end(bytes: &[u8], open: usize) -> Result<(usize, bool), JsonFault> {
     let mut at = open + 1;
+    let mut escaped = false;
     while let Some(&byte) = bytes.get(at) {
         match byte {
-            b'"' => return Ok(at),
+            b'"' => break,
             b'\\' => {
-                if bytes.get(at + 1..at + 6) == Some(b"u0000") {
-                    return Err(JsonFault::Nul { at });
-                }
-                at += 2;
+                escaped = true;
+                at += escape_bytes(bytes, at)?;
             }
             _ => at += 1,
         }
     }
-    Ok(at)
+    Ok((at, escaped))
 }
 
-/// Two keys are the same when they decode to the same text; only escaped ones need decoding.
-fn same_key(left: &str, right: &str) -> bool {
-    if !left.contains('\\') && !right.contains('\\') {
-        return left == right;
+/// The length of the escape at `at`; a surrogate pair counts as one.
+fn escape_bytes(bytes: &[u8], at: usize) -> Result<usize, JsonFault> {
+    match code_unit(bytes, at) {
+        None => Ok(2),
+        Some(0) => Err(JsonFault::Nul { at }),
+        Some(0xd800..=0xdbff) => match code_unit(bytes, at + 6) {
+            Some(0xdc00..=0xdfff) => Ok(12),
+            _ => Err(JsonFault::Surrogate { at }),
+        },
+        Some(0xdc00..=0xdfff) => Err(JsonFault::Surrogate { at }),
+        Some(_) => Ok(6),
     }
-    let decode = |raw: &str| serde_json::from_str::<String>(&format!("\"{raw}\"")).ok();
-    decode(left) == decode(right)
+}
+
+/// The UTF-16 code unit of `\uXXXX` at `at`, if one stands there.
+fn code_unit(bytes: &[u8], at: usize) -> Option<u16> {
+    let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// A key with escapes as the text it means. It is well-formed, so the raw form is never the answer.
+fn decoded(raw: &str) -> Cow<'_, str> {
+    match serde_json::from_str::<String>(&format!("\"{raw}\"")) {
+        Ok(text) => Cow::Owned(text),
+        Err(_) => Cow::Borrowed(raw),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{JsonFault, check};
+
+    #[test]
+    fn the_second_of_two_equal_keys_is_found_among_many() {
+        let object = |last: &str| {
+            let keys: Vec<String> = (0..200).map(|key| format!("\"\\nk{key}\":0")).collect();
+            format!("{{{},\"{last}\":1}}", keys.join(","))
+        };
+        assert_eq!(check(&object("other"), 0), Ok(()));
+        for twice in ["\\nk3", "\\u000ak150"] {
+            let found = check(&object(twice), 0);
+            assert!(
+                matches!(found, Err(JsonFault::DuplicateKey { .. })),
+                "{twice}"
+            );
+        }
+    }
 
     #[test]
     fn faults_are_found_where_they_are() {
@@ -149,6 +222,21 @@ mod tests {
             check(r#"{"a":"x\u0000y"}"#, 0),
             Err(JsonFault::Nul { .. })
         ));
+        for lone in [
+            r#"["\ud800"]"#,
+            r#"["\udc00x"]"#,
+            r#"["\ud83e\u0041"]"#,
+            r#"{"\ud800":1}"#,
+        ] {
+            assert!(
+                matches!(check(lone, 0), Err(JsonFault::Surrogate { .. })),
+                "{lone}"
+            );
+        }
+        assert_eq!(
+            check(r#"{"\ud83e\udd80":"\uD83E\uDD80 \\ud800"}"#, 0),
+            Ok(())
+        );
         assert_eq!(
             check(r#"{"a":"x\\u0000y","b":"{\"a\":1,\"a\":1}"}"#, 0),
             Ok(())

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::event::{CausedBy, Event, write_json_string};
-use crate::hash::{Hash128, hash_bytes};
+use crate::hash::{self, Hash128, hash_bytes};
 use crate::position::{Offset, RecordPosition, Sequence, Version};
 use crate::state::{EntityKey, MachineName};
 
@@ -145,18 +145,70 @@ impl Record {
     /// Appends the stored form and returns its leaf hash. `admitted_at_text` is the RFC 3339 form of
     /// `admitted_at`, made once a batch.
     pub fn write(&self, out: &mut String, admitted_at_text: &str) -> Hash128 {
+        let body = match &self.body {
+            RecordBody::Event(event) => EntryBody::Event(event),
+            RecordBody::FollowUp { of, action, by } => EntryBody::FollowUp(of, *action, by),
+        };
+        let entry = Entry {
+            sequence: self.sequence,
+            offset: self.offset,
+            admitted_at_text,
+            body,
+            effects: &self.effects,
+        };
+        entry.write(out)
+    }
+
+    /// Reads a stored entry back and checks its leaf.
+    pub fn read(text: &str) -> Result<(Self, Hash128), RecordError> {
+        let leaf = leaf_of(text)?;
+        let stored: StoredRecord<'_> =
+            serde_json::from_str(text).map_err(|e| RecordError::Malformed(e.to_string()))?;
+        Ok((stored.into_record()?, leaf))
+    }
+}
+
+/// A record that borrows its parts: what the hot path writes, so that no event is cloned for its record.
+pub(crate) struct Entry<'r> {
+    /// Its place in the stream partition.
+    pub sequence: Sequence,
+    /// Its place in the source partition; absent for follow-ups.
+    pub offset: Option<Offset>,
+    /// When it was admitted, in RFC 3339.
+    pub admitted_at_text: &'r str,
+    /// Event or follow-up.
+    pub body: EntryBody<'r>,
+    /// One effect per machine that listened.
+    pub effects: &'r [Effect],
+}
+
+/// What a borrowed record is about.
+pub(crate) enum EntryBody<'r> {
+    /// An admitted event.
+    Event(&'r Event),
+    /// A later effect: of what, what, and by whom.
+    FollowUp(&'r RecordPosition, FollowUpAction, &'r CausedBy),
+}
+
+impl Entry<'_> {
+    /// Appends the stored form and returns its leaf hash.
+    pub(crate) fn write(&self, out: &mut String) -> Hash128 {
         let start = out.len();
-        let _ = write!(out, "{{\"sequence\":{}", self.sequence);
+        out.push_str("{\"sequence\":");
+        push_integer(out, self.sequence.0);
         if let Some(offset) = self.offset {
-            let _ = write!(out, ",\"offset\":{offset}");
+            out.push_str(",\"offset\":");
+            push_integer(out, offset.0);
         }
-        let _ = write!(out, ",\"admitted_at\":\"{admitted_at_text}\"");
+        out.push_str(",\"admitted_at\":\"");
+        out.push_str(self.admitted_at_text);
+        out.push('"');
         match &self.body {
-            RecordBody::Event(event) => {
+            EntryBody::Event(event) => {
                 out.push_str(",\"event\":");
                 event.write_json(out);
             }
-            RecordBody::FollowUp { of, action, by } => {
+            EntryBody::FollowUp(of, action, by) => {
                 let _ = write!(
                     out,
                     ",\"of\":\"{of}\",\"action\":\"{}\",\"by\":",
@@ -174,16 +226,10 @@ impl Record {
         }
         out.push(']');
         let leaf = hash_bytes(out.as_bytes().get(start..).unwrap_or_default());
-        let _ = write!(out, ",\"leaf\":\"{leaf}\"}}");
+        out.push_str(",\"leaf\":\"");
+        leaf.push_hex(out);
+        out.push_str("\"}");
         leaf
-    }
-
-    /// Reads a stored entry back and checks its leaf.
-    pub fn read(text: &str) -> Result<(Self, Hash128), RecordError> {
-        let leaf = leaf_of(text)?;
-        let stored: StoredRecord<'_> =
-            serde_json::from_str(text).map_err(|e| RecordError::Malformed(e.to_string()))?;
-        Ok((stored.into_record()?, leaf))
     }
 }
 
@@ -215,21 +261,26 @@ pub fn leaf_of(text: &str) -> Result<Hash128, RecordError> {
 
 impl Effect {
     fn write(&self, out: &mut String) {
-        let _ = write!(
-            out,
-            "{{\"machine\":\"{}\",\"definition\":\"{}\"",
-            self.machine, self.definition
-        );
+        out.push_str("{\"machine\":\"");
+        out.push_str(self.machine.as_str());
+        out.push_str("\",\"definition\":\"");
+        self.definition.push_hex(out);
+        out.push('"');
         if let Some(key) = &self.key {
             out.push_str(",\"key\":");
             write_json_string(out, key.as_str());
         }
-        let _ = write!(out, ",\"outcome\":\"{}\"", self.outcome.as_str());
+        out.push_str(",\"outcome\":\"");
+        out.push_str(self.outcome.as_str());
+        out.push('"');
         if let Some(version) = self.version {
-            let _ = write!(out, ",\"version\":{version}");
+            out.push_str(",\"version\":");
+            push_integer(out, version.0);
         }
-        if let Some(hash) = self.state_hash {
-            let _ = write!(out, ",\"state\":\"{hash:016x}\"");
+        if let Some(state) = self.state_hash {
+            out.push_str(",\"state\":\"");
+            hash::push_hex(out, &state.to_be_bytes());
+            out.push('"');
         }
         if let Some(reason) = &self.reason {
             out.push_str(",\"reason\":");
@@ -237,6 +288,28 @@ impl Effect {
         }
         out.push('}');
     }
+}
+
+/// Decimal digits, without the formatter's machinery: it is called several times an event.
+fn push_integer(out: &mut String, value: u64) {
+    const DIGITS_MAX: usize = 20;
+    let mut digits = [0_u8; DIGITS_MAX];
+    let mut left = value;
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+        used += 1;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend(
+        digits
+            .iter()
+            .skip(DIGITS_MAX - used)
+            .map(|digit| char::from(*digit)),
+    );
 }
 
 #[derive(Deserialize)]

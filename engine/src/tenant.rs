@@ -27,7 +27,8 @@ impl TenantId {
 /// How a source knows the tenant of what it delivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantBinding {
-    /// Everything from this source belongs to one tenant. An event that names another is refused.
+    /// Everything from this source belongs to one tenant: an event need not name it, and one that names
+    /// another is refused.
     Fixed(TenantId),
     /// The envelope's `tenantid` is trusted: only for sources that no client writes to directly.
     TrustedField,
@@ -39,6 +40,14 @@ impl TenantBinding {
         match self {
             TenantBinding::Fixed(tenant) => tenant.clone(),
             TenantBinding::TrustedField => TenantId::unassigned(),
+        }
+    }
+
+    /// The one tenant of everything, if there is one.
+    pub fn fixed(&self) -> Option<&TenantId> {
+        match self {
+            TenantBinding::Fixed(tenant) => Some(tenant),
+            TenantBinding::TrustedField => None,
         }
     }
 

@@ -75,6 +75,15 @@ pub enum EventData {
 }
 
 impl EventData {
+    /// Tells payloads of equal bytes and different meaning apart in a hash.
+    fn kind(&self) -> &'static [u8] {
+        match self {
+            EventData::Absent => b"absent",
+            EventData::Json(_) => b"json",
+            EventData::Base64(_) => b"base64",
+        }
+    }
+
     /// The payload's bytes as they are stored, empty when absent.
     pub fn stored_bytes(&self) -> &[u8] {
         match self {
@@ -142,14 +151,16 @@ impl Event {
     /// What two events with one key must share to be the same event. Nothing that we, tracing or
     /// transport stamp counts.
     pub fn conflict_hash(&self) -> Hash128 {
-        let optional = |text: Option<&str>| text.unwrap_or_default().as_bytes().to_vec();
+        let subject = self.subject.as_ref().map_or("", Subject::as_str);
+        let content_type = self.data_content_type.as_ref();
         hash_fields(
             "tidegate.conflict",
             &[
                 self.event_type.as_str().as_bytes(),
                 self.source.as_str().as_bytes(),
-                &optional(self.subject.as_ref().map(Subject::as_str)),
-                &optional(self.data_content_type.as_ref().map(AttributeText::as_str)),
+                subject.as_bytes(),
+                content_type.map_or("", AttributeText::as_str).as_bytes(),
+                self.data.kind(),
                 self.data.stored_bytes(),
             ],
         )

@@ -50,6 +50,11 @@ impl From<InvalidValue> for Unreadable {
 impl Event {
     /// Reads one CloudEvents JSON object, strictly. The payload stays a slice of `delivery`.
     pub fn read_json(delivery: &Bytes) -> Result<Self, Unreadable> {
+        Self::read_json_for(delivery, None)
+    }
+
+    /// The same for a source whose events all belong to `tenant`: there an event need not name it.
+    pub fn read_json_for(delivery: &Bytes, tenant: Option<&TenantId>) -> Result<Self, Unreadable> {
         if delivery.len() > limits::DELIVERY_BYTES_MAX {
             return Err(Unreadable::new(
                 "(envelope)",
@@ -67,9 +72,11 @@ impl Event {
             )
         })?;
         let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| unreadable_json(&e))?;
-        fields.into_event(delivery)
+        fields.into_event(delivery, tenant)
     }
 }
+
+const TOO_MANY: &str = "too many attributes";
 
 /// The raw values of one envelope, in the order of the source text.
 struct Fields<'d> {
@@ -93,7 +100,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                     attributes.push((name.0, map.next_value()?));
                 }
                 if map.next_key::<CowKey<'de>>()?.is_some() {
-                    return Err(serde::de::Error::custom("too many attributes"));
+                    return Err(serde::de::Error::custom(TOO_MANY));
                 }
                 Ok(Fields { attributes })
             }
@@ -125,7 +132,7 @@ impl<'de> Deserialize<'de> for CowKey<'de> {
 }
 
 impl Fields<'_> {
-    fn into_event(self, delivery: &Bytes) -> Result<Event, Unreadable> {
+    fn into_event(self, delivery: &Bytes, tenant: Option<&TenantId>) -> Result<Event, Unreadable> {
         let mut known: Known<'_> = Known::default();
         let mut extensions = Vec::new();
         for (place, (name, raw)) in self.attributes.iter().enumerate() {
@@ -152,7 +159,7 @@ impl Fields<'_> {
             ));
         }
         extensions.sort_by(|left, right| left.name.cmp(&right.name));
-        known.into_event(extensions, delivery)
+        known.into_event(extensions, delivery, tenant)
     }
 }
 
@@ -204,13 +211,22 @@ impl<'d> Known<'d> {
         true
     }
 
-    fn into_event(self, extensions: Vec<Extension>, delivery: &Bytes) -> Result<Event, Unreadable> {
+    fn into_event(
+        self,
+        extensions: Vec<Extension>,
+        delivery: &Bytes,
+        tenant: Option<&TenantId>,
+    ) -> Result<Event, Unreadable> {
+        let tenant = match (self.tenant, tenant) {
+            (None, Some(tenant)) => tenant.clone(),
+            (named, _) => TenantId::new(&string(required(named, "tenantid")?, "tenantid")?)?,
+        };
         let version = required(self.specversion, "specversion")?;
         if string(version, "specversion")? != "1.0" {
             return Err(Unreadable::new("specversion", "only \"1.0\" is known"));
         }
         let event = Event {
-            tenant: TenantId::new(&string(required(self.tenant, "tenantid")?, "tenantid")?)?,
+            tenant,
             id: EventId::new(&string(required(self.id, "id")?, "id")?)?,
             source: EventSource::new(&string(required(self.source, "source")?, "source")?)?,
             event_type: EventType::new(&string(required(self.event_type, "type")?, "type")?)?,
@@ -246,7 +262,7 @@ fn string<'d>(raw: &'d RawValue, field: &str) -> Result<Cow<'d, str>, Unreadable
         Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
         Some(_) => serde_json::from_str::<String>(text)
             .map(Cow::Owned)
-            .map_err(|e| Unreadable::new(field, format!("not a JSON string: {e}"))),
+            .map_err(|_| Unreadable::new(field, "not a JSON string: an escape means no character")),
         None => Err(Unreadable::new(field, "expected a JSON string")),
     }
 }
@@ -338,9 +354,21 @@ fn extension(name: &str, raw: &RawValue) -> Result<Extension, Unreadable> {
     })
 }
 
+/// Says where, and never in the parser's own words: those quote what they found.
 fn unreadable_json(error: &serde_json::Error) -> Unreadable {
-    // serde_json quotes no more than the unexpected token's kind, so nothing of the payload leaks.
-    Unreadable::new("(envelope)", format!("not a JSON object: {error}"))
+    use serde_json::error::Category;
+    let (line, column) = (error.line(), error.column());
+    let reason = match error.classify() {
+        Category::Data if error.to_string().starts_with(TOO_MANY) => {
+            format!("more than {} attributes", 2 * limits::EXTENSIONS_MAX)
+        }
+        Category::Data => "expected one JSON object".to_owned(),
+        Category::Eof => format!("the JSON ends early, at line {line}, column {column}"),
+        Category::Syntax | Category::Io => {
+            format!("not JSON at line {line}, column {column}")
+        }
+    };
+    Unreadable::new("(envelope)", reason)
 }
 
 fn shown(name: &str) -> String {

@@ -1,13 +1,19 @@
 //! Bounded memories of a partition: entities as they were last committed, and idempotency keys that are
 //! known to be admitted. Both only save questions; the store decides.
 
-use std::collections::HashMap;
+use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::commit::EntityRow;
 use crate::state::{EntityKey, EntityState, MachineName};
+
+/// A hash map with a fast keyed hash. Keys come from outside, so its seed is random; no result may depend
+/// on its order.
+pub(super) type HashMap<K, V> = StdHashMap<K, V, foldhash::fast::RandomState>;
+/// A set of the same kind.
+pub(super) type HashSet<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
 
 /// A map in two generations: what is not asked for while one generation fills is forgotten. Costs one
 /// look-up more than a plain map and never more than `entries_max` entries.
@@ -22,8 +28,8 @@ impl<K: Eq + Hash + Clone, V: Clone> Generations<K, V> {
     /// A map of at most `entries_max` entries (at least two).
     pub fn new(entries_max: usize) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::default(),
+            old: HashMap::default(),
             entries_max: entries_max.max(2),
         }
     }

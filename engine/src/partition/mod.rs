@@ -5,9 +5,10 @@
 mod cache;
 mod prepare;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub use cache::{EntityRef, EntityValue, Generations};
+use cache::{HashMap, HashSet};
 pub use prepare::{Allowance, Part, Prepared};
 
 use crate::admission::{Content, Received};
@@ -133,7 +134,7 @@ impl<P> Partition<P> {
             // One of the memory's two generations, so that what is loaded together stays together.
             look_ahead_max: entities_max / (2 * per_event),
             known_keys: Generations::new(limits.known_keys_max),
-            requested: HashSet::new(),
+            requested: HashSet::default(),
             looked_through: 0,
             shared: BTreeSet::new(),
             condemned: BTreeMap::new(),
@@ -222,7 +223,7 @@ impl<P> Partition<P> {
         for (key, conflict) in keys {
             self.known_keys.insert(key, conflict);
         }
-        let mut rows: HashMap<EntityRef, EntityRow> = HashMap::new();
+        let mut rows: HashMap<EntityRef, EntityRow> = HashMap::default();
         if let Some(new_rows) = new_rows {
             assert_eq!(
                 new_rows.len(),

@@ -13,7 +13,7 @@ use crate::hash::{Hash128, hash_fields};
 use crate::machine::{DeadReason, EventContext, Fault};
 use crate::planted::{Bug, active};
 use crate::position::{Offset, RecordPosition, Sequence, Version};
-use crate::record::{Effect, Outcome, Record, RecordBody};
+use crate::record::{Effect, Entry, EntryBody, Outcome};
 use crate::tenant::TenantId;
 use crate::transition::{self, Transition};
 
@@ -71,7 +71,7 @@ struct Draft {
     first_at: Option<Timestamp>,
     last_at: Timestamp,
     written: Vec<(EntityRef, Version)>,
-    stamp: Option<(Timestamp, String)>,
+    stamp: Option<(Timestamp, Arc<str>)>,
 }
 
 impl<P> Partition<P> {
@@ -301,16 +301,13 @@ impl<P> Partition<P> {
             Outcome::Ignored => counts.ignored += 1,
             Outcome::Dead | Outcome::Discarded => counts.dead += 1,
         }
-        let position = RecordPosition {
-            stream: self.stream_partition.stream.clone(),
-            source_partition: self.stream_partition.source_partition.clone(),
-            sequence,
-        };
         if let Some(fault) = fault {
+            let position = self.position_of(sequence);
             self.keep_fault(draft, context, &effect, position, fault);
         } else if let (Some(moved), Ok(entity)) = (moved, &target.entity) {
             let tenant = &self.stream_partition.tenant;
             if !moved.emitted.is_empty() {
+                let position = self.position_of(sequence);
                 let machine = target.machine.definition().machine.as_str();
                 let work = transition::open_work_of(
                     tenant,
@@ -340,6 +337,14 @@ impl<P> Partition<P> {
             }
         }
         effect
+    }
+
+    fn position_of(&self, sequence: Sequence) -> RecordPosition {
+        RecordPosition {
+            stream: self.stream_partition.stream.clone(),
+            source_partition: self.stream_partition.source_partition.clone(),
+            sequence,
+        }
     }
 
     fn keep_fault(
@@ -415,21 +420,19 @@ impl<P> Partition<P> {
         let stamp = match &draft.stamp {
             Some((at, text)) if *at == queued.admitted_at => text.clone(),
             _ => {
-                let text = queued.admitted_at.to_rfc3339();
+                let text: Arc<str> = Arc::from(queued.admitted_at.to_rfc3339());
                 draft.stamp = Some((queued.admitted_at, text.clone()));
                 text
             }
         };
-        // The record borrows nothing, so that reading and writing share one type; the event is cloned
-        // cheaply (its texts and payload are counted references).
-        let record = Record {
+        let entry = Entry {
             sequence,
             offset: Some(queued.received.offset),
-            admitted_at: queued.admitted_at,
-            body: RecordBody::Event(event.clone()),
-            effects,
+            admitted_at_text: &stamp,
+            body: EntryBody::Event(event),
+            effects: &effects,
         };
-        let leaf = record.write(&mut draft.body, &stamp);
+        let leaf = entry.write(&mut draft.body);
         draft.overlay.head.chain_head = draft.overlay.head.chain_head.fold(leaf);
         draft.overlay.head.next_sequence = sequence.next();
     }
