@@ -153,7 +153,7 @@ pub fn retry(
                 desk.tenant,
                 pointed.event,
                 &position,
-                machine.definition().machine.as_str(),
+                &machine.definition().machine,
                 &moved.emitted,
                 desk.at,
             );

@@ -5,23 +5,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::commit::{OpenWork, OpenWorkKind};
-use crate::event::{
-    AttributeText, CausationId, Event, EventData, EventId, EventSource, EventTime, Extension,
-    Subject,
+use crate::event::Event;
+use crate::json_text;
+use crate::limits::{
+    APPLY_ATTEMPTS_MAX, ENTITY_DATA_BYTES_MAX, HOPS_MAX, MACHINE_EMITS_MAX, REASON_CHARS_MAX,
 };
-use crate::hash::hash_fields;
-use crate::limits::{APPLY_ATTEMPTS_MAX, HOPS_MAX, REASON_CHARS_MAX};
 use crate::machine::{Change, DeadReason, Emitted, EventContext, Fault, Processor, Verdict};
 use crate::position::{RecordPosition, Version};
 use crate::record::{Effect, Outcome};
-use crate::state::{EntityKey, EntityState, state_hash};
+use crate::state::{EntityKey, EntityState, MachineName, state_hash};
 use crate::tenant::TenantId;
-
-/// The extension attribute that counts hops of emitted events.
-pub const HOPS_ATTRIBUTE: &str = "tidegatehops";
 
 /// What became of one event at one machine.
 #[derive(Clone, PartialEq, Debug)]
@@ -57,7 +54,7 @@ pub fn apply(
     key: &EntityKey,
     entity: &EntityState,
 ) -> Transition {
-    if hops_of(context.event) > HOPS_MAX {
+    if context.event.hops() > HOPS_MAX {
         let detail = format!("more than {HOPS_MAX} hops of emitted events");
         return dead(
             machine,
@@ -109,42 +106,21 @@ pub fn dead(machine: &dyn Processor, key: Option<EntityKey>, fault: Fault) -> Tr
     }
 }
 
-/// The hops that an event has behind it.
-pub fn hops_of(event: &Event) -> u8 {
-    event
-        .extensions
-        .iter()
-        .find(|extension| &*extension.name == HOPS_ATTRIBUTE)
-        .and_then(|extension| extension.json.parse().ok())
-        .unwrap_or(0)
-}
-
-/// Makes the event that a machine emitted into open work: stamped from its cause, with an identity that
-/// is the same however often it is derived.
+/// Makes what a machine emitted into open work: stamped from its cause, with an identity that is the
+/// same however often it is derived. One piece for each: [`apply`] let through only what can be made.
 pub fn open_work_of(
     tenant: &TenantId,
     cause: &Event,
     position: &RecordPosition,
-    machine: &str,
+    machine: &MachineName,
     emitted: &[Emitted],
     at: Timestamp,
 ) -> Vec<OpenWork> {
     let work = |(index, emitted): (usize, &Emitted)| {
-        let id = hash_fields(
-            "tidegate.emitted",
-            &[
-                tenant.as_str().as_bytes(),
-                cause.source.as_str().as_bytes(),
-                cause.id.as_str().as_bytes(),
-                &cause.idempotency_hash().to_bytes(),
-                machine.as_bytes(),
-                &(index as u64).to_le_bytes(),
-            ],
-        );
-        let event = emitted_event(tenant, cause, machine, emitted, &id.to_string(), at).ok()?;
+        let id = cause.emitted_id(machine, index);
         let mut json = String::with_capacity(256);
-        event.write_json(&mut json);
-        Some(OpenWork {
+        cause.emit(machine, emitted, id, at).write_json(&mut json);
+        OpenWork {
             tenant: tenant.clone(),
             id,
             kind: OpenWorkKind::LoopBack,
@@ -152,46 +128,41 @@ pub fn open_work_of(
             cause: position.clone(),
             event_type: emitted.event_type.clone(),
             event: Bytes::from(json),
-        })
+        }
     };
-    emitted.iter().enumerate().filter_map(work).collect()
+    emitted.iter().enumerate().map(work).collect()
 }
 
-fn emitted_event(
-    tenant: &TenantId,
-    cause: &Event,
-    machine: &str,
-    emitted: &Emitted,
-    id: &str,
-    at: Timestamp,
-) -> Result<Event, crate::error::InvalidValue> {
-    let subject: Option<Subject> = emitted.subject.clone().or_else(|| cause.subject.clone());
-    let time = match &cause.time {
-        Some(time) => time.clone(),
-        None => EventTime {
-            text: AttributeText::new(&at.to_rfc3339())?,
-            moment: at,
-        },
-    };
-    Ok(Event {
-        tenant: tenant.clone(),
-        id: EventId::new(id)?,
-        source: EventSource::new(&format!("/machines/{machine}"))?,
-        event_type: emitted.event_type.clone(),
-        subject,
-        time: Some(time),
-        data_content_type: None,
-        data_schema: None,
-        correlation_id: cause.correlation_id.clone(),
-        causation_id: Some(CausationId::new(cause.id.as_str())?),
-        idempotency_key: None,
-        caused_by: cause.caused_by.clone(),
-        extensions: vec![Extension {
-            name: Arc::from(HOPS_ATTRIBUTE),
-            json: Arc::from(hops_of(cause).saturating_add(1).to_string()),
-        }],
-        data: EventData::Json(Bytes::copy_from_slice(emitted.data.as_bytes())),
-    })
+/// What a machine emits has to be readable as an event again. A definition in YAML cannot break this;
+/// a machine in Rust can.
+fn check_emitted(emitted: &[Emitted]) -> Result<(), Fault> {
+    let fault = |reason, detail| Err(Fault { reason, detail });
+    if emitted.len() > MACHINE_EMITS_MAX {
+        let detail = format!(
+            "{} events would be emitted, at most {MACHINE_EMITS_MAX} may be",
+            emitted.len()
+        );
+        return fault(DeadReason::Size, detail);
+    }
+    for one in emitted {
+        let name = &one.event_type;
+        if one.data.len() > ENTITY_DATA_BYTES_MAX {
+            let detail = format!(
+                "the data of an emitted `{name}` would be larger than {ENTITY_DATA_BYTES_MAX} bytes"
+            );
+            return fault(DeadReason::Size, detail);
+        }
+        if serde_json::from_str::<&RawValue>(&one.data).is_err() {
+            let detail = format!("the data of an emitted `{name}` is no JSON text");
+            return fault(DeadReason::Expression, detail);
+        }
+        // The envelope is one level.
+        if let Err(wrong) = json_text::check(&one.data, 1) {
+            let detail = format!("the data of an emitted `{name}` cannot be read again: {wrong}");
+            return fault(DeadReason::Expression, detail);
+        }
+    }
+    Ok(())
 }
 
 fn applied(
@@ -201,10 +172,7 @@ fn applied(
     change: Change,
 ) -> Transition {
     let Some(text) = change.data.to_canonical() else {
-        let detail = format!(
-            "the entity's data would exceed {} bytes",
-            crate::limits::ENTITY_DATA_BYTES_MAX
-        );
+        let detail = format!("the entity's data would exceed {ENTITY_DATA_BYTES_MAX} bytes");
         return dead(
             machine,
             Some(key.clone()),
@@ -214,6 +182,9 @@ fn applied(
             },
         );
     };
+    if let Err(fault) = check_emitted(&change.emitted) {
+        return dead(machine, Some(key.clone()), fault);
+    }
     let definition = machine.definition();
     let version = before.next();
     let state = EntityState {
@@ -283,3 +254,6 @@ fn cut(text: &str) -> String {
         .take(REASON_CHARS_MAX)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

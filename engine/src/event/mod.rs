@@ -2,6 +2,7 @@
 //! Owns its parts, its identity and its stored JSON form; reading it strictly is `read.rs`. Never looks
 //! inside the payload beyond its shape.
 
+mod emitted;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::hash::{Hash128, hash_fields};
 use crate::tenant::TenantId;
 
+pub use emitted::HOPS_ATTRIBUTE;
 pub use read::Unreadable;
 
 crate::text_type!(

@@ -308,7 +308,7 @@ impl<P> Partition<P> {
             let tenant = &self.stream_partition.tenant;
             if !moved.emitted.is_empty() {
                 let position = self.position_of(sequence);
-                let machine = target.machine.definition().machine.as_str();
+                let machine = &target.machine.definition().machine;
                 let work = transition::open_work_of(
                     tenant,
                     context.event,
