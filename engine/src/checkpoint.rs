@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Hash128;
-use crate::limits::DONE_ABOVE_FRAGMENTED;
+use crate::limits::{DONE_ABOVE_FRAGMENTED, TRACKED_RECORDS_MAX};
 use crate::position::{Epoch, Incarnation, Offset, Revision, SourcePartition};
 
 /// How often each outcome happened in a source partition, ever. What was delivered adds up:
@@ -274,8 +274,12 @@ impl OffsetTracker {
         }
     }
 
-    /// True when `done_above` has no room for more holes: only the holder of the watermark may go on.
+    /// True when `done_above` has no room for more holes, or too much is settled above the watermark:
+    /// only the holder of the watermark may go on.
     pub fn is_fragmented(&self) -> bool {
+        if self.records.len() >= TRACKED_RECORDS_MAX {
+            return true;
+        }
         let mut ranges = self.resumed.0.len();
         let mut extend = false;
         for record in &self.records {
@@ -321,6 +325,7 @@ impl OffsetTracker {
 #[cfg(test)]
 mod tests {
     use super::{Counts, DoneAbove, DoneRange, OffsetTracker, Progress, Receipt};
+    use crate::limits::TRACKED_RECORDS_MAX;
     use crate::position::Offset;
 
     fn at(next_offset: u64, done: &[(u64, u64)]) -> Progress {
@@ -385,5 +390,22 @@ mod tests {
         assert_eq!(receive(&mut tracker, 0), Receipt::AlreadyDone);
         tracker.settle(Offset(0));
         assert_eq!(receive(&mut tracker, 0), Receipt::AlreadyDone);
+    }
+
+    #[test]
+    fn r45_one_record_that_stays_behind_does_not_let_the_memory_of_the_others_grow_for_ever() {
+        let mut tracker = OffsetTracker::resume(&at(0, &[]));
+        receive(&mut tracker, 0);
+        for offset in 1..TRACKED_RECORDS_MAX as u64 {
+            assert!(
+                offset % 100_000 != 0 || !tracker.is_fragmented(),
+                "one range of done records is no hole"
+            );
+            receive(&mut tracker, offset);
+            tracker.settle(Offset(offset));
+        }
+        assert!(tracker.is_fragmented(), "only the holder may go on");
+        tracker.settle(Offset(0));
+        assert_eq!((tracker.tracked(), tracker.is_fragmented()), (0, false));
     }
 }

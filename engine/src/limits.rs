@@ -40,6 +40,11 @@ pub const BATCH_EVENTS_MAX: usize = 10_000;
 /// watermark moves: a checkpoint is written with every commit, so it has to stay small.
 pub const DONE_ABOVE_FRAGMENTED: usize = 512;
 
+/// Records above the low watermark that are remembered, from which only the tenant that holds it is
+/// served: permits bound what is unsettled, and nothing else bounds what others settle while one
+/// tenant stays behind. About 64 MiB.
+pub const TRACKED_RECORDS_MAX: usize = 1_000_000;
+
 /// Ranges in `done_above` at most: the batch in flight and the one behind it can each add one an event.
 pub const DONE_ABOVE_RANGES_MAX: usize = DONE_ABOVE_FRAGMENTED + 2 * BATCH_EVENTS_MAX;
 
