@@ -110,7 +110,11 @@ pub fn run(
         };
         let node = Node::start(plan.options, seams, plan.sources);
         let ended = until_the_end(node, plan.drain_limit, &mut stop_asked, observe).await;
-        upkeep.stop().await;
+        tokio::select! {
+            biased;
+            () = stop_asked.asked() => {}
+            () = upkeep.stop(plan.drain_limit) => {}
+        }
         // Nothing stops them else: not even the end of their system.
         if let Placement::Arbiters(arbiters) = &placement {
             for arbiter in arbiters.iter() {
@@ -229,8 +233,11 @@ impl UpkeepTask {
         Self { stop, task }
     }
 
-    async fn stop(self) {
+    /// Waits for the round under way, if there is one; one that does not end in time is left to itself.
+    async fn stop(self, limit: Duration) {
         let _ = self.stop.send(());
-        let _ = self.task.await;
+        if tokio::time::timeout(limit, self.task).await.is_err() {
+            tracing::warn!("the store's upkeep has not answered; not waiting for it any longer");
+        }
     }
 }

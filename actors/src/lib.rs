@@ -30,7 +30,7 @@
 //! calls run as owned tasks of the `Spawner` and come back as messages. No actor is restarted in place:
 //! whatever breaks (a panic, a stall, a fence, a lost outcome) ends the *ownership* of its source
 //! partition, and a new claim rebuilds everything from the store under a new epoch. There is one way to
-//! recover, and it is the one that a crash takes.
+//! recover, and it is the one that a crash takes. Only an owner that was fenced asks the bus first.
 
 pub mod committer;
 pub mod failpoint;
@@ -44,6 +44,7 @@ pub mod placement;
 pub mod restart;
 pub mod seams;
 pub mod source;
+mod store_calls;
 pub mod supervisor;
 mod tenants;
 

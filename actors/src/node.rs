@@ -110,7 +110,7 @@ impl Node {
             seams,
             options: Arc::new(options),
         };
-        let tenants = Arc::new(Tenants::new(context.clone()));
+        let tenants = Tenants::new(context.clone());
         let sources = sources
             .into_iter()
             .map(|source| {
@@ -125,6 +125,7 @@ impl Node {
                     node: node.clone(),
                     commit_slots: commit_slots.clone(),
                     slots: slots.clone(),
+                    claiming: std::collections::BTreeMap::new(),
                     commands: commands_received,
                     status,
                     moved: Arc::new(Notify::new()),
@@ -288,7 +289,10 @@ impl SourceHandle {
             .values()
             .filter_map(|slot| match &slot.held {
                 Held::Owned { committer, .. } => Some(committer.clone()),
-                Held::Claiming | Held::Quarantined { .. } => None,
+                Held::Unclaimed(_)
+                | Held::Claiming
+                | Held::Leaving { .. }
+                | Held::Quarantined { .. } => None,
             })
             .collect()
     }

@@ -42,6 +42,14 @@ pub struct NodeOptions {
     pub restarts_max: u32,
     /// The window of `restarts_max`.
     pub restart_window: Duration,
+    /// How long a source partition that another owner took is let alone before it is claimed again, if
+    /// the bus still assigns it; doubled with each of the
+    /// [`RECLAIM_ATTEMPTS_MAX`](tidegate_engine::limits::RECLAIM_ATTEMPTS_MAX) times. Longer than a
+    /// broker takes to tell who owns what, or two would fence each other meanwhile.
+    pub reclaim_wait_first: Duration,
+    /// How long a commit or claim waits for the store's answer; then the outcome counts as unknown.
+    /// Longer than the server's own limit of a statement, so that the server speaks first.
+    pub store_answer_limit: Duration,
     /// Work waiting and no progress for so long is a stall: rebuild.
     pub stall_limit: Duration,
     /// How often actors look after each other.
@@ -70,6 +78,8 @@ impl Default for NodeOptions {
             busy_wait: Duration::from_millis(20),
             restarts_max: 10,
             restart_window: Duration::from_secs(60),
+            reclaim_wait_first: Duration::from_millis(500),
+            store_answer_limit: Duration::from_secs(45),
             stall_limit: Duration::from_secs(30),
             watch_interval: Duration::from_secs(1),
             passivate_after: Duration::from_secs(60),

@@ -13,7 +13,9 @@ use tokio::sync::Notify;
 pub enum Standing {
     /// We own it.
     Owned,
-    /// Lost, broken or fenced: drop everything, claim again if it is still assigned.
+    /// Another owner has it: drop everything, and claim again only if the bus still assigns it to us.
+    Fenced,
+    /// Lost or broken: drop everything, claim again if it is still assigned.
     Broken {
         /// What happened, for the log.
         reason: String,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, Handler, Message,
-    MessageResult, WrapFuture,
+    MessageResult, WeakAddr, WrapFuture,
 };
 use tidegate_engine::admission::Received;
 use tidegate_engine::clock::Timestamp;
@@ -164,7 +164,7 @@ impl PartitionActor {
     }
 
     fn read_head(&self, wait: Duration, context: &ActixContext<Self>) {
-        let (store, address) = (self.context.seams.store.clone(), context.address());
+        let (store, address) = (self.context.seams.store.clone(), weak(context));
         let (tenant, source_partition) =
             (self.tenant.clone(), self.ownership.source_partition.clone());
         self.context.seams.spawner.spawn(Box::pin(async move {
@@ -172,8 +172,7 @@ impl PartitionActor {
                 tokio::time::sleep(wait).await;
             }
             let heads = store.stream_heads(&tenant, &source_partition).await;
-            // A closed mailbox means that the ownership is over.
-            let _ = address.send(HeadRead(heads)).await;
+            answer(&address, HeadRead(heads)).await;
         }));
     }
 
@@ -190,7 +189,7 @@ impl PartitionActor {
         self.loads_in_flight += 1;
         let (store, address, tenant) = (
             self.context.seams.store.clone(),
-            context.address(),
+            weak(context),
             self.tenant.clone(),
         );
         self.context.seams.spawner.spawn(Box::pin(async move {
@@ -198,7 +197,7 @@ impl PartitionActor {
                 tokio::time::sleep(wait).await;
             }
             let found = store.load_entities(&tenant, asked.clone()).await;
-            let _ = address.send(EntitiesRead { asked, found }).await;
+            answer(&address, EntitiesRead { asked, found }).await;
         }));
     }
 
@@ -277,6 +276,23 @@ impl PartitionActor {
         for (received, permit) in admit.events {
             state.offer(received, permit, admit.admitted_at);
         }
+    }
+}
+
+/// What a read holds of its partition. A read that hangs must not keep it alive once its ownership is
+/// over: with it the permits of its events would be gone for as long.
+fn weak(context: &ActixContext<PartitionActor>) -> WeakAddr<PartitionActor> {
+    context.address().downgrade()
+}
+
+/// Brings what was read, unless the partition is gone or its mailbox closed: the ownership is over.
+async fn answer<M>(partition: &WeakAddr<PartitionActor>, read: M)
+where
+    M: Message<Result = ()> + Send + 'static,
+    PartitionActor: Handler<M>,
+{
+    if let Some(partition) = partition.upgrade() {
+        let _ = partition.send(read).await;
     }
 }
 

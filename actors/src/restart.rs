@@ -23,6 +23,11 @@ impl RestartBudget {
         }
     }
 
+    /// The time after which a restart is forgotten.
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
     /// Spends one restart. `Some(n)` is the number of this one within the window, `None` says that the
     /// budget is used up.
     pub fn spend(&mut self, now: Instant) -> Option<u32> {

@@ -2,6 +2,7 @@
 //! looks after its ownerships: what breaks is claimed again within the restart budget, then quarantined.
 
 mod claim;
+mod look_after;
 mod slot;
 
 use std::collections::BTreeMap;
@@ -14,9 +15,9 @@ use tidegate_engine::admission::{self, Binding, Received};
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
 use tidegate_engine::checkpoint::Receipt;
 use tidegate_engine::hash::hash_bytes;
-use tidegate_engine::position::{SourcePartition, StreamName};
+use tidegate_engine::position::StreamName;
 use tidegate_engine::tenant::{TenantBinding, TenantId};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::failpoint::{self, Failpoint};
@@ -79,6 +80,9 @@ pub(crate) struct SourceTask {
     pub node: Arc<Stock>,
     pub commit_slots: Arc<Semaphore>,
     pub slots: Slots,
+    /// Claims that have not returned, one a partition; the sender is dropped when nobody wants it any
+    /// more. The next claim of a partition waits for the one before: two at once fence each other.
+    pub claiming: BTreeMap<u32, Option<oneshot::Sender<()>>>,
     pub commands: watch::Receiver<Command>,
     pub status: watch::Sender<SourceStatus>,
     pub moved: Arc<Notify>,
@@ -126,19 +130,20 @@ impl SourceTask {
             if receiving.is_none() && command == Command::Run {
                 receiving = Some(self.receive(failures));
             }
-            let moved = self.moved.clone();
+            let (moved, due) = (self.moved.clone(), self.due());
             tokio::select! {
                 biased;
                 changed = self.commands.changed() => if changed.is_err() { break },
                 Some(done) = claimed.recv() => self.take_claim(done).await,
                 _ = moved.notified() => {}
+                () = until(due) => {}
                 _ = watch.tick() => {}
                 (allowance, received) = next(&mut receiving) => {
                     receiving = None;
                     match received {
                         Ok(events) => {
                             failures = 0;
-                            self.take_events(events, allowance, &claims).await;
+                            self.take_events(events, allowance).await;
                         }
                         Err(error) => {
                             failures += 1;
@@ -183,24 +188,22 @@ impl SourceTask {
         })
     }
 
-    async fn take_events(
-        &mut self,
-        events: Vec<BusEvent>,
-        mut allowance: Allotment,
-        claims: &mpsc::Sender<Claimed>,
-    ) {
+    async fn take_events(&mut self, events: Vec<BusEvent>, mut allowance: Allotment) {
         for event in events {
             match event {
                 BusEvent::Assigned {
                     partition,
                     incarnation,
                 } => {
-                    let options = &self.context.options;
-                    let slot = Slot::new(incarnation, options.restarts_max, options.restart_window);
+                    let named = self.source_partition(partition);
+                    let slot = Slot::new(named, incarnation, &self.context.options);
                     if let Some(old) = self.lock().insert(partition, slot) {
                         old.end("assigned anew");
                     }
-                    self.claim(partition, 0, claims);
+                    // A claim under way was made for an assignment that is over.
+                    if let Some(wanted) = self.claiming.get_mut(&partition) {
+                        *wanted = None;
+                    }
                 }
                 BusEvent::Revoked { partition } => {
                     if let Some(slot) = self.lock().get_mut(&partition) {
@@ -296,111 +299,6 @@ impl SourceTask {
         pieces
     }
 
-    fn claim(&self, partition: u32, attempt: u32, claims: &mpsc::Sender<Claimed>) {
-        let wait = match attempt {
-            0 => std::time::Duration::ZERO,
-            attempt => self
-                .context
-                .options
-                .back_off
-                .wait(attempt, self.context.seams.ids.next_u64()),
-        };
-        let Some(incarnation) = self
-            .lock()
-            .get(&partition)
-            .map(|slot| slot.incarnation.clone())
-        else {
-            return;
-        };
-        let request = claim::Request {
-            context: self.context.clone(),
-            bus: self.source.bus.clone(),
-            start: self.source.start,
-            source_partition: SourcePartition {
-                source: self.source.bus.source().clone(),
-                partition,
-            },
-            incarnation,
-            wait,
-        };
-        let claims = claims.clone();
-        self.context.seams.spawner.spawn(Box::pin(async move {
-            // The receiver is gone when the task has ended: then nobody wants the claim.
-            let _ = claims.send(request.run().await).await;
-        }));
-    }
-
-    async fn take_claim(&mut self, claimed: Claimed) {
-        let partition = claimed.source_partition.partition;
-        let known = self
-            .lock()
-            .get(&partition)
-            .is_some_and(|slot| matches!(slot.held, Held::Claiming));
-        if !known {
-            return;
-        }
-        let checkpoint = match claimed.checkpoint {
-            Ok(checkpoint) => checkpoint,
-            Err(reason) => {
-                tracing::error!(partition = %claimed.source_partition, %reason, "source partition stopped");
-                if let Some(slot) = self.lock().get_mut(&partition) {
-                    slot.held = Held::Quarantined { reason };
-                }
-                return;
-            }
-        };
-        failpoint::hit(Failpoint::Claimed);
-        let next_offset = checkpoint.progress.next_offset;
-        let (ownership, committer) = slot::take_ownership(
-            &self.context,
-            &self.source,
-            &checkpoint,
-            self.commit_slots.clone(),
-            self.moved.clone(),
-        );
-        tracing::info!(partition = %claimed.source_partition, epoch = checkpoint.epoch.0, revision = checkpoint.revision.0, next_offset = next_offset.0, "claimed");
-        if let Some(slot) = self.lock().get_mut(&partition) {
-            slot.held = Held::Owned {
-                ownership: ownership.clone(),
-                committer,
-            };
-            slot.ended = None;
-        }
-        if let Err(error) = self.source.bus.seek(partition, next_offset).await {
-            ownership.end(Standing::Broken {
-                reason: error.to_string(),
-            });
-        }
-    }
-
-    /// Claims broken ownerships again, gives drained ones back, and notes what has ended.
-    async fn look_after(&mut self, claims: &mpsc::Sender<Claimed>) {
-        let now = Instant::now();
-        let partitions: Vec<u32> = self.lock().keys().copied().collect();
-        for partition in partitions {
-            let action = self
-                .lock()
-                .get_mut(&partition)
-                .map_or(slot::Action::Nothing, |slot| slot.look(now));
-            match action {
-                slot::Action::Nothing => {}
-                slot::Action::Reclaim { attempt, reason } => {
-                    tracing::warn!(source = %self.source.bus.source(), partition, attempt, %reason, "ownership ended, claiming again");
-                    self.claim(partition, attempt, claims);
-                }
-                slot::Action::Quarantined { reason } => {
-                    tracing::error!(source = %self.source.bus.source(), partition, %reason, "source partition stopped");
-                }
-                slot::Action::Release => {
-                    self.lock().remove(&partition);
-                    if let Err(error) = self.source.bus.release(partition).await {
-                        tracing::warn!(source = %self.source.bus.source(), partition, %error, "not released");
-                    }
-                }
-            }
-        }
-    }
-
     fn tell_status(&self, command: Command) {
         let status = slot::status(&self.lock(), command);
         self.status.send_if_modified(|current| {
@@ -428,10 +326,7 @@ fn stop_all(slots: &Slots, reason: &str) {
         .unwrap_or_else(PoisonError::into_inner)
         .values_mut()
     {
-        slot.end(reason);
-        slot.held = Held::Quarantined {
-            reason: reason.to_owned(),
-        };
+        slot.quarantine(reason.to_owned());
     }
 }
 
@@ -462,6 +357,14 @@ fn permitted(
             (event, permit)
         })
         .collect()
+}
+
+/// Waits for a moment, for ever when there is none.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for the poll under way, for ever when there is none.

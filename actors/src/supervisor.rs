@@ -2,11 +2,11 @@
 //! comes, drops them when their ownership ends, and puts idle ones away.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, Handler, Message,
-    ResponseActFuture, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, Handler,
+    Message, ResponseActFuture, WrapFuture,
 };
 use tidegate_engine::admission::Received;
 use tidegate_engine::clock::Timestamp;
@@ -18,6 +18,7 @@ use crate::ownership::{Ownership, Standing};
 use crate::partition::{Admit, ObservePartition, PartitionActor, PartitionSnapshot, RetireIfIdle};
 use crate::permits::Permit;
 use crate::seams::Context;
+use crate::tenants::Tenants;
 
 /// Messages that may wait in a supervisor's mailbox: each source has one routing message under way, so
 /// this is far above what can be.
@@ -28,6 +29,7 @@ pub struct TenantSupervisor {
     context: Context,
     tenant: TenantId,
     partitions: BTreeMap<SourcePartition, Slot>,
+    tenants: Weak<Tenants>,
 }
 
 struct Slot {
@@ -65,11 +67,12 @@ pub struct SupervisorSnapshot {
 }
 
 impl TenantSupervisor {
-    pub(crate) fn new(context: Context, tenant: TenantId) -> Self {
+    pub(crate) fn new(context: Context, tenant: TenantId, tenants: Weak<Tenants>) -> Self {
         Self {
             context,
             tenant,
             partitions: BTreeMap::new(),
+            tenants,
         }
     }
 
@@ -112,9 +115,16 @@ impl TenantSupervisor {
         });
     }
 
-    /// Puts idle partitions away. Nothing is routed while one decides, or it could get events after it
-    /// said yes.
+    /// Puts idle partitions away, and then the tenant itself: most tenants are idle most of the time.
+    /// Nothing is routed while a partition decides, or it could get events after it said yes.
     fn passivate(&mut self, context: &mut ActixContext<Self>) {
+        if self.partitions.is_empty() {
+            let unused = |tenants: Arc<Tenants>| tenants.put_away(&self.tenant, &context.address());
+            if self.tenants.upgrade().is_some_and(unused) {
+                context.stop();
+            }
+            return;
+        }
         for (source_partition, slot) in &self.partitions {
             let source_partition = source_partition.clone();
             let asked = slot.partition.send(RetireIfIdle);

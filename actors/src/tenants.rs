@@ -1,9 +1,9 @@
 //! The tenants that this node serves: each with its supervisor and its lane's stock of permits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use actix::Addr;
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use tidegate_engine::tenant::TenantId;
 
 use crate::permits::Stock;
@@ -14,21 +14,26 @@ use crate::supervisor::TenantSupervisor;
 pub(crate) struct Tenants {
     context: Context,
     tenants: DashMap<TenantId, Tenant>,
+    /// What a supervisor gets to be put away by.
+    me: Weak<Tenants>,
 }
 
 /// One tenant of this node.
 #[derive(Clone)]
 pub(crate) struct Tenant {
     pub supervisor: Addr<TenantSupervisor>,
+    /// Whoever routes to the tenant, and every permit of one of its events, holds a reference: the map's
+    /// alone means that nothing of the tenant is anywhere in the node.
     pub lane: Arc<Stock>,
 }
 
 impl Tenants {
-    pub fn new(context: Context) -> Self {
-        Self {
+    pub fn new(context: Context) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
             context,
             tenants: DashMap::new(),
-        }
+            me: me.clone(),
+        })
     }
 
     /// The tenant, with its supervisor started or, if that died, rebuilt. The lane stays the same: its
@@ -39,19 +44,41 @@ impl Tenants {
         {
             return tenant.clone();
         }
-        let lane = self.tenants.get(id).map(|tenant| tenant.lane.clone());
-        let options = &self.context.options;
-        let lane =
-            lane.unwrap_or_else(|| Stock::new(options.tenant_events_max, options.tenant_bytes_max));
-        let (context, tenant_id) = (self.context.clone(), id.clone());
-        let supervisor = self
-            .context
+        // Under the entry's lock: of two sources that meet a new tenant at once, one makes it.
+        match self.tenants.entry(id.clone()) {
+            Entry::Occupied(mut entry) => {
+                if !entry.get().supervisor.connected() {
+                    entry.get_mut().supervisor = self.supervisor_of(id);
+                }
+                entry.get().clone()
+            }
+            Entry::Vacant(entry) => {
+                let options = &self.context.options;
+                let tenant = Tenant {
+                    supervisor: self.supervisor_of(id),
+                    lane: Stock::new(options.tenant_events_max, options.tenant_bytes_max),
+                };
+                entry.insert(tenant).clone()
+            }
+        }
+    }
+
+    fn supervisor_of(&self, id: &TenantId) -> Addr<TenantSupervisor> {
+        let (context, tenant, tenants) = (self.context.clone(), id.clone(), self.me.clone());
+        self.context
             .seams
             .placement
-            .start(id, move |_| TenantSupervisor::new(context, tenant_id));
-        let tenant = Tenant { supervisor, lane };
-        self.tenants.insert(id.clone(), tenant.clone());
-        tenant
+            .start(id, move |_| TenantSupervisor::new(context, tenant, tenants))
+    }
+
+    /// Forgets a tenant of which nothing is anywhere in the node. False when something is, or when the
+    /// supervisor is not the tenant's any more.
+    pub fn put_away(&self, id: &TenantId, supervisor: &Addr<TenantSupervisor>) -> bool {
+        self.tenants
+            .remove_if(id, |_, tenant| {
+                tenant.supervisor == *supervisor && Arc::strong_count(&tenant.lane) == 1
+            })
+            .is_some()
     }
 
     /// Every tenant, in order.

@@ -172,6 +172,10 @@ impl EventBus for BenchBus {
         Ok(())
     }
 
+    async fn still_assigned(&self, _: u32) -> std::result::Result<bool, BusError> {
+        Ok(true)
+    }
+
     async fn end_offset(&self, partition: u32) -> std::result::Result<Option<Offset>, BusError> {
         let lane = self.lanes.get(partition as usize);
         Ok(lane.map(|lane| Offset(lane.events.len() as u64)))

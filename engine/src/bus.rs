@@ -143,8 +143,13 @@ pub trait EventBus: Send + Sync + 'static {
     /// Tells the broker how far everything is settled: a hint for its tools, never the truth.
     async fn acknowledge(&self, partition: u32, low_watermark: Offset) -> Result<(), BusError>;
 
-    /// Gives a revoked partition back after its drain.
+    /// Gives a revoked partition back after its drain. Called again after a failure.
     async fn release(&self, partition: u32) -> Result<(), BusError>;
+
+    /// Asks whether the partition is still ours. The answer is the broker's, from an exchange that began
+    /// after the call: an owner that was fenced asks here before it claims again, and what its client
+    /// remembers from before it was fenced would say yes to a zombie.
+    async fn still_assigned(&self, partition: u32) -> Result<bool, BusError>;
 
     /// The offset behind the last record known, for lag; `None` while unknown.
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError>;

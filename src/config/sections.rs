@@ -221,6 +221,14 @@ section! {
         restarts_max: u32 [0..=1_000] = 10;
         /// Seconds after which a restart is forgotten.
         restart_window_seconds: u64 [1..=86_400] = 60;
+        /// Milliseconds for which a source partition that another process took is let alone before it is
+        /// claimed again, if the source still assigns it to this one. Doubled each time, five times
+        /// within `restart_window_seconds`; then it is set aside.
+        reclaim_wait_first_ms: u64 [1..=60_000] = 500;
+        /// Seconds that a commit or claim waits for the store's answer. Then its outcome counts as
+        /// unknown, and the checkpoint is asked. Keep it above the server's `statement_timeout` (30 s
+        /// as migrated), so that the server speaks first.
+        store_answer_limit_seconds: u64 [1..=86_400] = 45;
         /// Seconds without progress, with work waiting, after which a part is taken for stalled and
         /// restarted.
         stall_limit_seconds: u64 [1..=86_400] = 30;
@@ -228,6 +236,9 @@ section! {
         watch_interval_ms: u64 [10..=60_000] = 1_000;
         /// Seconds without events after which a tenant's part of a source partition is put away.
         passivate_after_seconds: u64 [1..=86_400] = 60;
+        /// Seconds for which a start waits for a store that is away: not up yet, restarting, out of
+        /// reach. 0 tries once. What waiting cannot mend ends it at once.
+        start_limit_seconds: u64 [0..=86_400] = 60;
         /// Seconds that a stop waits for what is in flight; the rest is done again after the start.
         drain_limit_seconds: u64 [0..=3_600] = 30;
         /// Seconds between two rounds of the store's upkeep: dedupe, retention, partitions.
@@ -413,6 +424,8 @@ impl Config {
             busy_wait: Duration::from_millis(limits.busy_wait_ms),
             restarts_max: limits.restarts_max,
             restart_window: Duration::from_secs(limits.restart_window_seconds),
+            reclaim_wait_first: Duration::from_millis(limits.reclaim_wait_first_ms),
+            store_answer_limit: Duration::from_secs(limits.store_answer_limit_seconds),
             stall_limit: Duration::from_secs(limits.stall_limit_seconds),
             watch_interval: Duration::from_millis(limits.watch_interval_ms),
             passivate_after: Duration::from_secs(limits.passivate_after_seconds),

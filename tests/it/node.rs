@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidegate::config::Config;
+use tidegate::ingest::{Ended, Plan, UpkeepPlan};
 use tidegate::runtime::{RandomIds, RuntimeSpawner, SystemClock, arbiters};
 use tidegate_actors::{Node, NodeOptions, NodeSeams, Source};
 use tidegate_connectors::bus::memory::MemoryBusHandle;
-use tidegate_connectors::store::memory::MemoryStore;
+use tidegate_connectors::store::memory::{
+    AtStart, MemoryStore, StoreCall, StoreFaults, StoreOperation,
+};
 use tidegate_engine::bus::Start;
 use tidegate_engine::event::EventType;
 use tidegate_engine::hash::Hash128;
@@ -20,13 +24,13 @@ use tidegate_engine::store::StateStore;
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 
 /// Counts events by subject.
-struct Tally {
+pub(crate) struct Tally {
     definition: Definition,
     types: Vec<EventType>,
 }
 
 impl Tally {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (machine, status) = (
             MachineName::new("tally").unwrap(),
             Status::new("open").unwrap(),
@@ -163,4 +167,49 @@ fn what_is_received_is_settled_once() {
     });
     assert_eq!(sum, counts.applied);
     assert_ne!(Tally::new().definition.hash, Hash128(0));
+}
+
+/// Upkeep that never returns.
+struct HungUpkeep;
+
+impl StoreFaults for HungUpkeep {
+    fn at_start(&self, call: &StoreCall<'_>) -> (Duration, AtStart) {
+        match call.operation {
+            StoreOperation::Upkeep => (Duration::ZERO, AtStart::Stall),
+            _ => (Duration::ZERO, AtStart::Proceed),
+        }
+    }
+}
+
+#[test]
+fn upkeep_that_never_returns_keeps_no_node_from_ending() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let bus = MemoryBusHandle::new(SourceName::new("orders").unwrap());
+    bus.create_partition(0, Incarnation::new("one").unwrap());
+    bus.finish(0);
+    let consumer = bus.consumer();
+    bus.assign(0, consumer.id());
+    let plan = Plan {
+        store: Arc::new(MemoryStore::new().with_faults(Arc::new(HungUpkeep))),
+        machines: MachineSet::new([Arc::new(Tally::new()) as Arc<dyn Processor>]),
+        options: NodeOptions::default(),
+        sources: vec![Source {
+            bus: Arc::new(consumer),
+            stream: StreamName::new("orders").unwrap(),
+            tenant: TenantBinding::TrustedField,
+            start: Start::Earliest,
+        }],
+        drain_limit: Duration::from_secs(1),
+        upkeep: UpkeepPlan::of(&Config::default()),
+    };
+    let began = tokio::time::Instant::now();
+    let ended = tidegate::ingest::run(plan, &runtime, &mut |_| {}).unwrap();
+    assert!(matches!(ended, Ended::Done), "{ended:?}");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    runtime.shutdown_background();
 }

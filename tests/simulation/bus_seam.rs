@@ -218,6 +218,15 @@ impl EventBus for BusSeam {
             .await
     }
 
+    async fn still_assigned(&self, partition: u32) -> Result<bool, BusError> {
+        self.call(
+            format!("still_assigned {partition}"),
+            self.inner.still_assigned(partition),
+            bool::to_string,
+        )
+        .await
+    }
+
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError> {
         self.call(
             format!("end_offset {partition}"),

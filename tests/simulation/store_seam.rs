@@ -44,7 +44,7 @@ impl StoreSeam {
         self.stage.trace(&self.control.name, line)
     }
 
-    fn fail_at_start(&self, call: &StoreCall<'_>, dice: &mut Dice) -> AtStart {
+    fn fail_at_start(&self, call: &StoreCall<'_>, dice: &mut Dice, stalls: bool) -> AtStart {
         let rates = &self.stage.rates;
         if call.operation == StoreOperation::Commit {
             if dice.chance(rates.unknown_not_committed) {
@@ -65,7 +65,9 @@ impl StoreSeam {
                 detail: "simulated".to_owned(),
             });
         }
-        if dice.chance(rates.unexpected) && call.operation != StoreOperation::Checkpoint {
+        // Of a call that stalls nobody may hear the answer any more.
+        let heard = call.operation != StoreOperation::Checkpoint && !stalls;
+        if dice.chance(rates.unexpected) && heard {
             if let Some(batch) = call.batch {
                 self.stage
                     .must_stop(batch.source_partition.partition, batch.epoch);
@@ -112,11 +114,12 @@ impl StoreFaults for StoreSeam {
                 AtStart::Fail(error)
             }
             None if self.stage.is_chaotic() => {
-                if dice.chance(self.stage.rates.stall) {
+                let stalls = dice.chance(self.stage.rates.stall);
+                if stalls {
                     delay = self.stage.stall_limit * 3 / 2 + dice.millis(0, 2_000);
                     self.stalled.lock().unwrap().push(name.clone());
                 }
-                self.fail_at_start(call, &mut dice)
+                self.fail_at_start(call, &mut dice, stalls)
             }
             None => AtStart::Proceed,
         };

@@ -159,6 +159,10 @@ fn options(name: &str, dice: &mut Dice) -> NodeOptions {
         // An operator would be called for each quarantine; most seeds have none.
         restarts_max: if dice.chance(150) { 8 } else { 1_000 },
         restart_window: Duration::from_secs(60),
+        reclaim_wait_first: Duration::from_millis(200),
+        // Stalled calls take 6 to 8 seconds: in some seeds their outcome is asked for before the stall is
+        // seen, in others long after.
+        store_answer_limit: Duration::from_secs(if dice.chance(500) { 3 } else { 5 }),
         stall_limit: Duration::from_secs(4),
         watch_interval: dice.millis(100, 600),
         passivate_after: dice.millis(500, 6_000),
@@ -514,7 +518,7 @@ impl World {
 
 /// Alarms that follow from what the world did.
 fn explained(reason: &str) -> bool {
-    ["the restart budget is used up", "panicked"]
+    ["the restart budget is used up", "fenced", "panicked"]
         .iter()
         .any(|text| reason.contains(text))
 }

@@ -19,6 +19,7 @@ use super::{Committer, InFlight};
 use crate::failpoint::{self, Failpoint};
 use crate::ownership::Standing;
 use crate::partition::{Reset, Settle};
+use crate::store_calls::StoreCalls;
 
 impl Committer {
     // --- commit -------------------------------------------------------------------------------
@@ -58,8 +59,8 @@ impl Committer {
             return;
         };
         self.protocol.submitted();
-        let (store, slots, batch) = (
-            self.context.seams.store.clone(),
+        let (calls, slots, batch) = (
+            StoreCalls::of(&self.context),
             self.slots.clone(),
             in_flight.batch.clone(),
         );
@@ -67,7 +68,7 @@ impl Committer {
         self.context.seams.spawner.spawn(Box::pin(async move {
             let slot = slots.acquire_owned().await;
             failpoint::hit(Failpoint::BeforeCommit);
-            let reply = store.commit(batch).await;
+            let reply = calls.commit(batch).await;
             failpoint::hit(Failpoint::AfterCommit);
             drop(slot);
             // A closed mailbox means that the ownership is over; the checkpoint knows what happened.
@@ -139,7 +140,10 @@ impl Committer {
                 });
             }
             Next::ReadCheckpoint(wait) => self.read_checkpoint(wait, context),
-            Next::Drop => self.broken("fenced: another owner has the source partition", context),
+            Next::Drop => {
+                self.ownership.end(Standing::Fenced);
+                self.retire(context);
+            }
             Next::Stop { detail } => {
                 let reason = format!(
                     "{detail}; nothing of the batch was written. Fix the cause, then restart this node"
@@ -151,11 +155,11 @@ impl Committer {
     }
 
     fn read_checkpoint(&mut self, wait: Duration, context: &mut ActixContext<Self>) {
-        let (store, address) = (self.context.seams.store.clone(), context.address());
+        let (calls, address) = (StoreCalls::of(&self.context), context.address());
         let source_partition = self.ownership.source_partition.clone();
         self.context.seams.spawner.spawn(Box::pin(async move {
             tokio::time::sleep(wait).await;
-            let read = store.checkpoint(&source_partition).await;
+            let read = calls.checkpoint(source_partition).await;
             let _ = address.send(CheckpointRead(read)).await;
         }));
     }

@@ -11,8 +11,11 @@ use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::error::ErrorKind;
 use tidegate_engine::position::{Incarnation, SourcePartition};
 use tidegate_engine::store::Claim;
+use tokio::sync::oneshot;
 
+use super::slot::ClaimTerms;
 use crate::seams::Context;
+use crate::store_calls::StoreCalls;
 
 /// What a claim needs.
 pub(super) struct Request {
@@ -21,13 +24,27 @@ pub(super) struct Request {
     pub start: Start,
     pub source_partition: SourcePartition,
     pub incarnation: Incarnation,
-    pub wait: Duration,
+    pub terms: ClaimTerms,
+    /// Its other end is dropped when nobody wants the claim any more.
+    pub abandoned: oneshot::Receiver<()>,
 }
 
-/// What came of it: the checkpoint under our epoch, or the reason why an operator has to decide.
+/// What came of it.
 pub(super) struct Claimed {
     pub source_partition: SourcePartition,
-    pub checkpoint: Result<Checkpoint, String>,
+    pub outcome: Outcome,
+}
+
+/// How a claim ended.
+pub(super) enum Outcome {
+    /// The checkpoint under our epoch.
+    Owned(Box<Checkpoint>),
+    /// The bus does not assign it to us any more; nothing was claimed.
+    NotAssigned,
+    /// Nobody wanted it any more between two attempts.
+    Abandoned,
+    /// An operator has to decide, for this reason.
+    Stopped(String),
 }
 
 /// What went wrong, and whether to try again.
@@ -42,42 +59,54 @@ impl Request {
     pub async fn run(self) -> Claimed {
         let source_partition = self.source_partition.clone();
         let claimed = AssertUnwindSafe(self.claim()).catch_unwind().await;
-        claimed.unwrap_or_else(|_| Claimed {
+        let panicked = |_| Outcome::Stopped("its claim panicked; restart this node".to_owned());
+        Claimed {
             source_partition,
-            checkpoint: Err("its claim panicked; restart this node".to_owned()),
-        })
+            outcome: claimed.unwrap_or_else(panicked),
+        }
     }
 
-    async fn claim(self) -> Claimed {
-        tokio::time::sleep(self.wait).await;
+    async fn claim(mut self) -> Outcome {
+        if !self.wait(self.terms.wait).await {
+            return Outcome::Abandoned;
+        }
         let mut attempt = 0;
         loop {
             attempt += 1;
             let failure = match self.attempt().await {
-                Ok(checkpoint) => {
-                    return Claimed {
-                        source_partition: self.source_partition,
-                        checkpoint: Ok(checkpoint),
-                    };
-                }
+                Ok(outcome) => return outcome,
                 Err(failure) => failure,
             };
-            if failure.kind != ErrorKind::Transient {
-                return Claimed {
-                    source_partition: self.source_partition,
-                    checkpoint: Err(failure.detail),
-                };
+            match failure.kind {
+                ErrorKind::Transient => {}
+                ErrorKind::Fenced => return Outcome::NotAssigned,
+                ErrorKind::Permanent | ErrorKind::Bug => return Outcome::Stopped(failure.detail),
             }
             tracing::warn!(partition = %self.source_partition, attempt, error = %failure.detail, "not claimed, trying again");
             let random = self.context.seams.ids.next_u64();
-            tokio::time::sleep(self.context.options.back_off.wait(attempt, random)).await;
+            let wait = self.context.options.back_off.wait(attempt, random);
+            if !self.wait(wait).await {
+                return Outcome::Abandoned;
+            }
         }
     }
 
-    async fn attempt(&self) -> Result<Checkpoint, Failure> {
-        let store = &self.context.seams.store;
+    /// False when nobody wants the claim any more.
+    async fn wait(&mut self, wait: Duration) -> bool {
+        tokio::select! {
+            biased;
+            _ = &mut self.abandoned => false,
+            () = tokio::time::sleep(wait) => true,
+        }
+    }
+
+    async fn attempt(&self) -> Result<Outcome, Failure> {
+        let calls = StoreCalls::of(&self.context);
         let partition = self.source_partition.partition;
-        let start = match store.checkpoint(&self.source_partition).await? {
+        if self.terms.ask_bus && !self.bus.still_assigned(partition).await? {
+            return Ok(Outcome::NotAssigned);
+        }
+        let start = match calls.checkpoint(self.source_partition.clone()).await? {
             Some(checkpoint) => checkpoint.progress.next_offset,
             None => self.bus.start_offset(partition, self.start).await?,
         };
@@ -87,11 +116,10 @@ impl Request {
             incarnation: self.incarnation.clone(),
             start,
         };
-        let checkpoint = store.claim(claim).await?;
+        let checkpoint = calls.claim(claim).await?;
         self.check_source(&checkpoint).await?;
-        Ok(checkpoint)
+        Ok(Outcome::Owned(Box::new(checkpoint)))
     }
-
     /// The last settled record must still be there, as it was.
     async fn check_source(&self, checkpoint: &Checkpoint) -> Result<(), Failure> {
         let other = |what: String| Failure {

@@ -1,4 +1,5 @@
-//! One assigned source partition, from assignment to release.
+//! One assigned source partition, from assignment to release: how we hold it, and what has to be done
+//! about it next. Does nothing itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,18 +8,23 @@ use std::time::Duration;
 use actix::Addr;
 use tidegate_engine::checkpoint::{Checkpoint, OffsetTracker};
 use tidegate_engine::commit_protocol::CommitProtocol;
-use tidegate_engine::position::{Incarnation, Offset};
+use tidegate_engine::limits::RECLAIM_ATTEMPTS_MAX;
+use tidegate_engine::position::{Incarnation, Offset, SourcePartition};
+use tidegate_engine::retry::BackOff;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::{Command, Source, SourceStatus};
 use crate::committer::Committer;
+use crate::options::NodeOptions;
 use crate::ownership::{Ownership, Standing};
 use crate::restart::RestartBudget;
 use crate::seams::Context;
 
 /// How we hold a source partition.
 pub(crate) enum Held {
+    /// To be claimed, once no earlier claim of it is under way.
+    Unclaimed(ClaimTerms),
     /// A claim is under way.
     Claiming,
     /// It is ours.
@@ -26,15 +32,41 @@ pub(crate) enum Held {
         ownership: Arc<Ownership>,
         committer: Addr<Committer>,
     },
+    /// To be given back, not before then; the last so many tries failed.
+    Leaving { not_before: Instant, failures: u32 },
     /// Stopped with an alarm; an operator decides.
     Quarantined { reason: String },
 }
 
+/// How to go about a claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ClaimTerms {
+    /// How long to wait first.
+    pub wait: Duration,
+    /// Ask the bus first whether the partition is still ours: another owner has fenced us.
+    pub ask_bus: bool,
+}
+
+impl ClaimTerms {
+    /// At once.
+    const AT_ONCE: Self = Self {
+        wait: Duration::ZERO,
+        ask_bus: false,
+    };
+}
+
 /// One assigned source partition.
 pub(crate) struct Slot {
+    source_partition: SourcePartition,
     pub incarnation: Incarnation,
     pub held: Held,
-    budget: RestartBudget,
+    /// Rebuilds after something broke, and their spacing.
+    restarts: RestartBudget,
+    back_off: BackOff,
+    /// Claims after another owner fenced us. Two owners that both believe the bus would fence each other
+    /// for ever; somebody has to look.
+    reclaims: RestartBudget,
+    reclaim_back_off: BackOff,
     /// Behind its last record, once a bounded one was read to its end.
     pub ended: Option<Offset>,
     /// To be given back once everything received is settled.
@@ -42,20 +74,31 @@ pub(crate) struct Slot {
 }
 
 /// What has to be done about a slot.
+#[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Action {
     Nothing,
-    Reclaim { attempt: u32, reason: String },
-    Quarantined { reason: String },
+    Claim(ClaimTerms),
     Release,
 }
 
 impl Slot {
-    pub fn new(incarnation: Incarnation, restarts_max: u32, restart_window: Duration) -> Self {
-        let budget = RestartBudget::new(restarts_max, restart_window);
+    pub fn new(
+        source_partition: SourcePartition,
+        incarnation: Incarnation,
+        options: &NodeOptions,
+    ) -> Self {
+        let first = options.reclaim_wait_first;
         Self {
+            source_partition,
             incarnation,
-            held: Held::Claiming,
-            budget,
+            held: Held::Unclaimed(ClaimTerms::AT_ONCE),
+            restarts: RestartBudget::new(options.restarts_max, options.restart_window),
+            back_off: options.back_off,
+            reclaims: RestartBudget::new(RECLAIM_ATTEMPTS_MAX, options.restart_window),
+            reclaim_back_off: BackOff {
+                first,
+                max: first.saturating_mul(1 << (RECLAIM_ATTEMPTS_MAX - 1)),
+            },
             ended: None,
             revoked: false,
         }
@@ -87,6 +130,39 @@ impl Slot {
         }
     }
 
+    /// Stops it with an alarm.
+    pub fn quarantine(&mut self, reason: String) {
+        tracing::error!(partition = %self.source_partition, %reason, "source partition stopped");
+        self.end(&reason);
+        self.held = Held::Quarantined { reason };
+    }
+
+    /// It could not be given back: once more after the wait.
+    pub fn leave_later(&mut self, not_before: Instant) {
+        if let Held::Leaving { failures, .. } = self.held {
+            self.held = Held::Leaving {
+                not_before,
+                failures: failures + 1,
+            };
+        }
+    }
+
+    /// How often it could not be given back so far.
+    pub fn failures(&self) -> u32 {
+        match self.held {
+            Held::Leaving { failures, .. } => failures,
+            _ => 0,
+        }
+    }
+
+    /// When to look again although nothing moved.
+    pub fn due(&self) -> Option<Instant> {
+        match self.held {
+            Held::Leaving { not_before, .. } => Some(not_before),
+            _ => None,
+        }
+    }
+
     /// True when nothing received is unsettled.
     pub fn is_settled(&self) -> bool {
         self.owned()
@@ -98,14 +174,36 @@ impl Slot {
         self.ended.is_some() && self.is_settled()
     }
 
-    /// Looks at the ownership and takes the next step where one is due.
-    pub fn look(&mut self, now: Instant) -> Action {
+    /// Looks at the slot and takes the next step where one is due. `claim_under_way` says that a claim
+    /// of this partition has not returned, be it this slot's or that of an assignment before: two of
+    /// them at once would fence each other.
+    pub fn look(&mut self, now: Instant, claim_under_way: bool, random: u64) -> Action {
+        self.look_at_ownership(now, random);
+        let is_idle = !matches!(self.held, Held::Owned { .. } | Held::Leaving { .. });
+        if self.revoked && is_idle {
+            // Nothing of it is received or unsettled. An alarm was said; who gets it next will meet
+            // the same cause, or not.
+            self.leave(now);
+        }
+        match self.held {
+            Held::Unclaimed(terms) if !claim_under_way => {
+                self.held = Held::Claiming;
+                Action::Claim(terms)
+            }
+            Held::Leaving { not_before, .. } if !claim_under_way && not_before <= now => {
+                Action::Release
+            }
+            _ => Action::Nothing,
+        }
+    }
+
+    fn look_at_ownership(&mut self, now: Instant, random: u64) {
         let Held::Owned {
             ownership,
             committer,
         } = &self.held
         else {
-            return Action::Nothing;
+            return;
         };
         if !committer.connected() {
             ownership.end(Standing::Broken {
@@ -115,30 +213,50 @@ impl Slot {
         match ownership.standing() {
             Standing::Owned if self.revoked && ownership.tracker().tracked() == 0 => {
                 self.end("given back");
-                Action::Release
+                self.leave(now);
             }
-            Standing::Owned => Action::Nothing,
-            Standing::Broken { reason } => match self.budget.spend(now) {
+            Standing::Owned => {}
+            Standing::Stopped { reason } => self.quarantine(reason),
+            Standing::Broken { .. } | Standing::Fenced if self.revoked => self.leave(now),
+            Standing::Broken { reason } => match self.restarts.spend(now) {
                 Some(attempt) => {
-                    self.held = Held::Claiming;
-                    Action::Reclaim { attempt, reason }
+                    tracing::warn!(partition = %self.source_partition, attempt, %reason, "ownership ended, claiming again");
+                    self.held = Held::Unclaimed(ClaimTerms {
+                        wait: self.back_off.wait(attempt, random),
+                        ask_bus: false,
+                    });
                 }
-                None => {
-                    let reason =
-                        format!("the restart budget is used up; the last reason: {reason}");
-                    self.held = Held::Quarantined {
-                        reason: reason.clone(),
-                    };
-                    Action::Quarantined { reason }
-                }
+                None => self.quarantine(format!(
+                    "the restart budget is used up; the last reason: {reason}"
+                )),
             },
-            Standing::Stopped { reason } => {
-                self.held = Held::Quarantined {
-                    reason: reason.clone(),
-                };
-                Action::Quarantined { reason }
-            }
+            Standing::Fenced => self.look_at_fence(now, random),
         }
+    }
+
+    fn look_at_fence(&mut self, now: Instant, random: u64) {
+        let Some(attempt) = self.reclaims.spend(now) else {
+            return self.quarantine(format!(
+                "fenced: another process claimed it {} times within {} s while the bus assigned it to \
+                 this one too. Nothing is lost. See to it that no two installations read one source under one \
+                 name into one store, and that each process is a consumer of its own; then restart this \
+                 node",
+                RECLAIM_ATTEMPTS_MAX + 1,
+                self.reclaims.window().as_secs()
+            ));
+        };
+        tracing::warn!(partition = %self.source_partition, attempt, "fenced by another owner; claiming again if the bus still assigns it");
+        self.held = Held::Unclaimed(ClaimTerms {
+            wait: self.reclaim_back_off.wait(attempt, random),
+            ask_bus: true,
+        });
+    }
+
+    fn leave(&mut self, now: Instant) {
+        self.held = Held::Leaving {
+            not_before: now,
+            failures: 0,
+        };
     }
 }
 
@@ -159,7 +277,7 @@ pub(super) fn status(slots: &BTreeMap<u32, Slot>, command: Command) -> SourceSta
     if command == Command::Drain {
         let drained = slots
             .values()
-            .all(|slot| slot.is_settled() || matches!(slot.held, Held::Claiming));
+            .all(|slot| slot.is_settled() || !matches!(slot.held, Held::Owned { .. }));
         return if drained {
             SourceStatus::Drained
         } else {

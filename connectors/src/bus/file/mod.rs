@@ -277,6 +277,11 @@ impl EventBus for FileBus {
         Ok(())
     }
 
+    /// A file is assigned for as long as it was not given back: there is nobody else to ask.
+    async fn still_assigned(&self, partition: u32) -> Result<bool, BusError> {
+        Ok(self.partition(partition).is_ok())
+    }
+
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError> {
         let partition = self.partition(partition)?;
         match &partition.input {

@@ -16,6 +16,7 @@ pub enum BusOperation {
     Seek,
     Acknowledge,
     Release,
+    StillAssigned,
     EndOffset,
 }
 

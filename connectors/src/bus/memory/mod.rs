@@ -202,6 +202,13 @@ impl EventBus for MemoryBus {
         Ok(())
     }
 
+    async fn still_assigned(&self, partition: u32) -> Result<bool, BusError> {
+        self.disturb(BusOperation::StillAssigned, Some(partition))
+            .await?;
+        let mut broker = self.handle.lock();
+        Ok(self.assignment(&mut broker, partition).is_ok())
+    }
+
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError> {
         self.disturb(BusOperation::EndOffset, Some(partition))
             .await?;

@@ -257,6 +257,15 @@ pub(super) async fn a_partition_that_is_not_there_is_an_error(subject: BusUnderT
     }
 }
 
+pub(super) async fn what_was_given_back_is_not_assigned_any_more(subject: BusUnderTest) {
+    assigned(&subject).await;
+    subject.bus.release(SIZED).await.unwrap();
+    for (partition, expected) in [(ORDINARY, true), (SIZED, false), (EMPTY, true)] {
+        let found = subject.bus.still_assigned(partition).await.unwrap();
+        assert_eq!(found, expected, "partition {partition}");
+    }
+}
+
 pub(super) async fn a_waiting_receive_is_woken_by_a_new_record(subject: BusUnderTest) {
     let mut reader = assigned(&subject).await;
     for partition in [ORDINARY, SIZED, EMPTY] {

@@ -74,6 +74,7 @@ pub fn cases() -> Vec<Case<BusUnderTest>> {
         cases::an_end_is_told_once_a_seek if ends,
         cases::an_acknowledgement_never_moves_delivery,
         cases::the_end_offset_is_behind_the_last_record,
+        cases::what_was_given_back_is_not_assigned_any_more,
         cases::a_seek_behind_the_end_is_an_error,
         cases::a_partition_that_is_not_there_is_an_error,
         cases::a_waiting_receive_is_woken_by_a_new_record if grows,

@@ -1,0 +1,168 @@
+//! What a source task does about its slots: begins claims and takes them in, one at a time for each
+//! partition, and gives back what was revoked. What is due is decided by the slot.
+
+use tidegate_engine::error::ErrorKind;
+use tidegate_engine::position::SourcePartition;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::SourceTask;
+use super::claim::{self, Claimed, Outcome};
+use super::slot::{self, Action, ClaimTerms, Held, Slot};
+use crate::failpoint::{self, Failpoint};
+use crate::ownership::Standing;
+
+impl SourceTask {
+    /// Does what is due about each slot, and lets go of claims that nobody wants any more.
+    pub(super) async fn look_after(&mut self, claims: &mpsc::Sender<Claimed>) {
+        let now = Instant::now();
+        let partitions: Vec<u32> = self.lock().keys().copied().collect();
+        for partition in partitions {
+            let under_way = self.claiming.contains_key(&partition);
+            let random = self.context.seams.ids.next_u64();
+            let action = self
+                .lock()
+                .get_mut(&partition)
+                .map_or(Action::Nothing, |slot| slot.look(now, under_way, random));
+            match action {
+                Action::Nothing => {}
+                Action::Claim(terms) => self.claim(partition, terms, claims),
+                Action::Release => self.release(partition).await,
+            }
+        }
+        let slots = self.slots.clone();
+        let slots = slots
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (partition, wanted) in &mut self.claiming {
+            let is_claiming = |slot: &Slot| matches!(slot.held, Held::Claiming);
+            if !slots.get(partition).is_some_and(is_claiming) {
+                *wanted = None;
+            }
+        }
+    }
+
+    /// When a slot is due although nothing moves.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.lock().values().filter_map(Slot::due).min()
+    }
+
+    fn claim(&mut self, partition: u32, terms: ClaimTerms, claims: &mpsc::Sender<Claimed>) {
+        let incarnation = |slot: &Slot| slot.incarnation.clone();
+        let Some(incarnation) = self.lock().get(&partition).map(incarnation) else {
+            return;
+        };
+        let (wanted, abandoned) = oneshot::channel();
+        self.claiming.insert(partition, Some(wanted));
+        let request = claim::Request {
+            context: self.context.clone(),
+            bus: self.source.bus.clone(),
+            start: self.source.start,
+            source_partition: self.source_partition(partition),
+            incarnation,
+            terms,
+            abandoned,
+        };
+        let claims = claims.clone();
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            // The receiver is gone when the task has ended: then nobody wants the claim.
+            let _ = claims.send(request.run().await).await;
+        }));
+    }
+
+    pub(super) async fn take_claim(&mut self, claimed: Claimed) {
+        let partition = claimed.source_partition.partition;
+        // A claim of an assignment that is over is worth nothing: somebody may have claimed after it.
+        let is_wanted = self.claiming.remove(&partition).flatten().is_some()
+            && matches!(
+                self.lock().get(&partition).map(|slot| &slot.held),
+                Some(Held::Claiming)
+            );
+        if !is_wanted {
+            return;
+        }
+        let checkpoint = match claimed.outcome {
+            Outcome::Owned(checkpoint) => checkpoint,
+            Outcome::NotAssigned => {
+                tracing::info!(partition = %claimed.source_partition, "not assigned any more");
+                self.lock().remove(&partition);
+                return;
+            }
+            Outcome::Stopped(reason) => {
+                if let Some(slot) = self.lock().get_mut(&partition) {
+                    slot.quarantine(reason);
+                }
+                return;
+            }
+            // Only what nobody wants is abandoned.
+            Outcome::Abandoned => return,
+        };
+        failpoint::hit(Failpoint::Claimed);
+        let next_offset = checkpoint.progress.next_offset;
+        let (ownership, committer) = slot::take_ownership(
+            &self.context,
+            &self.source,
+            &checkpoint,
+            self.commit_slots.clone(),
+            self.moved.clone(),
+        );
+        tracing::info!(partition = %claimed.source_partition, epoch = checkpoint.epoch.0, revision = checkpoint.revision.0, next_offset = next_offset.0, "claimed");
+        if let Some(slot) = self.lock().get_mut(&partition) {
+            slot.held = Held::Owned {
+                ownership: ownership.clone(),
+                committer,
+            };
+            slot.ended = None;
+        }
+        if let Err(error) = self.source.bus.seek(partition, next_offset).await {
+            ownership.end(match error.kind() {
+                // Taken from us meanwhile: the bus is asked before the next claim.
+                ErrorKind::Fenced => Standing::Fenced,
+                _ => Standing::Broken {
+                    reason: error.to_string(),
+                },
+            });
+        }
+    }
+
+    /// Gives a partition back. While the bus is away it is tried again: who is to have it next waits.
+    async fn release(&mut self, partition: u32) {
+        let released = self.source.bus.release(partition).await;
+        let mut slots = self.lock();
+        let Err(error) = released else {
+            slots.remove(&partition);
+            return;
+        };
+        match error.kind() {
+            // It is elsewhere already.
+            ErrorKind::Fenced => drop(slots.remove(&partition)),
+            ErrorKind::Transient => {
+                let Some(slot) = slots.get_mut(&partition) else {
+                    return;
+                };
+                let attempt = slot.failures() + 1;
+                let random = self.context.seams.ids.next_u64();
+                slot.leave_later(
+                    Instant::now() + self.context.options.back_off.wait(attempt, random),
+                );
+                tracing::warn!(partition = %self.source_partition(partition), attempt, %error, "not given back, trying again");
+            }
+            ErrorKind::Permanent | ErrorKind::Bug => {
+                if let Some(slot) = slots.get_mut(&partition) {
+                    slot.revoked = false;
+                    slot.quarantine(format!(
+                        "it was asked back and cannot be given back: {error}. Restart this node, so \
+                         that another can have it"
+                    ));
+                }
+            }
+        }
+    }
+
+    pub(super) fn source_partition(&self, partition: u32) -> SourcePartition {
+        SourcePartition {
+            source: self.source.bus.source().clone(),
+            partition,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Store calls that wait for their answer only so long: commits, and what is asked to decide about them.
+//! A call that is late goes on as the owned task it always was; nobody drops it, only nobody waits for
+//! it any more. What it does in the end is the store's to judge, by epoch and revision (ADR 0008).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_engine::checkpoint::Checkpoint;
+use tidegate_engine::commit::{CommitBatch, CommitReply};
+use tidegate_engine::position::SourcePartition;
+use tidegate_engine::spawner::Spawner;
+use tidegate_engine::store::{Claim, StateStore, StoreError};
+use tokio::sync::oneshot;
+
+use crate::seams::Context;
+
+/// The way to the store with a time limit on it.
+#[derive(Clone)]
+pub(crate) struct StoreCalls {
+    store: Arc<dyn StateStore>,
+    spawner: Arc<dyn Spawner>,
+    limit: Duration,
+}
+
+impl StoreCalls {
+    pub fn of(context: &Context) -> Self {
+        Self {
+            store: context.seams.store.clone(),
+            spawner: context.seams.spawner.clone(),
+            limit: context.options.store_answer_limit,
+        }
+    }
+
+    /// Commits a batch. Without an answer in time its outcome is unknown.
+    pub async fn commit(&self, batch: Arc<CommitBatch>) -> Result<CommitReply, StoreError> {
+        let store = self.store.clone();
+        let answered = self.answer(async move { store.commit(batch).await }).await;
+        answered.unwrap_or_else(|detail| Err(StoreError::OutcomeUnknown { detail }))
+    }
+
+    /// Reads a checkpoint.
+    pub async fn checkpoint(
+        &self,
+        source_partition: SourcePartition,
+    ) -> Result<Option<Checkpoint>, StoreError> {
+        let store = self.store.clone();
+        let answered = self
+            .answer(async move { store.checkpoint(&source_partition).await })
+            .await;
+        answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
+    }
+
+    /// Claims a source partition. A claim that is late and arrives all the same fences the one made
+    /// after it, which is then made once more.
+    pub async fn claim(&self, claim: Claim) -> Result<Checkpoint, StoreError> {
+        let store = self.store.clone();
+        let answered = self.answer(async move { store.claim(claim).await }).await;
+        answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
+    }
+
+    /// Hands the call to the spawner and waits for what it says; `Err` says why nobody waits any more.
+    async fn answer<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<Result<T, StoreError>, String> {
+        let (said, heard) = oneshot::channel();
+        self.spawner.spawn(Box::pin(async move {
+            if let Err(unheard) = said.send(call.await) {
+                let error = unheard.err().map(|error| error.to_string());
+                tracing::warn!(error, "the store answered after nobody waited any more");
+            }
+        }));
+        match tokio::time::timeout(self.limit, heard).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err("the call ended without an answer".to_owned()),
+            Err(_) => Err(format!("no answer within {} s", self.limit.as_secs_f64())),
+        }
+    }
+}

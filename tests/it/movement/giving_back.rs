@@ -1,0 +1,117 @@
+//! What was asked back is given back, whatever state it is in.
+
+use std::time::Duration;
+
+use tidegate_actors::NodeOptions;
+use tidegate_connectors::bus::memory::{BusFault, BusOperation};
+use tidegate_connectors::store::memory::{AtStart, StoreOperation};
+use tidegate_engine::bus::BusError;
+use tidegate_engine::position::SourceName;
+use tidegate_engine::store::StoreError;
+
+use super::{SECOND, Scene, Script, alarm, away, bus_away, on_virtual_time, until};
+
+/// Another consumer, to whom partition 0 is promised.
+async fn goes_to_another(scene: &Scene, from: tidegate_connectors::bus::memory::ConsumerId) {
+    let other = scene.broker.consumer();
+    scene.broker.revoke(0, from, Some(other.id()));
+    until("the other consumer has it", 30 * SECOND, || {
+        scene.broker.holders(0) == [other.id()]
+    })
+    .await;
+}
+
+#[test]
+fn a_release_that_fails_is_tried_again_until_the_bus_takes_it() {
+    on_virtual_time(async {
+        let script = Script {
+            bus: Box::new(|operation, count| match operation {
+                BusOperation::Release if count <= 3 => (Duration::ZERO, bus_away()),
+                _ => (Duration::ZERO, BusFault::Proceed),
+            }),
+            ..Script::default()
+        };
+        let scene = Scene::new(1, script);
+        scene.append_many(0, 50);
+        let (node, id) = scene.start(NodeOptions::default(), &[0]);
+        scene.settled_within(0, 10 * SECOND).await;
+        goes_to_another(&scene, id).await;
+        assert_eq!(scene.script.bus_calls(BusOperation::Release), 4);
+        assert_eq!(alarm(&node).await, None);
+    });
+}
+
+#[test]
+fn a_release_that_can_never_succeed_is_an_alarm() {
+    on_virtual_time(async {
+        let script = Script {
+            bus: Box::new(|operation, _| match operation {
+                BusOperation::Release => {
+                    let error = BusError::Unreadable {
+                        source_name: SourceName::new("orders").unwrap(),
+                        detail: "scripted".to_owned(),
+                    };
+                    (Duration::ZERO, BusFault::Fail(error))
+                }
+                _ => (Duration::ZERO, BusFault::Proceed),
+            }),
+            ..Script::default()
+        };
+        let scene = Scene::new(1, script);
+        let (node, id) = scene.start(NodeOptions::default(), &[0]);
+        tokio::time::sleep(SECOND).await;
+        scene.broker.revoke(0, id, None);
+        tokio::time::sleep(10 * SECOND).await;
+        let reason = alarm(&node).await.expect("an alarm");
+        assert!(reason.contains("cannot be given back"), "{reason}");
+        assert_eq!(scene.script.bus_calls(BusOperation::Release), 1);
+    });
+}
+
+#[test]
+fn a_quarantined_partition_that_is_asked_back_is_given_back() {
+    on_virtual_time(async {
+        let script = Script {
+            store: Box::new(|call, _| match call.operation {
+                StoreOperation::Commit => {
+                    let error = StoreError::Unexpected {
+                        code: "XX000".to_owned(),
+                        detail: "scripted".to_owned(),
+                    };
+                    (Duration::ZERO, AtStart::Fail(error))
+                }
+                _ => (Duration::ZERO, AtStart::Proceed),
+            }),
+            ..Script::default()
+        };
+        let scene = Scene::new(1, script);
+        scene.append_many(0, 5);
+        let (node, id) = scene.start(NodeOptions::default(), &[0]);
+        tokio::time::sleep(5 * SECOND).await;
+        let reason = alarm(&node).await.expect("the source partition is stopped");
+        assert!(reason.contains("XX000"), "{reason}");
+        goes_to_another(&scene, id).await;
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(alarm(&node).await, None, "it is not this node's any more");
+    });
+}
+
+#[test]
+fn a_partition_asked_back_while_its_claim_waits_for_the_store_is_given_back() {
+    on_virtual_time(async {
+        let script = Script {
+            store: Box::new(|call, _| match call.operation {
+                StoreOperation::Claim => (Duration::ZERO, AtStart::Fail(away())),
+                _ => (Duration::ZERO, AtStart::Proceed),
+            }),
+            ..Script::default()
+        };
+        let scene = Scene::new(1, script);
+        let (_node, id) = scene.start(NodeOptions::default(), &[0]);
+        tokio::time::sleep(20 * SECOND).await;
+        goes_to_another(&scene, id).await;
+        let claims = scene.script.claims().len();
+        tokio::time::sleep(60 * SECOND).await;
+        assert_eq!(scene.script.claims().len(), claims, "nobody claims it here");
+    });
+}
