@@ -12,6 +12,7 @@ pub mod demo;
 pub mod ingest;
 pub mod machines;
 pub mod operator;
+pub mod patience;
 pub mod progress;
 pub mod runtime;
 pub mod say;

@@ -13,7 +13,7 @@ use tidegate_engine::follow_up;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::machine::Processor;
 use tidegate_engine::position::{SourceName, StreamName};
-use tidegate_engine::store::StateStore;
+use tidegate_engine::store::{StateStore, StoreError};
 use tidegate_engine::tenant::TenantBinding;
 
 use super::args::{Global, Ingest};
@@ -59,13 +59,14 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
         return Err(Failure::usage(none_there(paths)));
     }
     let session = Session::fill(global)?;
-    let given = given
+    let given: Vec<Arc<dyn Processor>> = given
         .into_iter()
         .map(|machine| machine as Arc<dyn Processor>)
         .collect();
     let now = SystemClock.now();
+    let activate = async || machines::activate(session.store(), given.clone(), now).await;
     let machines = session
-        .block_on(machines::activate(session.store(), given, now))
+        .block_on(session.patience.take("storing the machines", activate))
         .map_err(failure)?;
     if machines.iter().next().is_none() {
         // What is in the log is never offered again: nobody who forgot them could repair it.
@@ -79,7 +80,8 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
     for source in named {
         files.push(session.block_on(source.open())?);
     }
-    let before = session.block_on(counts(session.store(), &names))?;
+    let count = async || counts(session.store(), &names).await;
+    let before = session.block_on(session.patience.take("reading the checkpoints", count))?;
     let plan = Plan {
         store: session.shared(),
         machines,
@@ -99,7 +101,7 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
     })?;
     bar.finish();
     let seconds = (SystemClock.now().0 - now.0) as f64 / 1e6;
-    let after = session.block_on(counts(session.store(), &names))?;
+    let after = session.block_on(session.patience.take("reading the checkpoints", count))?;
     session.close()?;
     let done = matches!(ended, Ended::Done);
     report(&difference(&after, &before), seconds, done, output)?;
@@ -232,7 +234,7 @@ fn bytes(files: &[FileSource]) -> (u64, u64) {
 }
 
 /// What the checkpoints of these sources have counted so far.
-async fn counts(store: &dyn StateStore, names: &[SourceName]) -> Result<Counts, Failure> {
+async fn counts(store: &dyn StateStore, names: &[SourceName]) -> Result<Counts, StoreError> {
     let mut sum = Counts::default();
     for checkpoint in store.checkpoints().await? {
         if names.contains(&checkpoint.source_partition.source) {

@@ -1,6 +1,7 @@
 //! What most commands need: the configuration, logs, a runtime for I/O and the open store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_engine::store::StateStore;
 use tokio::runtime::Runtime;
@@ -8,6 +9,7 @@ use tokio::runtime::Runtime;
 use super::args::Global;
 use super::exit::{Exit, Failure};
 use crate::config::{Config, LogLevel};
+use crate::patience::Patience;
 use crate::stores::{self, Opened, WhenAbsent};
 use crate::telemetry::{self, LogWriter};
 
@@ -19,6 +21,8 @@ pub struct Session {
     pub log: LogWriter,
     /// Where I/O runs.
     pub runtime: Runtime,
+    /// How long to try what the store is away for.
+    pub patience: Patience,
     opened: Opened,
 }
 
@@ -73,11 +77,18 @@ impl Session {
             }
         }
         let runtime = runtime()?;
-        let opened = runtime.block_on(stores::open(&config.store, when_absent))?;
+        // A person waits for a command that only looks, and can see to the store at once.
+        let patience = match when_absent {
+            WhenAbsent::Create => Patience::of(&config),
+            WhenAbsent::Refuse => Patience::none(),
+        };
+        let open = async || stores::open(&config.store, when_absent).await;
+        let opened = runtime.block_on(patience.take("opening the store", open))?;
         Ok(Self {
             config,
             log,
             runtime,
+            patience,
             opened,
         })
     }
@@ -97,11 +108,23 @@ impl Session {
         self.runtime.block_on(future)
     }
 
-    /// Closes the store.
+    /// Closes the store. One that does not answer is left as it is: nothing that was committed needs it.
     pub fn close(self) -> Result<(), Failure> {
         let Self {
-            runtime, opened, ..
+            config,
+            runtime,
+            opened,
+            ..
         } = self;
-        Ok(runtime.block_on(opened.close())?)
+        // A second at least, or a limit of zero would never close anything.
+        let limit = Duration::from_secs(config.limits.drain_limit_seconds.max(1));
+        let closed = runtime.block_on(async { tokio::time::timeout(limit, opened.close()).await });
+        match closed {
+            Ok(closed) => Ok(closed?),
+            Err(_) => {
+                tracing::warn!("the store has not answered; ending without it");
+                Ok(())
+            }
+        }
     }
 }

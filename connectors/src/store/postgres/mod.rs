@@ -21,6 +21,7 @@ mod upkeep;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sqlx::Connection as _;
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
@@ -84,14 +85,16 @@ impl PostgresStore {
     /// Connects as the engine's role and checks role, settings and schema. Migrates nothing.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let session = Session::new(&options)?;
+        let mut connection = session::connect_once(&options)
+            .await
+            .map_err(|error| startup::no_connection(error, &options))?;
         // One transaction, so that a pooler hands out one connection for all of it.
         let failed = |e| store_error(e, During::Read);
-        let mut transaction =
-            session.pool().begin().await.map_err(|error| {
-                startup::no_connection(store_error(error, During::Read), &options)
-            })?;
+        let mut transaction = connection.begin().await.map_err(failed)?;
         startup::check(&mut transaction).await?;
         transaction.commit().await.map_err(failed)?;
+        // What it was opened for is done; a failure to say goodbye changes nothing.
+        let _ = connection.close().await;
         let store = Self {
             inner: Arc::new(Inner {
                 session,

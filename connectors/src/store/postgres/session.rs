@@ -3,7 +3,7 @@
 
 use std::future::Future;
 
-use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection as _, Postgres};
 use tidegate_engine::store::StoreError;
@@ -35,11 +35,6 @@ impl Session {
             pool,
             pooler: options.pooler,
         })
-    }
-
-    /// The pool, for what needs a connection of its own.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
     }
 
     /// Runs one statement as one transaction and returns its rows.
@@ -97,6 +92,25 @@ impl Session {
     /// Closes every connection once it is idle.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// One connection outside the pool, which would try again and again until its time is up and then say
+/// no more than that. Opening one begins nothing, so its wait may be cut short.
+pub(super) async fn connect_once(options: &PostgresOptions) -> Result<PgConnection, StoreError> {
+    let mut connect = options.connect_options()?;
+    if options.pooler == Pooler::Transaction {
+        connect = connect.statement_cache_capacity(0);
+    }
+    let opening = PgConnection::connect_with(&connect);
+    match tokio::time::timeout(options.acquire_timeout, opening).await {
+        Ok(opened) => opened.map_err(|e| store_error(e, During::Read)),
+        Err(_) => Err(StoreError::Unavailable {
+            detail: format!(
+                "no connection within {} s",
+                options.acquire_timeout.as_secs_f64()
+            ),
+        }),
     }
 }
 
