@@ -200,7 +200,8 @@ pub fn discard(
     }
 }
 
-/// Gives up a delivery that never became an event: nothing is in the log, so nothing points to it.
+/// Gives up a letter without an event in the log, be it a delivery that never became one, or an event
+/// that retention dropped: nothing is there, so no record points to it.
 pub fn discard_raw(desk: &Desk<'_>, letter: Hash128) -> FollowUp {
     FollowUp {
         batch: desk.batch(letter, DeadLetterState::Discarded),

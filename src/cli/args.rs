@@ -15,14 +15,14 @@ Examples:
   tidegate demo                                       200,000 events become verified state
   tidegate validate machines/*.yaml                   every mistake in them at once
   tidegate test machines/order.yaml                   the tests that stand in it
-  tidegate ingest orders.ndjson --machines machines   into ./tidegate.db
+  tidegate ingest orders.ndjson --machines machines --tenant acme
   zcat old.ndjson.gz | tidegate ingest - --source backfill --tenant acme
   tidegate state get order o-17 --tenant acme
   tidegate events tail --tenant acme -n 5 -o json
   tidegate dead-letters list --tenant acme
   tidegate verify
   tidegate bench --rounds 5                           what this machine does
-  tidegate ingest orders.ndjson -c postgres.yaml      into Postgres, as the file says";
+  tidegate ingest -c postgres.yaml                    into Postgres, as the file says";
 
 /// A multi-tenant stream-processing engine: events become state exactly once, in your own database.
 #[derive(Debug, Parser)]
@@ -120,7 +120,9 @@ pub struct Demo {
 Reads newline-delimited CloudEvents (JSON) from files, or from standard input for `-`, until their end. \
 Run again, it goes on at its checkpoint: nothing is lost and nothing takes effect twice. Without FILE, \
 the sources of the configuration are read. Machines are those given here or in the configuration; \
-without any, the ones that are active in the store.
+without any, the ones that are active in the store. Without -c, everything is kept in ./tidegate.db.
+
+Files need --tenant, which says whose they are, or --tenant-from-event-unsafe, which believes each event.
 
 Each file is a source of its own, named after its path. With --source, all files together are one source \
 with one partition a file: keep their order then.")]
@@ -129,9 +131,18 @@ pub struct Ingest {
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// The tenant that each event's `tenantid` has to name; without it, whatever that names is believed
-    #[arg(long, value_name = "TENANT")]
+    /// Whose the events are: one whose `tenantid` names another is refused
+    #[arg(
+        long,
+        value_name = "TENANT",
+        requires = "files",
+        conflicts_with = "tenant_from_event_unsafe"
+    )]
     pub tenant: Option<TenantId>,
+
+    /// Believe each event's `tenantid`: whoever wrote the files chooses whose state they move
+    #[arg(long, requires = "files")]
+    pub tenant_from_event_unsafe: bool,
 
     /// The name their log gets
     #[arg(long, value_name = "STREAM", default_value = "events")]
@@ -141,8 +152,8 @@ pub struct Ingest {
     #[arg(long, value_name = "NAME")]
     pub source: Option<SourceName>,
 
-    /// Machine definitions: files, or directories of *.yaml
-    #[arg(long, value_name = "PATH", num_args = 1..)]
+    /// A machine definition, or a directory of *.yaml; repeat it for more
+    #[arg(long, value_name = "PATH")]
     pub machines: Vec<PathBuf>,
 }
 

@@ -20,7 +20,7 @@ use super::args::{Global, Ingest};
 use super::check::none_there;
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped};
-use super::session::Session;
+use super::session::{self, Session};
 use crate::config::{Config, StartAt};
 use crate::ingest::{self, Ended, Plan, UpkeepPlan};
 use crate::machines::{self, MachinesError};
@@ -47,7 +47,7 @@ struct Named {
 /// Runs `tidegate ingest`.
 pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit, Failure> {
     // What can be wrong without a store is said before one is opened.
-    let config = super::session::config(global)?;
+    let config = session::config(global)?;
     let named = named(wanted, &config)?;
     let paths = if wanted.machines.is_empty() {
         &config.machines.paths
@@ -59,6 +59,9 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
         return Err(Failure::usage(none_there(paths)));
     }
     let session = Session::fill(global)?;
+    if wanted.tenant_from_event_unsafe {
+        session::warn_unsafe("--tenant-from-event-unsafe");
+    }
     let given: Vec<Arc<dyn Processor>> = given
         .into_iter()
         .map(|machine| machine as Arc<dyn Processor>)
@@ -121,10 +124,7 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
     if wanted.files.is_empty() {
         return configured(config);
     }
-    let tenant = match &wanted.tenant {
-        Some(tenant) => TenantBinding::Fixed(tenant.clone()),
-        None => TenantBinding::TrustedField,
-    };
+    let tenant = tenant_of(wanted)?;
     let of = |name: SourceName, paths: Vec<PathBuf>| Named {
         name,
         paths,
@@ -138,6 +138,7 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
         .map(|path| Ok(of(source_name(path)?, vec![path.clone()])));
     // Also when one name is given, so that a file that is not there is said before anything is made.
     let each = each.collect::<Result<Vec<_>, Failure>>()?;
+    named_once(&each)?;
     Ok(match &wanted.source {
         Some(name) if name.as_str() == follow_up::OPERATOR => {
             return Err(Failure::usage(format!(
@@ -147,6 +148,34 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
         Some(name) => vec![of(name.clone(), wanted.files.clone())],
         None => each,
     })
+}
+
+/// Who says whose the events of the command line's files are (R02): nobody is believed silently.
+fn tenant_of(wanted: &Ingest) -> Result<TenantBinding, Failure> {
+    match &wanted.tenant {
+        Some(tenant) => Ok(TenantBinding::Fixed(tenant.clone())),
+        None if wanted.tenant_from_event_unsafe => Ok(TenantBinding::TrustedField),
+        None => Err(Failure::usage(
+            "whose are these events? Name their tenant with --tenant NAME; or say \
+             --tenant-from-event-unsafe to believe the `tenantid` that each event gives itself, which only \
+             suits files of your own",
+        )),
+    }
+}
+
+/// A file that is named twice would be two owners of one checkpoint, each fencing the other.
+fn named_once(each: &[Named]) -> Result<(), Failure> {
+    let mut seen = std::collections::BTreeSet::new();
+    for source in each {
+        if !seen.insert(&source.name) {
+            let path = source.paths.first().cloned().unwrap_or_default();
+            return Err(Failure::usage(format!(
+                "{} is named twice: name each file once",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn configured(config: &Config) -> Result<Vec<Named>, Failure> {

@@ -47,6 +47,11 @@ pub fn logs(global: &Global, config: &Config, at_most: LogLevel) -> Result<LogWr
     telemetry::start(level, config.log.format, global.log_level.is_some()).map_err(Failure::usage)
 }
 
+/// Logs an option that gives a protection up (R51), wherever it was set.
+pub fn warn_unsafe(option: &str) {
+    tracing::warn!(option, "an unsafe option is in force");
+}
+
 /// The runtime for I/O.
 pub fn runtime() -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
@@ -73,7 +78,7 @@ impl Session {
         // A command that only looks is not where they do harm.
         if when_absent == WhenAbsent::Create {
             for option in config.unsafe_options() {
-                tracing::warn!(option, "an unsafe option is in force");
+                warn_unsafe(&option);
             }
         }
         let runtime = runtime()?;

@@ -84,11 +84,20 @@ impl Draft<'_> {
         decision: &Decision,
     ) -> Result<FollowUp, Unmade> {
         let gone = || {
-            let why = format!("the event at {position} is not in the log any more");
+            let why =
+                format!("the event at {position} is not in the log any more; discard the letter");
             Unmade::Impossible(why)
         };
         let record = stored_record(self.store, self.desk.tenant, position).await?;
-        let record = record.ok_or_else(gone)?;
+        let record = match (record, decision) {
+            (Some(record), _) => record,
+            // Retention dropped the event: nothing is left to point to, and the letter must not stay
+            // open for ever.
+            (None, Decision::Discard) => {
+                return Ok(follow_up::discard_raw(self.desk, self.letter));
+            }
+            (None, Decision::Retry { .. }) => return Err(gone()),
+        };
         let RecordBody::Event(event) = &record.body else {
             return Err(gone());
         };

@@ -20,9 +20,10 @@ use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::machine::{DeadReason, MachineDefinition, MachineSet, Processor};
 use tidegate_engine::position::{
-    Incarnation, RecordPosition, SourceName, SourcePartition, StreamName,
+    Incarnation, Offset, RecordPosition, Sequence, SourceName, SourcePartition, StreamName,
 };
 use tidegate_engine::record::{Outcome, RecordBody};
+use tidegate_engine::state::MachineName;
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoredDeadLetter};
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tidegate_engine::verify::{VerifyOptions, stored_record, verify};
@@ -330,6 +331,21 @@ fn bytes_that_became_readable_are_admitted_like_any_event() {
 }
 
 #[test]
+fn a_letter_whose_event_retention_dropped_can_still_be_closed() {
+    let fixture = Fixture::with(&[event("1", "paid", json!({"amount": 5}))]);
+    let letter = fixture.keep_beyond_retention();
+    let error = fixture.decide(letter, &RETRY).unwrap_err();
+    assert!(error.to_string().contains("discard the letter"), "{error}");
+    assert_eq!(
+        fixture.decide(letter, &Decision::Discard).unwrap(),
+        Decided::GivenUp
+    );
+    let letter = fixture.letter(DeadReason::Expression);
+    assert_eq!(letter.state, DeadLetterState::Discarded);
+    assert_eq!(fixture.state(), (1, "{\"total\":5}".to_owned()));
+}
+
+#[test]
 fn two_people_who_decide_at_once_decide_once() {
     let mut fixture = Fixture::with(&[
         event("1", "paid", json!({"amount": 5})),
@@ -356,9 +372,38 @@ fn two_people_who_decide_at_once_decide_once() {
 impl Fixture {
     /// Keeps bytes as unreadable, as an earlier release would have that could not read them.
     fn keep_raw(&self, payload: String) -> Hash128 {
+        self.keep(DeadReason::Unreadable, |source_partition| {
+            DeadLetterSource::Raw {
+                source_partition,
+                offset: Offset(90),
+                payload: Bytes::from(payload),
+            }
+        })
+    }
+
+    /// Keeps a letter about an event that is not in the log, as retention leaves it.
+    fn keep_beyond_retention(&self) -> Hash128 {
+        self.keep(DeadReason::Expression, |source_partition| {
+            DeadLetterSource::Record {
+                position: RecordPosition {
+                    stream: StreamName::new("payments").unwrap(),
+                    source_partition,
+                    sequence: Sequence(7_000),
+                },
+                machine: MachineName::new("account").unwrap(),
+                key: None,
+            }
+        })
+    }
+
+    /// Commits a letter behind the source's back.
+    fn keep(
+        &self,
+        reason: DeadReason,
+        source: impl FnOnce(SourcePartition) -> DeadLetterSource,
+    ) -> Hash128 {
         use tidegate_engine::commit::{CommitBatch, CommitPath, CommitReply};
         use tidegate_engine::dead_letter::DeadLetter;
-        use tidegate_engine::position::{Offset, SourcePartition};
         let source_partition = SourcePartition {
             source: SourceName::new("pay").unwrap(),
             partition: 0,
@@ -370,18 +415,14 @@ impl Fixture {
                 .await
                 .unwrap()
                 .unwrap();
-            checkpoint.progress.counts.unreadable += 1;
-            let id = Hash128(u128::from(checkpoint.progress.counts.unreadable));
+            checkpoint.progress.counts.unreadable += u64::from(reason == DeadReason::Unreadable);
+            let id = Hash128(u128::from(checkpoint.revision.0));
             let letter = DeadLetter::new(
                 tenant(),
                 id,
-                DeadReason::Unreadable,
-                "unknown format".to_owned(),
-                DeadLetterSource::Raw {
-                    source_partition: source_partition.clone(),
-                    offset: Offset(90),
-                    payload: Bytes::from(payload),
-                },
+                reason,
+                "as an earlier release said it".to_owned(),
+                source(source_partition.clone()),
                 Timestamp(3),
             );
             let batch = CommitBatch {

@@ -203,7 +203,11 @@ impl MachineSet {
             std::collections::BTreeMap::new();
         for (index, machine) in machines.iter().enumerate() {
             for event_type in machine.event_types() {
-                by_type.entry(event_type.clone()).or_default().push(index);
+                let listening = by_type.entry(event_type.clone()).or_default();
+                // A type that a machine lists twice is still offered to it once.
+                if listening.last() != Some(&index) {
+                    listening.push(index);
+                }
             }
         }
         Self { machines, by_type }

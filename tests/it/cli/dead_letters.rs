@@ -23,7 +23,7 @@ fn id_of(letters: &[Value], reason: &str) -> String {
 #[test]
 fn dead_letters_are_seen_and_retried() {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
         .ended_with(0);
     let letters = letters(&desk);
     let reasons: Vec<&str> = letters
@@ -55,7 +55,7 @@ fn dead_letters_are_seen_and_retried() {
         .replace("total_cents: event.data.total_cents", "total_cents: 0");
     let (fixed, _tests) = fixed.split_once("tests:").unwrap();
     desk.write("order.yaml", fixed);
-    desk.run("ingest orders.ndjson --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
         .ended_with(0);
     let retried = desk
         .run(&format!("dead-letters retry {dead} --by ada -o json"))
@@ -77,7 +77,7 @@ fn dead_letters_are_seen_and_retried() {
 #[test]
 fn dead_letters_are_given_up() {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
         .ended_with(0);
     let letters = letters(&desk);
     let conflict = id_of(&letters, "conflict");

@@ -11,7 +11,7 @@ use super::{Desk, Said, event};
 fn a_file_becomes_state_once_however_often_it_is_read() {
     let desk = Desk::with_orders();
     let first = desk
-        .run("ingest orders.ndjson --machines order.yaml -o json")
+        .run("ingest orders.ndjson --tenant acme --machines order.yaml -o json")
         .ended_with(0);
     let counts = &first.lines()[0];
     for (what, count) in [
@@ -33,11 +33,13 @@ fn a_file_becomes_state_once_however_often_it_is_read() {
         first.err
     );
     // The machine is known by now, and the checkpoint says that nothing is left.
-    let again = desk.run("ingest orders.ndjson -o json").ended_with(0);
+    let again = desk
+        .run("ingest orders.ndjson --tenant acme -o json")
+        .ended_with(0);
     assert_eq!(again.lines()[0]["received"], json!(0));
     // Under another name it is another source: every key is known.
     let renamed = desk
-        .run("ingest orders.ndjson --source other -o json")
+        .run("ingest orders.ndjson --tenant acme --source other -o json")
         .ended_with(0);
     assert_eq!(renamed.lines()[0]["admitted"], json!(0));
     assert_eq!(renamed.lines()[0]["duplicates"], json!(42));
@@ -114,7 +116,7 @@ fn a_stop_in_the_middle_is_finished_by_the_same_command() {
         .collect();
     desk.write("many.ndjson", &text);
     let child = desk
-        .command("ingest many.ndjson --machines order.yaml -o json")
+        .command("ingest many.ndjson --tenant acme --machines order.yaml -o json")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -141,7 +143,9 @@ fn a_stop_in_the_middle_is_finished_by_the_same_command() {
             stopped.err
         );
     }
-    let rest = desk.run("ingest many.ndjson -o json").ended_with(0);
+    let rest = desk
+        .run("ingest many.ndjson --tenant acme -o json")
+        .ended_with(0);
     assert_eq!(
         rest.lines()[0]["admitted"].as_u64().unwrap(),
         30_000 - settled
@@ -153,12 +157,12 @@ fn a_stop_in_the_middle_is_finished_by_the_same_command() {
 #[test]
 fn a_changed_definition_needs_a_version_of_its_own() {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --machines order.yaml")
+    desk.run("ingest orders.ndjson --tenant acme --machines order.yaml")
         .ended_with(0);
     let machine = std::fs::read_to_string(desk.path("order.yaml")).unwrap();
     desk.write("order.yaml", &format!("{machine}# changed\n"));
     let refused = desk
-        .run("ingest orders.ndjson --machines order.yaml")
+        .run("ingest orders.ndjson --tenant acme --machines order.yaml")
         .ended_with(2);
     assert!(
         refused
@@ -172,7 +176,7 @@ fn a_changed_definition_needs_a_version_of_its_own() {
 #[test]
 fn r33_r40_logs_are_json_with_ids_and_without_payloads() {
     let desk = Desk::with_orders();
-    let line = "ingest orders.ndjson --machines order.yaml --log-level trace";
+    let line = "ingest orders.ndjson --tenant acme --machines order.yaml --log-level trace";
     let said = desk.run(line).ended_with(0);
     for canary in ["hunter2", "total_cents", "amount_cents"] {
         assert!(!said.err.contains(canary), "{canary} in the logs");

@@ -12,7 +12,8 @@ fn what_cannot_be_used_is_said_all_at_once_and_ends_with_two() {
     desk.run("").ended_with(2);
     desk.run("ingset").ended_with(2);
     desk.run("ingest").ended_with(2);
-    desk.run("ingest nowhere.ndjson").ended_with(2);
+    desk.run("ingest nowhere.ndjson --tenant acme")
+        .ended_with(2);
     desk.write("bad.yaml", "limts: {}\nstore: { kind: sqllite }\n");
     let bad = desk.run("verify -c bad.yaml").ended_with(2);
     assert!(
@@ -62,7 +63,7 @@ fn definitions_and_configurations_are_checked_without_a_store() {
     );
     let found = desk
         .run("validate node.yaml worse.yaml -o json")
-        .ended_with(1)
+        .ended_with(2)
         .lines();
     assert_eq!(found[0]["path"], json!("nod"));
     assert_eq!(found[1]["file"], json!("worse.yaml"));
@@ -82,7 +83,7 @@ fn definitions_and_configurations_are_checked_without_a_store() {
 #[test]
 fn names_with_a_slip_are_not_taken_for_empty_answers() {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant acme --machines order.yaml --source shop")
         .ended_with(0);
     for (line, said) in [
         (
@@ -129,21 +130,85 @@ fn events_are_not_kept_for_ever_without_the_machine_that_was_meant() {
     let desk = Desk::with_orders();
     std::fs::create_dir(desk.path("empty")).unwrap();
     let empty = desk
-        .run("ingest orders.ndjson --machines empty")
+        .run("ingest orders.ndjson --tenant acme --machines empty")
         .ended_with(2);
     assert!(
         empty.err.contains("no *.yaml or *.yml file in empty"),
         "{}",
         empty.err
     );
-    let without = desk.run("ingest orders.ndjson").ended_with(2);
+    let without = desk.run("ingest orders.ndjson --tenant acme").ended_with(2);
     assert!(without.err.contains("--machines"), "{}", without.err);
     // Nothing was read: the same file moves orders once it is given a machine.
-    desk.run("ingest orders.ndjson --machines order.yaml")
+    desk.run("ingest orders.ndjson --tenant acme --machines order.yaml")
         .ended_with(0);
     desk.run("state get order o-3 --tenant acme").ended_with(0);
-    let again = desk.run("ingest orders.ndjson").ended_with(0);
+    let again = desk.run("ingest orders.ndjson --tenant acme").ended_with(0);
     assert!(again.err.contains("nothing new"), "{}", again.err);
+}
+
+#[test]
+fn r02_r51_no_event_is_believed_about_its_tenant_unless_that_is_asked_for() {
+    let desk = Desk::with_orders();
+    let refused = desk
+        .run("ingest orders.ndjson --machines order.yaml")
+        .ended_with(2);
+    for flag in ["--tenant NAME", "--tenant-from-event-unsafe"] {
+        assert!(refused.err.contains(flag), "{flag} in {}", refused.err);
+    }
+    assert!(!desk.path("tidegate.db").exists(), "nothing is made");
+    let both = "ingest orders.ndjson --tenant acme --tenant-from-event-unsafe";
+    desk.run(both).ended_with(2);
+    // With the configured sources the flags would say nothing.
+    for flag in ["--tenant acme", "--tenant-from-event-unsafe"] {
+        desk.run(&format!("ingest {flag}")).ended_with(2);
+    }
+    let believed = desk
+        .run("ingest orders.ndjson --machines order.yaml --tenant-from-event-unsafe")
+        .ended_with(0);
+    assert!(
+        believed.err.contains("an unsafe option is in force")
+            && believed.err.contains("--tenant-from-event-unsafe"),
+        "{}",
+        believed.err
+    );
+    desk.run("state get order o-3 --tenant acme").ended_with(0);
+    let bound = desk
+        .run("ingest orders.ndjson --source again --tenant acme")
+        .ended_with(0);
+    assert!(!bound.err.contains("unsafe"), "{}", bound.err);
+}
+
+#[test]
+fn a_file_that_is_named_twice_is_refused() {
+    let desk = Desk::with_orders();
+    for files in [
+        "orders.ndjson ./orders.ndjson",
+        "- -",
+        "orders.ndjson orders.ndjson --source shop",
+    ] {
+        let line = format!("ingest {files} --tenant acme --machines order.yaml");
+        let refused = desk.run(&line).ended_with(2);
+        assert!(refused.err.contains("is named twice"), "{}", refused.err);
+    }
+    assert!(!desk.path("tidegate.db").exists(), "nothing is made");
+}
+
+#[test]
+fn definitions_before_the_files_do_not_swallow_them() {
+    let desk = Desk::with_orders();
+    let machine = std::fs::read_to_string(desk.path("order.yaml")).unwrap();
+    let (other, _tests) = machine.split_once("tests:").unwrap();
+    desk.write(
+        "second.yaml",
+        &other.replace("machine: order", "machine: second"),
+    );
+    desk.run("ingest --tenant acme --machines order.yaml --machines second.yaml orders.ndjson")
+        .ended_with(0);
+    for machine in ["order", "second"] {
+        desk.run(&format!("state get {machine} o-3 --tenant acme"))
+            .ended_with(0);
+    }
 }
 
 #[test]
@@ -187,7 +252,7 @@ fn nobody_reading_is_no_reason_to_panic() {
 fn a_level_that_is_none_does_not_silence_the_log() {
     let desk = Desk::with_orders();
     let said: Said = desk
-        .command("ingest orders.ndjson --machines order.yaml")
+        .command("ingest orders.ndjson --tenant acme --machines order.yaml")
         .env("TIDEGATE_LOG", "verbose")
         .output()
         .unwrap()

@@ -96,7 +96,9 @@ fn postgres_is_migrated_by_hand_and_the_message_says_what_is_next() {
         let mut admin = sqlx::PgConnection::connect(&url).await.unwrap();
         admin.execute("drop schema tidegate cascade").await.unwrap();
     });
-    let refused = served.run("ingest orders.ndjson").ended_with(3);
+    let refused = served
+        .run("ingest orders.ndjson --tenant-from-event-unsafe")
+        .ended_with(3);
     assert!(refused.err.contains("tidegate migrate"), "{}", refused.err);
     let unset = served.desk.run("verify -c node.yaml").ended_with(2);
     assert!(
@@ -113,9 +115,13 @@ fn postgres_is_filled_and_looked_at_by_the_same_commands() {
         return;
     };
     served.migrate();
-    let first = served.run("ingest orders.ndjson -o json").ended_with(0);
+    let first = served
+        .run("ingest orders.ndjson --tenant-from-event-unsafe -o json")
+        .ended_with(0);
     assert_eq!(first.lines()[0]["admitted"], json!(32));
-    let again = served.run("ingest orders.ndjson -o json").ended_with(0);
+    let again = served
+        .run("ingest orders.ndjson --tenant-from-event-unsafe -o json")
+        .ended_with(0);
     assert_eq!(again.lines()[0]["received"], json!(0));
     let state = served.run("state get order o-3 --tenant acme -o json");
     assert_eq!(state.ended_with(0).lines()[0]["version"], json!(2));
@@ -137,7 +143,9 @@ fn postgres_is_filled_and_looked_at_by_the_same_commands() {
         "more.ndjson",
         &event("more", "order.placed", 91, &json!({"total_cents": 5})),
     );
-    served.run("ingest more.ndjson --source more").ended_with(0);
+    served
+        .run("ingest more.ndjson --tenant-from-event-unsafe --source more")
+        .ended_with(0);
     let next = line();
     assert!(next.starts_with("events:more/0:0"), "{next}");
     follow.kill().unwrap();
