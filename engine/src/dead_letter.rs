@@ -9,6 +9,7 @@ use crate::machine::DeadReason;
 use crate::position::{Offset, RecordPosition, SourcePartition};
 use crate::state::{EntityKey, MachineName};
 use crate::tenant::TenantId;
+use crate::text::storable_reason;
 
 /// What a dead letter points to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,7 +54,8 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// A dead letter whose fingerprint is that of reason, machine and detail.
+    /// A dead letter whose fingerprint is that of reason, machine and detail. The detail is cut to what a
+    /// store keeps, whoever wrote it.
     pub fn new(
         tenant: TenantId,
         id: Hash128,
@@ -62,6 +64,7 @@ impl DeadLetter {
         source: DeadLetterSource,
         at: Timestamp,
     ) -> Self {
+        let detail = storable_reason(&detail);
         let machine = match &source {
             DeadLetterSource::Record { machine, .. } => machine.as_str(),
             DeadLetterSource::Raw { .. } => "",

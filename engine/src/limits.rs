@@ -72,6 +72,14 @@ pub const EXPRESSION_DEPTH_MAX: usize = 64;
 /// Items of a list that a comprehension may visit.
 pub const COMPREHENSION_ITEMS_MAX: usize = 1_000;
 
+/// Values that `in` and `==` may look at in one evaluation: a list of 1,000 items searched for each of
+/// 1,000. Some tens of milliseconds at worst.
+pub const EVALUATION_VISITS_MAX: usize = 1 << 20;
+
+/// Bytes that lists, maps, `+` and comprehensions may copy in one evaluation, a value counted as 16 and
+/// its text: the largest event about three times.
+pub const EVALUATION_COPIED_BYTES_MAX: usize = 32 * DELIVERY_BYTES_MAX;
+
 /// Bytes of a text, or items of a list, that `+` may make: what an entity could hold at all.
 pub const EXPRESSION_RESULT_MAX: usize = ENTITY_DATA_BYTES_MAX;
 

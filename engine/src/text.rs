@@ -16,6 +16,15 @@
 use crate::error::InvalidValue;
 use crate::limits;
 
+/// A reason that a machine or a database gave, as every store can keep it: cut, and without NUL.
+pub(crate) fn storable_reason(reason: &str) -> String {
+    reason
+        .chars()
+        .filter(|c| *c != '\0')
+        .take(limits::REASON_CHARS_MAX)
+        .collect()
+}
+
 /// A rule for one text type; returns what was expected when the text breaks it.
 pub type TextRule = fn(&str) -> Result<(), String>;
 

@@ -1,24 +1,23 @@
 //! A transition: what one event does to one machine's entity, with everything the log records of it.
-//! Owns the guards around a machine (panics, size, hops); the machine itself stays pure.
+//! Owns the guards around a machine (panics, size, hops, unsound answers); the machine itself stays pure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::commit::{OpenWork, OpenWorkKind};
 use crate::event::Event;
-use crate::json_text;
-use crate::limits::{
-    APPLY_ATTEMPTS_MAX, ENTITY_DATA_BYTES_MAX, HOPS_MAX, MACHINE_EMITS_MAX, REASON_CHARS_MAX,
-};
+use crate::limits::{APPLY_ATTEMPTS_MAX, ENTITY_DATA_BYTES_MAX, HOPS_MAX};
 use crate::machine::{Change, DeadReason, Emitted, EventContext, Fault, Processor, Verdict};
 use crate::position::{RecordPosition, Version};
 use crate::record::{Effect, Outcome};
 use crate::state::{EntityKey, EntityState, MachineName, state_hash};
 use crate::tenant::TenantId;
+use crate::text::storable_reason;
+
+mod soundness;
 
 /// What became of one event at one machine.
 #[derive(Clone, PartialEq, Debug)]
@@ -70,7 +69,12 @@ pub fn apply(
         Ok(Verdict::Dead(fault)) => dead(machine, Some(key.clone()), fault),
         Ok(Verdict::Ignored) => unmoved(machine, key, Outcome::Ignored, None),
         Ok(Verdict::Rejected(reason)) => {
-            let mut refused = unmoved(machine, key, Outcome::Rejected, Some(cut(&reason)));
+            let mut refused = unmoved(
+                machine,
+                key,
+                Outcome::Rejected,
+                Some(storable_reason(&reason)),
+            );
             if crate::planted::active(crate::planted::Bug::RejectedChangesState) {
                 let state = EntityState {
                     version: entity.version.next(),
@@ -91,6 +95,10 @@ pub fn apply(
 /// The transition of an event that is dead before its machine is asked.
 pub fn dead(machine: &dyn Processor, key: Option<EntityKey>, fault: Fault) -> Transition {
     let definition = machine.definition();
+    let fault = Fault {
+        detail: storable_reason(&fault.detail),
+        ..fault
+    };
     Transition {
         effect: Effect {
             machine: definition.machine.clone(),
@@ -99,7 +107,7 @@ pub fn dead(machine: &dyn Processor, key: Option<EntityKey>, fault: Fault) -> Tr
             outcome: Outcome::Dead,
             version: None,
             state_hash: None,
-            reason: Some(format!("{}: {}", fault.reason.as_str(), cut(&fault.detail))),
+            reason: Some(format!("{}: {}", fault.reason.as_str(), fault.detail)),
         },
         moved: None,
         fault: Some(fault),
@@ -133,38 +141,6 @@ pub fn open_work_of(
     emitted.iter().enumerate().map(work).collect()
 }
 
-/// What a machine emits has to be readable as an event again. A definition in YAML cannot break this;
-/// a machine in Rust can.
-fn check_emitted(emitted: &[Emitted]) -> Result<(), Fault> {
-    let fault = |reason, detail| Err(Fault { reason, detail });
-    if emitted.len() > MACHINE_EMITS_MAX {
-        let detail = format!(
-            "{} events would be emitted, at most {MACHINE_EMITS_MAX} may be",
-            emitted.len()
-        );
-        return fault(DeadReason::Size, detail);
-    }
-    for one in emitted {
-        let name = &one.event_type;
-        if one.data.len() > ENTITY_DATA_BYTES_MAX {
-            let detail = format!(
-                "the data of an emitted `{name}` would be larger than {ENTITY_DATA_BYTES_MAX} bytes"
-            );
-            return fault(DeadReason::Size, detail);
-        }
-        if serde_json::from_str::<&RawValue>(&one.data).is_err() {
-            let detail = format!("the data of an emitted `{name}` is no JSON text");
-            return fault(DeadReason::Expression, detail);
-        }
-        // The envelope is one level.
-        if let Err(wrong) = json_text::check(&one.data, 1) {
-            let detail = format!("the data of an emitted `{name}` cannot be read again: {wrong}");
-            return fault(DeadReason::Expression, detail);
-        }
-    }
-    Ok(())
-}
-
 fn applied(
     machine: &dyn Processor,
     key: &EntityKey,
@@ -182,10 +158,10 @@ fn applied(
             },
         );
     };
-    if let Err(fault) = check_emitted(&change.emitted) {
+    let definition = machine.definition();
+    if let Err(fault) = soundness::check(definition, &change, &text) {
         return dead(machine, Some(key.clone()), fault);
     }
-    let definition = machine.definition();
     let version = before.next();
     let state = EntityState {
         status: change.status,
@@ -246,13 +222,6 @@ fn guarded<T>(call: impl Fn() -> T) -> Result<T, Fault> {
         reason: DeadReason::Panic,
         detail,
     })
-}
-
-fn cut(text: &str) -> String {
-    text.chars()
-        .filter(|c| *c != '\0')
-        .take(REASON_CHARS_MAX)
-        .collect()
 }
 
 #[cfg(test)]

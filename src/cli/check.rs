@@ -102,6 +102,13 @@ pub fn test(
     })
 }
 
+/// Faults name the definition as `order@3:21`; who tests a file looks for the line in it.
+fn in_its_file(machine: &CompiledMachine, difference: &str) -> String {
+    let definition = machine.definition();
+    let place = format!("{}@{}:", definition.machine, definition.version);
+    difference.replace(&place, &format!("{}:", machine.file()))
+}
+
 /// The tests of some machines.
 #[derive(Default)]
 struct Tests {
@@ -125,8 +132,11 @@ impl Tests {
             let result = case.run(machine);
             self.run += 1;
             self.failed += u64::from(!result.holds());
-            let differences: Vec<String> =
-                result.differences.iter().map(ToString::to_string).collect();
+            let differences: Vec<String> = result
+                .differences
+                .iter()
+                .map(|difference| in_its_file(machine, &difference.to_string()))
+                .collect();
             match output.format() {
                 Format::Json => self.rows.push(vec![
                     json!(machine.definition().machine.as_str()),

@@ -1,5 +1,5 @@
 //! A compiled definition as a [`Processor`]: tries candidates in order and says what an event does to an
-//! entity. Pure; every error of an expression becomes a [`Fault`] that names file, line and expression,
+//! entity. Pure; every error of an expression becomes a [`Fault`] that names version, line and expression,
 //! never a value.
 
 use std::sync::{Arc, OnceLock};
@@ -84,6 +84,12 @@ impl CompiledMachine {
         })
     }
 
+    /// What faults call the definition: `order@3`. They are logged, hashed and compared, so that the path
+    /// of a file, which is another on each machine, has no place in them.
+    pub(super) fn place(&self) -> String {
+        format!("{}@{}", self.definition.machine, self.definition.version)
+    }
+
     fn handler(&self, event_type: &EventType) -> Option<&Handler> {
         let handlers = &self.definition.handlers;
         let place = handlers.binary_search_by(|handler| handler.event_type.cmp(event_type));
@@ -95,7 +101,7 @@ impl CompiledMachine {
             reason,
             detail: format!(
                 "{}:{}: expression `{}`: {}",
-                self.definition.file,
+                self.place(),
                 expression.line(),
                 expression.shown(),
                 fault.0
@@ -212,7 +218,8 @@ impl CompiledMachine {
                 reason: DeadReason::Size,
                 detail: format!(
                     "{}: the data of an emitted `{}` would be larger than {ENTITY_DATA_BYTES_MAX} bytes",
-                    self.definition.file, emit.event_type
+                    self.place(),
+                    emit.event_type
                 ),
             });
         }

@@ -111,9 +111,132 @@ impl Negator for CelDecimal {
     }
 }
 
+/// Why arithmetic of decimals has no result.
+const OVERFLOW: &str = "overflow";
+const DIGITS_LOST: &str = "the exact result has more than 28 digits";
+
+/// The sum, exactly.
+pub(super) fn exact_sum(left: Decimal, right: Decimal) -> Result<Decimal, &'static str> {
+    let sum = left.checked_add(right).ok_or(OVERFLOW)?;
+    // The library rounds what does not fit to fewer places, silently; what is exact has them all.
+    if sum.scale() >= left.scale().max(right.scale()) {
+        Ok(sum)
+    } else {
+        Err(DIGITS_LOST)
+    }
+}
+
+/// The difference, exactly.
+pub(super) fn exact_difference(left: Decimal, right: Decimal) -> Result<Decimal, &'static str> {
+    exact_sum(left, -right)
+}
+
+/// The product, exactly.
+pub(super) fn exact_product(left: Decimal, right: Decimal) -> Result<Decimal, &'static str> {
+    let product = left.checked_mul(right).ok_or(OVERFLOW)?;
+    let places = left.scale() + right.scale();
+    let cut = places.saturating_sub(product.scale());
+    // Cutting places off is exact when only zeros stood there: when the product of the whole numbers
+    // is a multiple of that power of ten.
+    let factors =
+        |of: i128| factors(left.mantissa(), of).saturating_add(factors(right.mantissa(), of));
+    if left.is_zero() || right.is_zero() || (factors(2) >= cut && factors(5) >= cut) {
+        Ok(product)
+    } else {
+        Err(DIGITS_LOST)
+    }
+}
+
+/// The quotient, rounded to 28 digits: few quotients are decimals at all.
+pub(super) fn rounded_quotient(left: Decimal, right: Decimal) -> Result<Decimal, &'static str> {
+    let quotient = left.checked_div(right).ok_or(OVERFLOW)?;
+    if quotient.is_zero() && !left.is_zero() {
+        return Err("the quotient is smaller than 28 digits can say");
+    }
+    Ok(quotient)
+}
+
+/// How often a prime divides a number that is not zero.
+fn factors(mut number: i128, prime: i128) -> u32 {
+    let mut count = 0;
+    while number != 0 && number % prime == 0 {
+        number /= prime;
+        count += 1;
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
-    use super::CelDecimal;
+    use super::{CelDecimal, exact_difference, exact_product, exact_sum, rounded_quotient};
+
+    #[test]
+    fn no_digit_of_a_decimal_is_lost_silently() {
+        let lost = Err("the exact result has more than 28 digits");
+        type Operator = fn(
+            rust_decimal::Decimal,
+            rust_decimal::Decimal,
+        ) -> Result<rust_decimal::Decimal, &'static str>;
+        let cases: [(&str, Operator, &str, Result<&str, &str>); 12] = [
+            (
+                "0.00000000000001",
+                exact_product,
+                "0.00000000000000000001",
+                lost,
+            ),
+            (
+                "0.00000000000001",
+                exact_product,
+                "0.00000000000001",
+                Ok("0.0000000000000000000000000001"),
+            ),
+            (
+                "0.00000000000005",
+                exact_product,
+                "0.000000000000002",
+                Ok("0.0000000000000000000000000001"),
+            ),
+            ("0.00000000000005", exact_product, "0.000000000000003", lost),
+            ("0", exact_product, "0.00000000000000000001", Ok("0")),
+            ("12345678901234567890.5", exact_product, "12345678.25", lost),
+            (
+                "79228162514264337593543950.33",
+                exact_sum,
+                "0.01",
+                Ok("79228162514264337593543950.34"),
+            ),
+            ("7922816251426433759354395033", exact_sum, "0.01", lost),
+            (
+                "7922816251426433759354395033",
+                exact_difference,
+                "0.01",
+                lost,
+            ),
+            (
+                "79228162514264337593543950335",
+                exact_sum,
+                "1",
+                Err("overflow"),
+            ),
+            (
+                "1",
+                rounded_quotient,
+                "3",
+                Ok("0.3333333333333333333333333333"),
+            ),
+            (
+                "0.0000000000000000000000000001",
+                rounded_quotient,
+                "3",
+                Err("the quotient is smaller than 28 digits can say"),
+            ),
+        ];
+        for (left, operator, right, expected) in cases {
+            let read = |text| CelDecimal::parse(text).unwrap().value();
+            let found = operator(read(left), read(right)).map(|d| CelDecimal::new(d).to_string());
+            assert_eq!(found.as_deref(), expected.as_deref(), "{left} and {right}");
+        }
+    }
 
     #[test]
     fn decimals_are_read_strictly_and_written_canonically() {

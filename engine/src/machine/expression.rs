@@ -9,6 +9,7 @@ use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 use cel::{Context, ExecutionError, Value};
 
+use super::budget;
 use super::field::Field;
 use super::field_type::{Misfit, plain_name, type_name};
 use super::operators::{ENV, OURS};
@@ -168,6 +169,7 @@ impl Expression {
         // Cheap: the environment is shared, and an empty context owns nothing on the heap.
         let mut context = Context::with_env(Arc::clone(&ENV));
         context.set_variable_resolver(bindings);
+        budget::begin();
         match Value::resolve_val(&self.tree, &context) {
             Ok(value) => then(value.as_ref()).map_err(|misfit: Misfit| EvaluationFault(misfit.0)),
             Err(error) => Err(EvaluationFault(bindings.describe(&error))),
@@ -197,7 +199,14 @@ struct Bindings<'x, 'e> {
 impl VariableResolver for Bindings<'_, '_> {
     fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
         let reference = self.references.get(slot_of(name)?)?;
-        self.scope?.value(&reference.variable)
+        let value = self.scope?.value(&reference.variable)?;
+        // Entity data is made into values anew at each use. The library knows no error here; `describe`
+        // finds out why there is no value.
+        match &value {
+            CowVal::Owned(owned) => budget::copy("state", owned.as_ref()).ok()?,
+            CowVal::Borrowed(_) => {}
+        }
+        Some(value)
     }
 }
 
@@ -206,6 +215,9 @@ impl Bindings<'_, '_> {
     /// types, operators and paths are the definition's, not the event's.
     fn describe(&self, error: &ExecutionError) -> String {
         match error {
+            ExecutionError::UndeclaredReference(_) if budget::exceeded() => {
+                budget::EXCEEDED.to_owned()
+            }
             ExecutionError::UndeclaredReference(name) => {
                 let reference = slot_of(name).and_then(|slot| self.references.get(slot));
                 match (reference, self.scope) {

@@ -95,6 +95,22 @@ impl FieldType {
         converted.ok_or_else(|| self.misfit(value))
     }
 
+    /// True for JSON that a field of this type keeps.
+    pub(crate) fn holds(self, stored: &Value) -> bool {
+        match self {
+            FieldType::Int => stored.is_i64(),
+            FieldType::Double => stored.is_number(),
+            FieldType::Decimal => stored
+                .as_str()
+                .is_some_and(|t| CelDecimal::parse(t).is_some()),
+            FieldType::String => stored.is_string(),
+            FieldType::Bool => stored.is_boolean(),
+            FieldType::Timestamp => stored.as_str().is_some_and(|t| moment::parse(t).is_some()),
+            FieldType::List => stored.is_array(),
+            FieldType::Map => stored.is_object(),
+        }
+    }
+
     /// What is wrong with a value that has another type, or one that could fit and does not.
     fn misfit(self, value: &dyn Val) -> Misfit {
         let found = type_name(value);

@@ -2,6 +2,7 @@
 //! definition with CEL expressions or a Rust [`Processor`]; this module owns what both have in common.
 //! It never knows the time, randomness or I/O.
 
+mod budget;
 mod candidate;
 mod cases;
 mod compiled;

@@ -91,7 +91,7 @@ pub(super) fn arithmetic<'b, 'v>(
     right: Number,
     ints: fn(i64, i64) -> Option<i64>,
     doubles: fn(f64, f64) -> f64,
-    decimals: fn(Decimal, Decimal) -> Option<Decimal>,
+    decimals: fn(Decimal, Decimal) -> Result<Decimal, &'static str>,
 ) -> Outcome<'b, 'v> {
     let overflow = || fault(operator, "overflow");
     match Number::promoted(operator, left, right)? {
@@ -101,7 +101,7 @@ pub(super) fn arithmetic<'b, 'v>(
         Pair::Double(l, r) => finite(operator, doubles(l, r)),
         Pair::Decimal(l, r) => decimals(l, r)
             .map(|decimal| CowVal::owned(CelDecimal::new(decimal)))
-            .ok_or_else(overflow),
+            .map_err(|why| fault(operator, why)),
     }
 }
 

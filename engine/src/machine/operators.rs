@@ -13,9 +13,11 @@ use cel::common::types::{
 };
 use cel::common::value::{CowVal, Val};
 use cel::{Env, ExecutionError};
-use rust_decimal::Decimal;
 
-use super::decimal::{CelDecimal, DECIMAL_TYPE};
+use super::budget;
+use super::decimal::{
+    CelDecimal, DECIMAL_TYPE, exact_difference, exact_product, exact_sum, rounded_quotient,
+};
 use super::moment;
 use super::numbers::{Number, arithmetic, finite, order_of_numbers};
 use crate::limits::{COMPREHENSION_ITEMS_MAX, EXPRESSION_RESULT_MAX};
@@ -84,6 +86,9 @@ pub(super) const OURS: char = '@';
 /// The function that guards what a comprehension visits.
 pub(super) const ITEMS: &str = "@items";
 
+/// The function that counts what a list or a map copies into itself.
+pub(super) const COPIED: &str = "@copied";
+
 /// The environment of every expression: the standard library and ours. Building it costs more than an
 /// evaluation, so there is one.
 pub(super) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
@@ -101,11 +106,12 @@ pub(super) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
         ("@unequal", unequal),
         ("@in", is_in),
     ];
-    let unary: [(&str, Function); 4] = [
+    let unary: [(&str, Function); 5] = [
         ("@double", double),
         ("@decimal", decimal),
         ("@timestamp", timestamp),
         (ITEMS, items),
+        (COPIED, copied),
     ];
     for (name, function) in binary {
         declare(&mut env, name, vec![DYN_TYPE, DYN_TYPE], function);
@@ -179,14 +185,7 @@ fn kept<'b, 'v>(
 fn add<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let (left, right) = two(args)?;
     if let (Some(l), Some(r)) = (Number::of(left.as_ref()), Number::of(right.as_ref())) {
-        return arithmetic(
-            "+",
-            l,
-            r,
-            i64::checked_add,
-            |l, r| l + r,
-            Decimal::checked_add,
-        );
+        return arithmetic("+", l, r, i64::checked_add, |l, r| l + r, exact_sum);
     }
     let length = |value: &dyn Val| {
         if let Some(text) = value.downcast_ref::<CelString<'_>>() {
@@ -208,6 +207,8 @@ fn add<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
         // The library would append whatever iterates, a map's keys in random order included.
         return Err(unfit("+", left.as_ref(), right.as_ref()));
     }
+    budget::copy("+", left.as_ref())?;
+    budget::copy("+", right.as_ref())?;
     let adder = left
         .as_adder()
         .ok_or_else(|| unfit("+", left.as_ref(), right.as_ref()))?;
@@ -218,14 +219,7 @@ fn add<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
 fn subtract<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let (left, right) = two(args)?;
     if let (Some(l), Some(r)) = (Number::of(left.as_ref()), Number::of(right.as_ref())) {
-        return arithmetic(
-            "-",
-            l,
-            r,
-            i64::checked_sub,
-            |l, r| l - r,
-            Decimal::checked_sub,
-        );
+        return arithmetic("-", l, r, i64::checked_sub, |l, r| l - r, exact_difference);
     }
     let subtractor = left
         .as_subtractor()
@@ -237,14 +231,7 @@ fn subtract<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
 fn multiply<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let (left, right) = two(args)?;
     match (Number::of(left.as_ref()), Number::of(right.as_ref())) {
-        (Some(l), Some(r)) => arithmetic(
-            "*",
-            l,
-            r,
-            i64::checked_mul,
-            |l, r| l * r,
-            Decimal::checked_mul,
-        ),
+        (Some(l), Some(r)) => arithmetic("*", l, r, i64::checked_mul, |l, r| l * r, exact_product),
         _ => Err(unfit("*", left.as_ref(), right.as_ref())),
     }
 }
@@ -262,14 +249,7 @@ fn divide<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     if by_zero {
         return Err(fault("/", "division by zero"));
     }
-    arithmetic(
-        "/",
-        l,
-        r,
-        i64::checked_div,
-        |l, r| l / r,
-        Decimal::checked_div,
-    )
+    arithmetic("/", l, r, i64::checked_div, |l, r| l / r, rounded_quotient)
 }
 
 /// The order of two values, or `None` when they have none.
@@ -280,9 +260,34 @@ fn order(left: &dyn Val, right: &dyn Val) -> Option<Ordering> {
     }
 }
 
-/// Equality with the same numeric rules at every depth. Values of kinds that never equal are unequal,
-/// not an error, as CEL has it.
-fn same(left: &dyn Val, right: &dyn Val) -> bool {
+/// Equality with the same numeric rules at every depth, counted. Values of kinds that never equal are
+/// unequal, not an error, as CEL has it.
+fn same(operator: &str, left: &dyn Val, right: &dyn Val) -> Result<bool, ExecutionError> {
+    if let (Some(l), Some(r)) = (
+        left.downcast_ref::<CelList<'_>>(),
+        right.downcast_ref::<CelList<'_>>(),
+    ) {
+        budget::visit(operator, left, right)?;
+        if l.inner().len() != r.inner().len() {
+            return Ok(false);
+        }
+        for (l, r) in l.inner().iter().zip(r.inner()) {
+            if !same(operator, l.as_ref(), r.as_ref())? {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
+    }
+    if left.downcast_ref::<CelMap<'_>>().is_some() && right.downcast_ref::<CelMap<'_>>().is_some() {
+        budget::visit_all(operator, left)?;
+    } else {
+        budget::visit(operator, left, right)?;
+    }
+    Ok(same_uncounted(left, right))
+}
+
+/// [`same`] of values that are counted already.
+fn same_uncounted(left: &dyn Val, right: &dyn Val) -> bool {
     if let (Some(l), Some(r)) = (Number::of(left), Number::of(right)) {
         return order_of_numbers(l, r) == Some(Ordering::Equal);
     }
@@ -294,7 +299,7 @@ fn same(left: &dyn Val, right: &dyn Val) -> bool {
             && l.inner()
                 .iter()
                 .zip(r.inner())
-                .all(|(l, r)| same(l.as_ref(), r.as_ref()));
+                .all(|(l, r)| same_uncounted(l.as_ref(), r.as_ref()));
     }
     if let (Some(l), Some(r)) = (
         left.downcast_ref::<CelMap<'_>>(),
@@ -305,7 +310,7 @@ fn same(left: &dyn Val, right: &dyn Val) -> bool {
             && l.inner().iter().all(|(key, value)| {
                 r.inner()
                     .get(key)
-                    .is_some_and(|other| same(value.as_ref(), other.as_ref()))
+                    .is_some_and(|other| same_uncounted(value.as_ref(), other.as_ref()))
             });
     }
     left.equals(right)
@@ -349,22 +354,23 @@ fn at_least<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
 
 fn equal<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let (left, right) = two(args)?;
-    Ok(boolean(same(left.as_ref(), right.as_ref())))
+    same("==", left.as_ref(), right.as_ref()).map(boolean)
 }
 
 fn unequal<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let (left, right) = two(args)?;
-    Ok(boolean(!same(left.as_ref(), right.as_ref())))
+    same("!=", left.as_ref(), right.as_ref()).map(|same| boolean(!same))
 }
 
 fn is_in<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     let (item, container) = two(args)?;
     if let Some(list) = container.downcast_ref::<CelList<'_>>() {
-        let found = list
-            .inner()
-            .iter()
-            .any(|other| same(item.as_ref(), other.as_ref()));
-        return Ok(boolean(found));
+        for other in list.inner() {
+            if same("in", item.as_ref(), other.as_ref())? {
+                return Ok(boolean(true));
+            }
+        }
+        return Ok(boolean(false));
     }
     let unfit = || unfit("in", item.as_ref(), container.as_ref());
     container
@@ -440,6 +446,14 @@ fn items<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
     if list.inner().len() > COMPREHENSION_ITEMS_MAX {
         return Err(fault("comprehension", "more than 1,000 items"));
     }
+    // The library copies each item into the variable.
+    budget::copy("comprehension", value.as_ref())?;
+    Ok(value)
+}
+
+fn copied<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Outcome<'b, 'v> {
+    let value = one(args)?;
+    budget::copy("[ ]", value.as_ref())?;
     Ok(value)
 }
 

@@ -157,7 +157,7 @@ impl DeadReason {
 pub struct Fault {
     /// The reason.
     pub reason: DeadReason,
-    /// File, line and expression, or another sentence that holds no value of the event.
+    /// Machine, version, line and expression, or another sentence that holds no value of the event.
     pub detail: String,
 }
 

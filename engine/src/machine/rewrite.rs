@@ -7,7 +7,7 @@ use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, L
 use super::field::Field;
 use super::field_type::FieldType;
 use super::load_error::{did_you_mean, listed};
-use super::operators::{FUNCTIONS, ITEMS, KEPT, METHODS, REWRITTEN};
+use super::operators::{COPIED, FUNCTIONS, ITEMS, KEPT, METHODS, REWRITTEN};
 use super::payload::PayloadPlan;
 use super::variables::{Place, Variable};
 use crate::limits::{EXPRESSION_DEPTH_MAX, EXPRESSION_NODES_MAX};
@@ -121,12 +121,15 @@ impl<'r> Rewriter<'r> {
             Expr::Literal(literal) => self.check_literal(&literal.clone()),
             Expr::Ident(_) | Expr::Unspecified => {}
             Expr::Select(select) => self.walk(&mut select.operand),
-            Expr::List(list) => list.elements.iter_mut().for_each(|item| self.walk(item)),
+            Expr::List(list) => list
+                .elements
+                .iter_mut()
+                .for_each(|item| self.walk_copied(item)),
             Expr::Map(map) => {
                 for entry in &mut map.entries {
                     if let EntryExpr::MapEntry(entry) = &mut entry.expr {
                         self.walk(&mut entry.key);
-                        self.walk(&mut entry.value);
+                        self.walk_copied(&mut entry.value);
                     }
                 }
             }
@@ -136,6 +139,15 @@ impl<'r> Rewriter<'r> {
             ),
             Expr::Comprehension(comprehension) => self.walk_comprehension(comprehension),
             Expr::Call(call) => self.walk_call(call),
+        }
+    }
+
+    /// Walks what is copied into a list or a map, and has its size counted when it runs.
+    fn walk_copied(&mut self, node: &mut IdedExpr) {
+        self.walk(node);
+        if !matches!(node.expr, Expr::Literal(_)) {
+            let item = std::mem::take(node);
+            *node = call(COPIED, vec![item]);
         }
     }
 

@@ -291,6 +291,10 @@ impl<M: TypedMachine> Typed<M> {
                 .ok_or_else(|| fault(format!("`{name}` is no declared state")))?,
         };
         let data = encoded(&data).ok_or_else(|| fault("the data has no JSON form"))?;
+        // JSON has no NaN and writes null for it, also deep inside; what cannot be read again would be
+        // an entity that no event can ever move.
+        M::Data::deserialize(&data.0)
+            .map_err(|_| fault("the data could not be read again, as with NaN in it"))?;
         let emitted = emitted
             .into_iter()
             .map(|emission| {

@@ -80,7 +80,8 @@ pub struct VerifyReport {
     /// Entities of which retention dropped effects: their versions and last hash were compared, but
     /// they could not be replayed from their beginning.
     pub entities_beyond_retention: u64,
-    /// Entities and source partitions that moved on while they were being read, and were not compared.
+    /// Entities, source partitions and tenants' dead letters that moved on while they were being read, and
+    /// were not compared.
     pub moved_on: u64,
     /// What differs, in the order in which it was found.
     pub differences: Vec<Difference>,
@@ -269,6 +270,7 @@ pub async fn verify(
     let mut tallies = counts::Tallies::default();
     for tenant in &tenants {
         findings.report.tenants += 1;
+        let heads = store.stream_partitions(tenant).await?;
         replay::tenant(
             store,
             machines,
@@ -279,7 +281,7 @@ pub async fn verify(
             progress,
         )
         .await?;
-        counts::tenant(store, tenant, &mut tallies, &mut findings).await?;
+        counts::tenant(store, tenant, &heads, &mut tallies, &mut findings).await?;
         if findings.is_full() {
             return Ok(findings.report);
         }

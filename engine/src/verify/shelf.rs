@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -133,6 +134,9 @@ pub(super) struct Shelf {
     pub(super) letters: Vec<StoredDeadLetter>,
     pub(super) checkpoints: BTreeMap<SourcePartition, Checkpoint>,
     events: u64,
+    /// What the store is by the time dead letters are read, for one that others write to meanwhile.
+    pub(super) later: Option<Box<Shelf>>,
+    letters_read: AtomicBool,
 }
 
 impl Shelf {
@@ -331,6 +335,11 @@ impl StateStore for Shelf {
         Ok(tenants)
     }
     async fn stream_partitions(&self, tenant: &TenantId) -> Result<Vec<StreamHead>, StoreError> {
+        if let Some(later) = &self.later
+            && self.letters_read.load(Ordering::Relaxed)
+        {
+            return later.stream_partitions(tenant).await;
+        }
         let of = self.heads.values();
         Ok(of
             .filter(|head| head.stream_partition.tenant == *tenant)
@@ -392,6 +401,10 @@ impl StateStore for Shelf {
         filter: DeadLetterFilter,
         limit: u32,
     ) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        self.letters_read.store(true, Ordering::Relaxed);
+        if let Some(later) = &self.later {
+            return later.dead_letters(tenant, filter, limit).await;
+        }
         let mut of: Vec<StoredDeadLetter> = self
             .letters
             .iter()

@@ -65,6 +65,23 @@ fn what_the_engine_wrote_verifies() {
 }
 
 #[test]
+fn a_letter_that_is_committed_while_the_log_is_read_is_no_difference() {
+    let mut live = filled();
+    let mut later = filled();
+    later.commit("a", 0, &[("break", "s3", "1")]);
+    live.later = Some(Box::new(later));
+    let report = run(&live);
+    assert_eq!(report.differences, []);
+    assert_eq!(report.moved_on, 1);
+    // Where nothing moved, one letter too many is one.
+    let mut tampered = filled();
+    let mut letter = tampered.letters[0].clone();
+    letter.letter.id = crate::hash::Hash128(9);
+    tampered.letters.push(letter);
+    assert!(first(&tampered).contains("dead_letters"));
+}
+
+#[test]
 fn r20_many_passes_with_little_memory_find_the_same() {
     let shelf = filled();
     let options = VerifyOptions {

@@ -19,12 +19,12 @@ fn an_absent_field_is_an_error_and_later_candidates_are_not_tried() {
     assert_eq!(absent.reason, DeadReason::Expression);
     assert_eq!(
         absent.detail,
-        "m.yaml:13: expression `event.data.n > 0`: `event.data.n` is absent"
+        "m@1:13: expression `event.data.n > 0`: `event.data.n` is absent"
     );
     let wrong = fault(json!({ "n": "0" }));
     assert_eq!(
         wrong.detail,
-        "m.yaml:13: expression `event.data.n > 0`: `>` does not take (string, int)"
+        "m@1:13: expression `event.data.n > 0`: `>` does not take (string, int)"
     );
     // False, on the other hand, is an answer.
     assert_eq!(
@@ -189,7 +189,7 @@ fn an_error_never_holds_a_value() {
             "{expression}: {found}"
         );
         assert!(
-            found.contains("m.yaml:15: expression `"),
+            found.contains("m@1:15: expression `"),
             "{expression}: {found}"
         );
     }

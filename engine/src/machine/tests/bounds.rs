@@ -170,6 +170,70 @@ fn plus_makes_nothing_larger_than_an_entity() {
 }
 
 #[test]
+fn what_one_evaluation_visits_and_copies_is_bounded() {
+    let payload = |a: usize, b: usize| {
+        let list = |items: usize, from: usize| (from..from + items).collect::<Vec<_>>();
+        json!({ "a": list(a, 0), "b": list(b, 1_000_000), "s": "x".repeat(100_000) }).to_string()
+    };
+    // The largest lists that a comprehension visits, each item looked for in all of the other.
+    let search = "size(event.data.a.filter(i, i in event.data.b))";
+    assert_eq!(value_of(search, &payload(1_000, 1_000)), Ok(json!(0)));
+    let small = payload(1_000, 10);
+    let large = payload(1_000, 100_000);
+    for expression in [
+        search,
+        // What `||` and `exists` swallow is refused again at once, and costs nothing more.
+        "event.data.a.exists(i, i in event.data.b || [i] == event.data.b)",
+        "size(event.data.a.map(i, event.data.b))",
+        "size(event.data.a.map(i, {'b': event.data.b}))",
+        "size(event.data.a.map(i, [[event.data.s, event.data.b]]))",
+        "event.data.a.all(i, size(event.data.b + [i]) > 0)",
+        "event.data.a.all(i, event.data == event.data)",
+    ] {
+        let found = value_of(expression, &large).expect_err(expression);
+        let expected = "the values are too large for what this expression does with them";
+        // A list of more than 65,536 items is refused before it is copied.
+        let too_long = "longer than an expression may make";
+        assert!(
+            found.contains(expected) || found.contains(too_long),
+            "{expression}: {found}"
+        );
+        assert!(
+            expression.contains("event.data.s") || value_of(expression, &small).is_ok(),
+            "{expression}"
+        );
+    }
+    // Text counts by its bytes: 300 copies of 100,000 fit, 1,000 do not.
+    let texts = |items| {
+        value_of(
+            "size(event.data.a.map(i, event.data.s))",
+            &payload(items, 0),
+        )
+    };
+    assert_eq!(texts(300), Ok(json!(300)));
+    assert!(texts(1_000).is_err());
+    // The budget is of one evaluation: what an earlier one spent is no part of the next.
+    assert_eq!(value_of(search, &payload(1_000, 1_000)), Ok(json!(0)));
+}
+
+#[test]
+fn entity_data_that_is_copied_at_each_use_counts() {
+    let items: Vec<u32> = (0..10_000).collect();
+    let machine = loaded(&machine_text(
+        &[("l", "list", "[]"), ("x", "int", "0")],
+        "set:\n  x: size(event.data.a.filter(i, size(state.l) > i))",
+    ));
+    let before = entity("a", 1, json!({ "l": items, "x": 0 }));
+    let apply = |visited: u32| {
+        let event = go(json!({ "a": (0..visited).collect::<Vec<_>>() }));
+        data_after(machine.apply(&at(&event), &before)).map(|data| data["x"].clone())
+    };
+    assert_eq!(apply(100), Ok(json!(100)));
+    let found = apply(1_000).expect_err("160 KB, a thousand times");
+    assert!(found.contains("the values are too large"), "{found}");
+}
+
+#[test]
 fn data_over_64_kib_is_dead_with_reason_size() {
     let machine = loaded(&machine_text(
         &[("x", "string", "''"), ("y", "string", "''")],

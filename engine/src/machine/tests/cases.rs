@@ -64,7 +64,7 @@ fn a_difference_of_outcome_says_the_machines_reason() {
         differences(given, "      outcomes: [applied, applied, applied]\n"),
         [
             "outcomes[0]: expected applied, found rejected (not paid: 0 cents are open)",
-            "outcomes[1]: expected applied, found dead (key: m.yaml:7: expression `event.subject`: `event.subject` is absent)",
+            "outcomes[1]: expected applied, found dead (key: order@1:7: expression `event.subject`: `event.subject` is absent)",
             "outcomes[2]: expected applied, found unhandled",
         ]
     );

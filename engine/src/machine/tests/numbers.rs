@@ -57,7 +57,7 @@ fn a_value_converts_to_its_fields_type_or_it_is_an_error() {
             let text = found.as_ref().map_or("-".to_owned(), ToString::to_string);
             assert_eq!(text, expected, "{kind} of {payload}: {found:?}");
             if let Err(reason) = found {
-                assert!(reason.starts_with("expression: m.yaml:15: "), "{reason}");
+                assert!(reason.starts_with("expression: m@1:15: "), "{reason}");
             }
         }
     }
@@ -277,6 +277,14 @@ fn overflow_infinity_and_loss_are_errors() {
         (
             "decimal('79228162514264337593543950335') + event.data.max",
             "`+`: overflow",
+        ),
+        (
+            "decimal('0.00000000000001') * decimal('0.00000000000000000001')",
+            "`*`: the exact result has more than 28 digits",
+        ),
+        (
+            "decimal('7922816251426433759354395033') + decimal('0.01')",
+            "`+`: the exact result has more than 28 digits",
         ),
         ("decimal('1.5') + 1.5", "a double and a decimal do not mix"),
         (

@@ -198,7 +198,7 @@ fn a_key_is_text_of_1_to_256_bytes_or_an_int() {
         assert!(
             fault
                 .detail
-                .starts_with("m.yaml:6: expression `event.data.id`: "),
+                .starts_with("m@1:6: expression `event.data.id`: "),
             "{}",
             fault.detail
         );

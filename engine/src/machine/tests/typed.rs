@@ -1,11 +1,14 @@
 //! Machines in Rust: what they declare is checked once, and what they answer never leaks a value.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{at, entity, go};
+use crate::event::EventType;
 use crate::machine::typed::{Answer, Entity, Typed, TypedEvent, TypedMachine};
-use crate::machine::{DeadReason, Fault, FieldType, Processor, Verdict};
+use crate::machine::{DeadReason, Fault, FieldType, MachineSet, Processor, Verdict};
 
 #[derive(Default, Serialize, Deserialize)]
 struct Data {
@@ -123,4 +126,60 @@ fn a_payload_that_does_not_fit_is_dead_without_its_values() {
         "{}",
         fault.detail
     );
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Rates {
+    rate: f64,
+    rates: Vec<f64>,
+}
+
+/// Divides by what the event says, also by nothing.
+struct Divider;
+
+impl TypedMachine for Divider {
+    type Data = Rates;
+    const NAME: &'static str = "divider";
+    const VERSION: u64 = 1;
+    const SOURCE: &'static str = "divider 1";
+    const STATES: &'static [&'static str] = &["open"];
+    const EVENTS: &'static [&'static str] = &["go", "go"];
+    const FIELDS: &'static [(&'static str, FieldType)] =
+        &[("rate", FieldType::Double), ("rates", FieldType::List)];
+
+    fn apply(
+        &self,
+        event: &TypedEvent<'_>,
+        mut entity: Entity<'_, Rates>,
+    ) -> Result<Answer<Rates>, Fault> {
+        let by: Rates = event.data()?;
+        entity.data.rate = 0.0 / by.rate;
+        entity.data.rates = by.rates.iter().map(|rate| 0.0 / rate).collect();
+        Ok(entity.stay())
+    }
+}
+
+#[test]
+fn a_machine_that_computes_nan_does_not_end_its_entity() {
+    let machine = Typed::new(Divider).expect("a valid machine");
+    let apply = |data| machine.apply(&at(&go(data)), &machine.initial());
+    for data in [
+        json!({ "rate": 0.0, "rates": [] }),
+        json!({ "rate": 1.0, "rates": [1.0, 0.0] }),
+    ] {
+        let Verdict::Dead(fault) = apply(data) else {
+            panic!("not dead")
+        };
+        assert!(fault.detail.contains("NaN"), "{}", fault.detail);
+    }
+    let fine = apply(json!({ "rate": 1.0, "rates": [2.0] }));
+    assert!(matches!(fine, Verdict::Applied(_)), "{fine:?}");
+}
+
+#[test]
+fn a_type_that_a_machine_lists_twice_is_offered_to_it_once() {
+    let machine: Arc<dyn Processor> = Arc::new(Typed::new(Divider).expect("a valid machine"));
+    let set = MachineSet::new([machine]);
+    let listening = EventType::new("go").expect("a type");
+    assert_eq!(set.listening_to(&listening).count(), 1);
 }
