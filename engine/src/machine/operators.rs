@@ -23,7 +23,8 @@ use super::numbers::{Number, arithmetic, finite, order_of_numbers};
 use crate::limits::{COMPREHENSION_ITEMS_MAX, EXPRESSION_RESULT_MAX};
 
 /// The operators that are rewritten, with the function that takes their place. No name of ours can be
-/// written in CEL: identifiers never contain `@`.
+/// written in CEL: identifiers never contain `@`. None may be a name of the library's either (its `in` is
+/// `@in`), or its own overloads for lists come first.
 pub(super) const REWRITTEN: [(&str, &str); 11] = [
     (op::ADD, "@add"),
     (op::SUBSTRACT, "@subtract"),
@@ -35,7 +36,7 @@ pub(super) const REWRITTEN: [(&str, &str); 11] = [
     (op::GREATER_EQUALS, "@at_least"),
     (op::EQUALS, "@equal"),
     (op::NOT_EQUALS, "@unequal"),
-    (op::IN, "@in"),
+    (op::IN, "@is_in"),
 ];
 
 /// Operators that keep the library's meaning.
@@ -104,7 +105,7 @@ pub(super) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
         ("@at_least", at_least),
         ("@equal", equal),
         ("@unequal", unequal),
-        ("@in", is_in),
+        ("@is_in", is_in),
     ];
     let unary: [(&str, Function); 5] = [
         ("@double", double),
