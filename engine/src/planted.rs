@@ -72,3 +72,26 @@ pub fn active(bug: Bug) -> bool {
 pub const fn active(_bug: Bug) -> bool {
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Bug, active};
+
+    /// Holds in both builds, and a house test says that `active` is all in which they differ: with no
+    /// bug switched on, the simulation runs what is shipped.
+    #[test]
+    fn no_bug_is_active_until_one_is_planted() {
+        assert!(Bug::ALL.into_iter().all(|bug| !active(bug)));
+        #[cfg(feature = "planted")]
+        for planted in Bug::ALL {
+            super::plant(Some(planted));
+            assert!(
+                Bug::ALL
+                    .into_iter()
+                    .all(|bug| active(bug) == (bug == planted))
+            );
+            super::plant(None);
+            assert!(Bug::ALL.into_iter().all(|bug| !active(bug)));
+        }
+    }
+}

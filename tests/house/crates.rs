@@ -227,6 +227,45 @@ fn a_default_build_has_no_planted_bug_and_no_failpoint() {
     assert_none("test features in a default build", &found);
 }
 
+/// With no bug switched on, a build with `planted` does what a default build does: the features bring
+/// no dependency and no feature of one, and all that they change is one function each, of which
+/// `planted::active` answers the same (a unit test there says so, in both builds).
+#[test]
+fn a_test_feature_changes_one_function_and_nothing_else() {
+    const SWITCHES: [(&str, &str); 2] = [
+        ("planted", "engine/src/planted.rs"),
+        ("failpoints", "actors/src/failpoint.rs"),
+    ];
+    let mut found = Vec::new();
+    for (feature, home) in SWITCHES {
+        for package in packages() {
+            let Some(brings) = package["features"].get(feature) else {
+                continue;
+            };
+            let more = brings.as_array().unwrap().iter().filter(|brought| {
+                let brought = brought.as_str().unwrap();
+                !(brought.starts_with("tidegate-") && brought.ends_with(&format!("/{feature}")))
+            });
+            found.extend(
+                more.map(|brought| format!("{}: {feature} brings {brought}", name(package))),
+            );
+        }
+        let gate = format!("feature = \"{feature}\"");
+        let gated = files().iter().filter(|file| file.text.contains(&gate));
+        let elsewhere = gated.filter(|file| file.is_production() && file.path != home);
+        found.extend(
+            elsewhere.map(|file| format!("{}: asks for {gate}; only {home} may", file.path)),
+        );
+        assert!(
+            files()
+                .iter()
+                .any(|file| file.path == home && file.text.contains(&gate)),
+            "{home} moved; this test would prove nothing"
+        );
+    }
+    assert_none("what test features change", &found);
+}
+
 #[test]
 fn a_panic_unwinds_in_every_profile() {
     // Supervision rebuilds what panicked; an abort would take the node with it.

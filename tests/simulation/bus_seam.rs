@@ -11,6 +11,7 @@ use tidegate_engine::bus::{BusError, BusEvent, EventBus, ReceiveLimit, Start};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{Offset, SourceName};
 
+use crate::check::Check;
 use crate::control::Control;
 use crate::faults::Fault;
 use crate::seed::Dice;
@@ -32,7 +33,6 @@ impl BusFaults for BusDisturbance {
             Duration::ZERO
         };
         if self.stage.is_chaotic() && dice.chance(self.stage.rates.bus_transient) {
-            self.stage.count(Fault::BusTransient);
             let error = BusError::Unavailable {
                 source_name: SourceName::new(SOURCE).unwrap(),
                 detail: format!("simulated at {operation:?}"),
@@ -99,6 +99,9 @@ impl BusSeam {
             return std::future::pending().await;
         }
         let result = call.await;
+        if let Err(BusError::Unavailable { .. }) = &result {
+            self.stage.count(Fault::BusTransient);
+        }
         let outcome = match &result {
             Ok(value) => told(value),
             Err(error) => error.to_string(),
@@ -141,7 +144,7 @@ impl BusSeam {
     fn check_acknowledged(&self, partition: u32, low_watermark: Offset) {
         if let Some(offset) = self.stage.first_unsettled(partition, low_watermark) {
             let checkpoint = self.stage.checkpoint(partition);
-            self.stage.violation(format!(
+            self.stage.violation(Check::Acknowledged, format!(
                 "partition {partition}: {low_watermark} was acknowledged, {offset} is not settled in {checkpoint:?}"
             ));
         }

@@ -2,16 +2,19 @@
 //! log record must say comes from [`crate::model`]; nothing is asked of any node.
 
 mod effects;
+mod letters;
 mod log;
+mod verified;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_engine::checkpoint::Counts;
-use tidegate_engine::dead_letter::DeadLetterSource;
 use tidegate_engine::record::Outcome;
-use tidegate_engine::store::{DeadLetterFilter, StateStore};
+use tidegate_engine::store::StateStore;
 use tidegate_engine::tenant::TenantId;
 
+use crate::census::Census;
+use crate::check::Check;
 use crate::model::{Deliveries, ModelEvent};
 use crate::stage::{Stage, source_partition};
 use crate::workload::PARTITIONS;
@@ -20,34 +23,46 @@ use log::LogRecord;
 /// More rows than any run makes.
 pub const ROWS_MAX: u32 = 100_000;
 
+/// What is wrong, by the promise that it breaks.
+pub type Wrong = Vec<(Check, String)>;
+
 /// Everything that was read, and everything that is wrong with it.
 pub struct Findings {
     pub deliveries: Deliveries,
     pub records: Vec<LogRecord>,
-    wrong: Vec<String>,
+    wrong: Wrong,
 }
 
 impl Findings {
-    fn wrong(&mut self, what: String) {
-        self.wrong.push(what);
+    fn wrong(&mut self, check: Check, what: String) {
+        self.wrong.push((check, what));
     }
 }
 
 /// Checks a finished run and reports what is wrong with it.
-pub async fn check(stage: &Stage) {
+pub async fn check(stage: &Stage) -> Census {
+    let mut findings = read(stage).await;
+    let expected = expect(&mut findings);
+    let dead = effects::check(stage, &mut findings).await;
+    check_counts(stage, &mut findings, &expected);
+    letters::check(stage, &mut findings, expected.letters, dead).await;
+    verified::agree(stage, &mut findings).await;
+    let census = Census::take(stage, &findings).await;
+    for (check, what) in findings.wrong {
+        stage.violation(check, what);
+    }
+    census
+}
+
+/// Reads what was delivered and what the logs hold.
+pub async fn read(stage: &Stage) -> Findings {
     let mut findings = Findings {
         deliveries: deliveries(stage),
         records: Vec::new(),
         wrong: Vec::new(),
     };
     log::read(stage, &mut findings).await;
-    let expected = expect(&mut findings);
-    let dead = effects::check(stage, &mut findings).await;
-    check_counts(stage, &mut findings, &expected);
-    check_dead_letters(stage, &mut findings, expected.letters, dead).await;
-    for what in findings.wrong {
-        stage.violation(what);
-    }
+    findings
 }
 
 /// Every record of the broker, as the model reads it.
@@ -80,16 +95,20 @@ fn expect(findings: &mut Findings) -> Expected {
     for record in &findings.records {
         let place = (record.partition, record.offset);
         let Some((_, Some(event))) = findings.deliveries.get(&place) else {
-            wrong.push(format!(
-                "the log has a record of {place:?}, where no event was delivered"
+            wrong.push((
+                Check::Admitted,
+                format!("the log has a record of {place:?}, where no event was delivered"),
             ));
             continue;
         };
         let key = (event.tenant.clone(), event.key.clone());
         if let Some(first) = admitted.insert(key, (place.0, place.1, event.content.clone())) {
-            wrong.push(format!(
-                "`{}` of {} was admitted twice: {first:?} and {place:?}",
-                event.key, event.tenant
+            wrong.push((
+                Check::Admitted,
+                format!(
+                    "`{}` of {} was admitted twice: {first:?} and {place:?}",
+                    event.key, event.tenant
+                ),
             ));
         }
     }
@@ -115,9 +134,12 @@ fn expect(findings: &mut Findings) -> Expected {
             continue;
         }
         match admitted.get(&(event.tenant.clone(), event.key.clone())) {
-            None => wrong.push(format!(
-                "event {} of {partition}:{offset} is not in the log",
-                event.id
+            None => wrong.push((
+                Check::Admitted,
+                format!(
+                    "event {} of {partition}:{offset} is not in the log",
+                    event.id
+                ),
             )),
             Some(first) if (first.0, first.1) == (*partition, *offset) => counts.admitted += 1,
             Some((_, _, content)) if *content == event.content => counts.duplicates += 1,
@@ -130,7 +152,7 @@ fn expect(findings: &mut Findings) -> Expected {
             }
         }
     }
-    wrong.into_iter().for_each(|what| findings.wrong(what));
+    findings.wrong.extend(wrong);
     expected
 }
 
@@ -138,7 +160,10 @@ fn expect(findings: &mut Findings) -> Expected {
 fn check_counts(stage: &Stage, findings: &mut Findings, expected: &Expected) {
     for partition in 0..PARTITIONS {
         let Some(checkpoint) = stage.checkpoint(partition) else {
-            findings.wrong(format!("partition {partition} has no checkpoint"));
+            findings.wrong(
+                Check::Counts,
+                format!("partition {partition} has no checkpoint"),
+            );
             continue;
         };
         let mut counts = expected.counts.get(&partition).copied().unwrap_or_default();
@@ -160,14 +185,20 @@ fn check_counts(stage: &Stage, findings: &mut Findings, expected: &Expected) {
         }
         let progress = &checkpoint.progress;
         if progress.counts != counts {
-            findings.wrong(format!(
-                "partition {partition} counts {:?}, the log and the broker {counts:?}",
-                progress.counts
-            ));
+            findings.wrong(
+                Check::Counts,
+                format!(
+                    "partition {partition} counts {:?}, the log and the broker {counts:?}",
+                    progress.counts
+                ),
+            );
         }
         let end = stage.broker.end(partition).unwrap();
         if stage.first_unsettled(partition, end).is_some() || progress.next_offset > end {
-            findings.wrong(format!("partition {partition} stands at {progress:?}"));
+            findings.wrong(
+                Check::Settled,
+                format!("partition {partition} stands at {progress:?}"),
+            );
         }
         check_acknowledged(stage, findings, partition);
     }
@@ -178,77 +209,13 @@ fn check_acknowledged(stage: &Stage, findings: &mut Findings, partition: u32) {
     let end = stage.broker.end(partition);
     for (consumer, offset) in stage.broker.acknowledged(partition) {
         if Some(offset) > end {
-            findings.wrong(format!(
-                "{consumer:?} acknowledged {offset} of partition {partition}, beyond its end"
-            ));
+            findings.wrong(
+                Check::Acknowledged,
+                format!(
+                    "{consumer:?} acknowledged {offset} of partition {partition}, beyond its end"
+                ),
+            );
         }
-    }
-}
-
-/// Each dead letter that must be there is there once, and no other.
-async fn check_dead_letters(
-    stage: &Stage,
-    findings: &mut Findings,
-    raw: BTreeSet<String>,
-    records: BTreeSet<String>,
-) {
-    let mut expected = raw;
-    expected.extend(records);
-    let mut found = BTreeSet::new();
-    for tenant in tenants(stage).await {
-        let letters = stage
-            .store
-            .dead_letters(&tenant, DeadLetterFilter::default(), ROWS_MAX)
-            .await
-            .unwrap();
-        for stored in letters {
-            let reason = stored.letter.reason.as_str();
-            let name = match &stored.letter.source {
-                DeadLetterSource::Record {
-                    position, machine, ..
-                } => {
-                    format!(
-                        "{tenant} {reason} {} {} {machine}",
-                        position.source_partition, position.sequence
-                    )
-                }
-                DeadLetterSource::Raw { payload, .. } if reason == "conflict" => {
-                    let event = ModelEvent::read(payload);
-                    event.map_or_else(
-                        || format!("{tenant} conflict that no event can be read from"),
-                        |event| format!("{tenant} conflict {} {}", event.key, event.content),
-                    )
-                }
-                DeadLetterSource::Raw {
-                    source_partition,
-                    offset,
-                    payload,
-                } => {
-                    let place = (source_partition.partition, offset.0);
-                    let same = findings
-                        .deliveries
-                        .get(&place)
-                        .is_some_and(|(delivered, event)| {
-                            event.is_some() || delivered.as_slice() == &payload[..]
-                        });
-                    if !same {
-                        findings.wrong(format!(
-                            "the dead letter of {place:?} does not hold what was delivered"
-                        ));
-                    }
-                    format!("{tenant} {reason} {} {}", place.0, place.1)
-                }
-            };
-            if !found.insert(name.clone()) {
-                findings.wrong(format!("dead letter `{name}` is kept twice"));
-            }
-        }
-    }
-    for missing in expected.difference(&found) {
-        findings.wrong(format!("dead letter `{missing}` is missing"));
-    }
-    for extra in found.difference(&expected) {
-        findings.wrong(format!("dead letter `{extra}` should not be there"));
     }
 }
 

@@ -36,6 +36,8 @@ struct State {
     crash_in: Option<u64>,
     /// Steps of its actors until one panics.
     panic_in: Option<u64>,
+    /// Actors that panicked so far.
+    panics: u64,
     waker: Option<Waker>,
 }
 
@@ -96,6 +98,11 @@ impl Control {
         self.state().panic_in = Some(steps);
     }
 
+    /// Actors or tasks of it that panicked so far.
+    pub fn panics(&self) -> u64 {
+        self.state().panics
+    }
+
     /// Takes back what has not happened yet.
     pub fn spare(&self) {
         let mut state = self.state();
@@ -132,6 +139,7 @@ impl Control {
         match &mut state.panic_in {
             Some(0) => {
                 state.panic_in = None;
+                state.panics += 1;
                 drop(state);
                 self.stage.count(Fault::ActorPanic);
                 self.stage.trace(&self.name, "an actor panics");

@@ -21,6 +21,8 @@ pub(crate) enum Action {
     Lose(u32, ConsumerId),
     /// The broker gives a partition to whoever runs in a place.
     Assign(u32, usize),
+    /// The broker gives a partition once more to who holds it, who has to claim it again.
+    AssignAnew(u32, ConsumerId),
     /// A stalled process goes on. Its partitions had these epochs when it stalled.
     Thaw(usize, ConsumerId, Vec<(u32, Option<Epoch>)>),
     /// A partition that was asked back and not given back is taken away.
@@ -59,6 +61,11 @@ impl World {
             Action::Assign(partition, place) => {
                 if let Some(running) = &self.places[place].running {
                     broker.assign(partition, running.consumer);
+                }
+            }
+            Action::AssignAnew(partition, to) => {
+                if broker.holders(partition).contains(&to) {
+                    broker.assign(partition, to);
                 }
             }
             Action::Thaw(place, consumer, epochs) => self.thaw(place, consumer, &epochs),
@@ -138,9 +145,9 @@ impl World {
                 self.places[place].draining = true;
                 observed.lock().drain_wanted = true;
             }
-            (42..=55, Some(other)) => self.freeze(place, other),
-            (56..=69, Some(other)) => self.revoke(place, other),
-            (70..=80, Some(other)) => self.lose(place, other),
+            (42..=54, Some(other)) => self.freeze(place, other),
+            (55..=66, Some(other)) => self.revoke(place, other),
+            (67..=75, Some(other)) => self.lose(place, other),
             (_, Some(other)) => self.two_claimers(place, other),
             _ => {}
         }
@@ -240,20 +247,20 @@ impl World {
         let (Some(old), Some(new)) = (self.consumer(place), self.consumer(other)) else {
             return;
         };
-        for partition in self.some_of(old) {
+        for partition in self.free_partitions(old) {
             self.locked[partition as usize] = true;
             let claims_before = self.stage.claims();
             self.stage.trace(
                 "world",
                 &format!("{partition} goes to {} too", self.places[other].name),
             );
-            let old_claims_anew = self.dice.chance(500);
-            if old_claims_anew && self.dice.chance(500) {
+            if self.dice.chance(250) {
                 self.stage.broker.assign(partition, old);
             }
             self.stage.broker.assign(partition, new);
-            if old_claims_anew {
-                self.stage.broker.assign(partition, old);
+            if self.dice.chance(600) {
+                let wait = self.dice.millis(0, 400);
+                self.later(wait, Action::AssignAnew(partition, old));
             }
             let wait = self.dice.millis(500, 4_000);
             self.later(

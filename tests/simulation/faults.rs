@@ -117,8 +117,12 @@ impl Counts {
         self.0.get(&fault).copied().unwrap_or(0)
     }
 
-    pub fn total(&self) -> u64 {
-        self.0.values().sum()
+    /// Faults that were caused. What follows by itself from duplicates, shared entities and two owners
+    /// is not among them.
+    pub fn injected(&self) -> u64 {
+        let follows = [Fault::Fenced, Fault::KnownKey, Fault::OtherVersion];
+        let caused = self.0.iter().filter(|(fault, _)| !follows.contains(fault));
+        caused.map(|(_, times)| times).sum()
     }
 
     /// The table, as Markdown.

@@ -19,6 +19,8 @@ pub const LOOK: &str = "ledger.look";
 pub const ODD: &str = "ledger.odd";
 pub const BOOM: &str = "ledger.boom";
 pub const KEYLESS: &str = "ledger.keyless";
+/// A type that only the tally listens to: its effects commute.
+pub const TALLY: &str = "tally.count";
 /// A type that no machine listens to.
 pub const NOISE: &str = "noise";
 pub const MILESTONE: &str = "ledger.milestone";
@@ -49,7 +51,7 @@ pub fn machines() -> MachineSet {
     };
     let tally = Tally {
         definition: definition("tally", &["counting"]),
-        types: types(&[ADD, TAKE]),
+        types: types(&[ADD, TAKE, TALLY]),
     };
     let machines: [Arc<dyn Processor>; 2] = [Arc::new(ledger), Arc::new(tally)];
     MachineSet::new(machines)

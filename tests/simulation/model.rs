@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::ledger::{ADD, BOOM, KEYLESS, LOOK, MILESTONE_EVERY, NOISE, ODD, RICH_FROM, TAKE, link};
+use crate::ledger::{
+    ADD, BOOM, KEYLESS, LOOK, MILESTONE_EVERY, NOISE, ODD, RICH_FROM, TAKE, TALLY, link,
+};
 
 /// An event as the model reads it from a record of the broker.
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ impl ModelEvent {
         let ledger = ("ledger", Some(self.account.clone()));
         match self.event_type.as_str() {
             ADD | TAKE => vec![ledger, ("tally", Some(self.group.clone()))],
+            TALLY => vec![("tally", Some(self.group.clone()))],
             LOOK | ODD | BOOM => vec![ledger],
             KEYLESS => vec![("ledger", None)],
             NOISE => Vec::new(),

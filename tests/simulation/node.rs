@@ -16,7 +16,9 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use crate::bus_seam::{BusDisturbance, BusSeam};
+use crate::check::Check;
 use crate::control::{Control, LocalSpawner, Process, SeededIds, SkewedClock};
+use crate::idle_watch::IdleWatch;
 use crate::ledger;
 use crate::seed::{Dice, derive};
 use crate::stage::Stage;
@@ -158,6 +160,7 @@ async fn live(
     control: Arc<Control>,
 ) {
     let handle = Node::start(options.clone(), seams, vec![source]);
+    let mut idle = IdleWatch::default();
     loop {
         tokio::time::sleep(OBSERVE_EVERY).await;
         if observed.lock().drain_wanted {
@@ -168,17 +171,33 @@ async fn live(
         }
         let snapshot = handle.snapshot().await;
         check_bounds(&snapshot, &options, &stage);
+        idle.look(&snapshot, &control, &stage);
+        note_full(&snapshot, &options, &stage);
         let mut seen = observed.lock();
         seen.snapshot = Some(snapshot);
         seen.at = Some(Instant::now());
     }
 }
 
+/// Permits that are used up are no fault, but a run without them shows nothing about waiting.
+fn note_full(snapshot: &NodeSnapshot, options: &NodeOptions, stage: &Stage) {
+    let lanes = snapshot.tenants.iter().map(|tenant| tenant.lane_events);
+    let lanes_full = lanes
+        .filter(|events| *events == options.tenant_events_max)
+        .count() as u64;
+    let is_node_full = snapshot.unsettled_events == options.node_events_max;
+    stage.saw(|quiet| {
+        quiet.lanes_full += lanes_full;
+        quiet.nodes_full += u64::from(is_node_full);
+    });
+}
+
 /// Every queue stays within its bound, at any moment.
 fn check_bounds(snapshot: &NodeSnapshot, options: &NodeOptions, stage: &Stage) {
     let bound = |what: &str, found: usize, most: usize| {
         if found > most {
-            stage.violation(format!("{found} {what}, at most {most} were allowed"));
+            let what = format!("{found} {what}, at most {most} were allowed");
+            stage.violation(Check::Bounds, what);
         }
     };
     bound(

@@ -1,15 +1,74 @@
 //! Runs many seeds on two threads, each seed twice, and reports.
 
+use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::census::{Census, Quiet};
 use crate::faults::Counts;
+use crate::panics;
+use crate::seed;
+use crate::settings::Settings;
 use crate::trace::first_difference;
-use crate::world::{self, Outcome, Settings};
-use crate::{control, ledger};
+use crate::world::{self, Outcome};
 
 /// Threads that run seeds: one a core of the smallest machine that CI knows.
 const THREADS: usize = 2;
+
+/// What many seeds had together.
+#[derive(Default)]
+pub struct Sum {
+    pub seeds: u64,
+    pub counts: Counts,
+    pub quiet: Quiet,
+    /// The least that any seed had.
+    pub least: Option<Census>,
+    pub least_injected: Option<u64>,
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.counts.merge(&outcome.counts);
+        self.quiet.merge(&outcome.quiet);
+        if let Some(census) = outcome.census {
+            self.least = Some(self.least.map_or(census, |least| least.least(&census)));
+        }
+        let injected = outcome.counts.injected();
+        self.least_injected = Some(self.least_injected.map_or(injected, |it| it.min(injected)));
+    }
+}
+
+impl std::fmt::Display for Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let least = self.least.unwrap_or_default();
+        let (quiet, per_mille) = (
+            self.quiet,
+            least.duplicates * 1_000 / least.deliveries.max(1),
+        );
+        writeln!(f, "{} seeds of {}, each twice", self.seeds, seed::commit())?;
+        writeln!(
+            f,
+            "the least of any seed: {} events, {} tenants, {} source partitions, {} entities, {} of \
+             them moved by two source partitions, {}.{} % duplicates, {} faults that took effect",
+            least.events,
+            least.tenants,
+            least.partitions,
+            least.entities,
+            least.shared_entities,
+            per_mille / 10,
+            per_mille % 10,
+            self.least_injected.unwrap_or(0),
+        )?;
+        writeln!(
+            f,
+            "idle partitions put away {} times, {} of them came back to the same owner; {} looks at a \
+             full lane, {} at a node without permits\n",
+            quiet.passivated, quiet.activated_again, quiet.lanes_full, quiet.nodes_full
+        )?;
+        f.write_str(&self.counts.table())
+    }
+}
 
 /// Runs each seed twice. Panics with the first seed that went wrong, or that was not the same twice.
 /// `also` looks at each finished run.
@@ -17,27 +76,36 @@ pub fn all(
     seeds: &[u64],
     settings: impl Fn(u64) -> Settings + Sync,
     also: impl Fn(&Outcome) + Sync,
-) -> Counts {
-    let sum = Mutex::new(Counts::default());
+) -> Sum {
+    let sum = Mutex::new(Sum::default());
     each(seeds, |seed| {
-        let outcome = world::run(settings(seed));
-        keep_trace(&outcome);
-        report_if_wrong(&outcome);
+        let outcome = sound(settings(seed));
         also(&outcome);
-        let again = world::run(settings(seed));
+        let again = world::run(Settings {
+            checked: false,
+            ..settings(seed)
+        });
         assert!(
             outcome.trace_hash == again.trace_hash,
             "seed {seed} is not the same run twice, {}",
             first_difference(&outcome.trace, &again.trace)
         );
-        sum.lock().unwrap().merge(&outcome.counts);
+        sum.lock().unwrap().add(&outcome);
     });
     sum.into_inner().unwrap()
 }
 
+/// Runs once; panics when a promise was broken.
+pub fn sound(settings: Settings) -> Outcome {
+    let outcome = world::run(settings);
+    keep_trace(&outcome);
+    report_if_wrong(&outcome);
+    outcome
+}
+
 /// Calls `work` with every seed, on all threads; the first panic ends it.
 pub fn each(seeds: &[u64], work: impl Fn(u64) + Sync) {
-    quiet_simulated_panics();
+    panics::watch();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -50,6 +118,11 @@ pub fn each(seeds: &[u64], work: impl Fn(u64) + Sync) {
             });
         }
     });
+}
+
+/// Prints for people, past the test harness: it keeps what a passing test prints to itself.
+pub fn say(text: &str) {
+    let _ = std::io::stderr().write_all(format!("\n{text}\n").as_bytes());
 }
 
 /// Lets the other threads take no more seeds when this one panics.
@@ -69,7 +142,7 @@ fn report_if_wrong(outcome: &Outcome) {
         .violations
         .iter()
         .take(10)
-        .map(|what| format!("  - {what}"))
+        .map(|violation| format!("  - {:?}: {}", violation.check, violation.what))
         .collect();
     panic!(
         "seed {seed} broke {count} promises:\n{shown}\nthe end of its trace:\n{tail}\nreplay it: \
@@ -79,20 +152,6 @@ fn report_if_wrong(outcome: &Outcome) {
         shown = shown.join("\n"),
         tail = outcome.tail,
     );
-}
-
-/// Panics that the simulation itself causes say nothing; all others say what they always say.
-fn quiet_simulated_panics() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            let said = panic.payload_as_str().unwrap_or_default();
-            if said != control::PANIC && said != ledger::PANIC {
-                usual(panic);
-            }
-        }));
-    });
 }
 
 /// Writes a trace to a file, when `TIDEGATE_SIM_TRACE` names one.

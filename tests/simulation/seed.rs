@@ -76,8 +76,11 @@ pub fn seeds(count: u64) -> Vec<u64> {
         .collect()
 }
 
-/// The commit whose seeds these are.
+/// The commit whose seeds these are: the one that is checked out, or which `TIDEGATE_SIM_COMMIT` names.
 pub fn commit() -> String {
+    if let Ok(commit) = std::env::var("TIDEGATE_SIM_COMMIT") {
+        return commit;
+    }
     std::process::Command::new("git")
         .args(["rev-parse", "HEAD"])
         .output()

@@ -14,6 +14,8 @@ use tidegate_engine::position::{Epoch, Incarnation, Offset, SourceName, SourcePa
 use tidegate_engine::store::StateStore;
 use tokio::time::Instant;
 
+use crate::census::Quiet;
+use crate::check::{Check, Violation};
 use crate::faults::{Counts, Fault, Rates};
 use crate::trace::{LINES_MAX, Trace};
 use crate::workload::PARTITIONS;
@@ -41,7 +43,8 @@ pub struct Stage {
 struct State {
     trace: Trace,
     counts: Counts,
-    violations: Vec<String>,
+    violations: Vec<Violation>,
+    quiet: Quiet,
     /// Every claim in order: partition, claimant, epoch.
     claims: Vec<(u32, String, Epoch)>,
     /// Each source partition as it stood when somebody last looked.
@@ -89,9 +92,9 @@ impl Stage {
         let mut state = self.state();
         if state.trace.len() >= LINES_MAX {
             if state.violations.is_empty() {
-                state.violations.push(format!(
-                    "{LINES_MAX} seam calls: something goes round in circles"
-                ));
+                let what = format!("{LINES_MAX} seam calls: something goes round in circles");
+                let check = Check::Settled;
+                state.violations.push(Violation { check, what });
             }
             return false;
         }
@@ -104,19 +107,28 @@ impl Stage {
         self.state().counts.add(fault, 1);
     }
 
+    /// Something that is no fault, and that a run must have met.
+    pub fn saw(&self, see: impl FnOnce(&mut Quiet)) {
+        see(&mut self.state().quiet);
+    }
+
+    pub fn quiet(&self) -> Quiet {
+        self.state().quiet
+    }
+
     pub fn counts(&self) -> Counts {
         self.state().counts.clone()
     }
 
     /// Something that must never be was seen.
-    pub fn violation(&self, what: String) {
+    pub fn violation(&self, check: Check, what: String) {
         let mut state = self.state();
-        let line = format!("{:>10} ! {what}", self.started.elapsed().as_micros());
-        state.trace.add(line);
-        state.violations.push(what);
+        let at = self.started.elapsed().as_micros();
+        state.trace.add(format!("{at:>10} ! {check:?}: {what}"));
+        state.violations.push(Violation { check, what });
     }
 
-    pub fn violations(&self) -> Vec<String> {
+    pub fn violations(&self) -> Vec<Violation> {
         self.state().violations.clone()
     }
 
@@ -172,6 +184,21 @@ impl Stage {
         below.into_iter().find(|offset| !is_settled(offset))
     }
 
+    /// Looks at a commit that took effect: nobody of a later epoch had claimed its source partition.
+    /// Asks no table, so that it can be called while the store is at it.
+    pub fn check_owner(&self, partition: u32, epoch: Epoch) {
+        let state = self.state();
+        let claims = state.claims.iter().filter(|claim| claim.0 == partition);
+        let owner = claims.map(|claim| claim.2).max();
+        drop(state);
+        if owner != Some(epoch) {
+            self.violation(
+                Check::Owned,
+                format!("epoch {epoch} committed to partition {partition}, which {owner:?} owns"),
+            );
+        }
+    }
+
     /// After an unexpected error no commit of that ownership may follow.
     pub fn must_stop(&self, partition: u32, epoch: Epoch) {
         self.state().stopped.push((partition, epoch));
@@ -180,10 +207,12 @@ impl Stage {
     /// Looks at a checkpoint after a commit: it only ever grows, and by one revision a commit.
     pub fn look_after_commit(&self, partition: u32, epoch: Epoch) {
         if self.state().stopped.contains(&(partition, epoch)) {
-            self.violation(format!(
-                "partition {partition}: epoch {epoch} went on after an unexpected error"
-            ));
+            self.violation(
+                Check::Stopped,
+                format!("partition {partition}: epoch {epoch} went on after an unexpected error"),
+            );
         }
+        self.check_owner(partition, epoch);
         self.look(partition);
     }
 
@@ -200,9 +229,10 @@ impl Stage {
             && now.progress.counts.received() >= before.progress.counts.received()
             && now.progress.counts.admitted >= before.progress.counts.admitted;
         if !grew {
-            self.violation(format!(
-                "the checkpoint of partition {partition} went back: {before:?} became {now:?}"
-            ));
+            self.violation(
+                Check::Checkpoint,
+                format!("partition {partition} went back: {before:?} became {now:?}"),
+            );
         }
     }
 }

@@ -48,7 +48,6 @@ impl StoreSeam {
         let rates = &self.stage.rates;
         if call.operation == StoreOperation::Commit {
             if dice.chance(rates.unknown_not_committed) {
-                self.stage.count(Fault::UnknownNotCommitted);
                 return AtStart::Fail(unknown("the connection was lost before COMMIT arrived"));
             }
             if dice.chance(rates.unknown_late) {
@@ -60,7 +59,6 @@ impl StoreSeam {
             }
         }
         if dice.chance(rates.store_transient) {
-            self.stage.count(Fault::StoreTransient);
             return AtStart::Fail(StoreError::Unavailable {
                 detail: "simulated".to_owned(),
             });
@@ -109,10 +107,7 @@ impl StoreFaults for StoreSeam {
         let mut dice = self.dice.lock().unwrap();
         let mut delay = self.travel(&mut dice);
         let fault = match call.batch.and_then(|batch| refusal(batch)) {
-            Some(error) => {
-                self.stage.count(Fault::RefusedValue);
-                AtStart::Fail(error)
-            }
+            Some(error) => AtStart::Fail(error),
             None if self.stage.is_chaotic() => {
                 let stalls = dice.chance(self.stage.rates.stall);
                 if stalls {
@@ -136,11 +131,22 @@ impl StoreFaults for StoreSeam {
         (delay, fault)
     }
 
+    fn failed(&self, _: &StoreCall<'_>, error: &StoreError) {
+        match error {
+            StoreError::OutcomeUnknown { .. } => self.stage.count(Fault::UnknownNotCommitted),
+            StoreError::Unavailable { .. } => self.stage.count(Fault::StoreTransient),
+            StoreError::Refused { .. } => self.stage.count(Fault::RefusedValue),
+            // Counted when it made an operator come.
+            _ => {}
+        }
+    }
+
     fn at_end(&self, call: &StoreCall<'_>, outcome: CallOutcome) -> (Duration, AtEnd) {
         let name = describe(call);
         let partition = call.source_partition.map(|place| place.partition);
         self.count_outcome(outcome);
-        if let (Some(partition), StoreOperation::Claim) = (partition, call.operation)
+        if let (Some(partition), StoreOperation::Claim, CallOutcome::Done) =
+            (partition, call.operation, outcome)
             && let Some(checkpoint) = self.stage.checkpoint(partition)
         {
             self.stage
@@ -193,6 +199,9 @@ impl StoreFaults for StoreSeam {
     fn arrived_late(&self, batch: &CommitBatch, outcome: CallOutcome) {
         self.stage.count(Fault::UnknownLate);
         let (place, epoch, revision) = (&batch.source_partition, batch.epoch, batch.revision);
+        if outcome == CallOutcome::Committed {
+            self.stage.check_owner(place.partition, epoch);
+        }
         self.trace(&format!(
             "late commit {place} e{epoch} r{revision}: {outcome:?}"
         ));

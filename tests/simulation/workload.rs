@@ -17,7 +17,7 @@ pub const ACCOUNTS: u64 = 20;
 /// Accounts that both of the first two partitions move.
 const SHARED_ACCOUNTS: u64 = 10;
 /// Events before duplicates, conflicts and the unreadable.
-const EVENTS_MIN: u64 = 300;
+pub const EVENTS_MIN: u64 = 300;
 
 /// The store refuses an event with this in its data, until it is dead.
 pub const POISON: &str = "\"poison\":1";
@@ -75,17 +75,11 @@ pub fn plan(seed: u64, mix: Mix) -> Vec<Planned> {
     let mut dice = Dice::new(seed, "workload");
     let mut originals: Vec<Original> = Vec::new();
     let mut records: Vec<(u32, Bytes)> = Vec::new();
-    let mut events = 0;
+    let (mut events, mut repeated) = (0, 0);
     while events < mix.events {
         if !originals.is_empty() && dice.chance(mix.duplicates) {
-            let original = &originals[dice.index(originals.len())];
-            let stays = dice.chance(500);
-            let partition = if stays {
-                original.partition
-            } else {
-                any_partition(&mut dice)
-            };
-            records.push((partition, again(&original.payload, &mut dice)));
+            records.push(repetition(&originals, &mut dice));
+            repeated += 1;
         } else if !originals.is_empty() && dice.chance(mix.conflicts) {
             let original = &originals[dice.index(originals.len())];
             if let Some(contradiction) = &original.contradiction {
@@ -102,7 +96,27 @@ pub fn plan(seed: u64, mix: Mix) -> Vec<Planned> {
             events += 1;
         }
     }
+    // No seed has fewer duplicates than its share.
+    while repeated * 1_000 < records.len() * mix.duplicates as usize {
+        let place = dice.index(records.len());
+        records.push(repetition(&originals, &mut dice));
+        let last = records.len() - 1;
+        records.swap(place, last);
+        repeated += 1;
+    }
     spread(records, mix.span, &mut dice)
+}
+
+/// A producer that sends again, somewhere.
+fn repetition(originals: &[Original], dice: &mut Dice) -> (u32, Bytes) {
+    let original = &originals[dice.index(originals.len())];
+    let stays = dice.chance(500);
+    let partition = if stays {
+        original.partition
+    } else {
+        any_partition(dice)
+    };
+    (partition, again(&original.payload, dice))
 }
 
 fn any_partition(dice: &mut Dice) -> u32 {

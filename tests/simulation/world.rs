@@ -1,31 +1,37 @@
 //! One run from one seed: two processes over one store and one broker, a producer, the broker's group
 //! coordinator, an operator who restarts what raised an alarm, and whatever goes wrong.
 
+mod processes;
+mod rest;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_actors::NodeOptions;
 use tidegate_connectors::bus::memory::ConsumerId;
 use tidegate_engine::hash::Hash128;
-use tidegate_engine::partition::PartitionLimits;
-use tidegate_engine::retry::BackOff;
 use tidegate_engine::store::{StateStore, Upkeep};
 use tokio::time::Instant;
 
+use crate::census::{Census, FAULTS_MIN, Quiet};
+use crate::check::Violation;
 use crate::checker;
 use crate::control::world_time;
 use crate::disturbance::Action;
-use crate::faults::{Counts, Fault, Rates};
-use crate::node::{self, Running};
+use crate::faults::{Counts, Fault};
+use crate::log_watch::LogWatch;
+use crate::node::Running;
+use crate::panics;
 use crate::seed::Dice;
-use crate::stage::{Stage, UNEXPECTED_CODE};
-use crate::workload::{self, Mix, PARTITIONS, Planned};
+use crate::settings::{Settings, options};
+use crate::stage::Stage;
+use crate::workload::{PARTITIONS, Planned};
 
 /// How often the world looks.
 const TICK: Duration = Duration::from_millis(50);
-/// Chaos goes on until the producer has ended and so many faults took effect, …
-const FAULTS_MIN: u64 = 20;
-/// … but no longer than this.
+/// How often the logs are compared with what they were.
+const LOG_LOOK_TICKS: u64 = 60;
+/// Chaos goes on until the producer has ended and enough faults took effect, but no longer than this.
 const CHAOS_MAX: Duration = Duration::from_secs(240);
 /// Once nothing goes wrong any more, everything is settled within this.
 const CALM_MAX: Duration = Duration::from_secs(240);
@@ -34,39 +40,15 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Keys live between one and two of these.
 const DEDUPE_WINDOW_MICROS: i64 = 7 * 86_400 * 1_000_000;
 
-/// What a run is made of.
-pub struct Settings {
-    pub seed: u64,
-    pub rates: Rates,
-    pub records: Vec<Planned>,
-}
-
-impl Settings {
-    /// A seed with everything that can go wrong.
-    pub fn chaos(seed: u64) -> Self {
-        let mut dice = Dice::new(seed, "settings");
-        let rates = Rates::chaotic(&mut dice);
-        Self {
-            seed,
-            rates,
-            records: workload::plan(seed, Mix::full(&mut dice)),
-        }
-    }
-
-    /// The same workload, and nothing goes wrong.
-    pub fn calm(seed: u64) -> Self {
-        Self {
-            rates: Rates::calm(),
-            ..Self::chaos(seed)
-        }
-    }
-}
-
 /// How a run went.
 pub struct Outcome {
     pub seed: u64,
-    pub violations: Vec<String>,
+    pub violations: Vec<Violation>,
     pub counts: Counts,
+    pub quiet: Quiet,
+    /// Of a run in which nothing was wrong until its end.
+    pub census: Option<Census>,
+    pub logs: LogWatch,
     pub trace_hash: Hash128,
     pub trace: Vec<String>,
     pub tail: String,
@@ -95,10 +77,14 @@ pub(crate) struct World {
     seed: u64,
     records: std::collections::VecDeque<Planned>,
     rotate_at: Option<Duration>,
+    ticks: u64,
+    logs: LogWatch,
+    checked: bool,
 }
 
 /// Runs a seed on this thread, in an actix system of its own with a paused clock.
 pub fn run(settings: Settings) -> Outcome {
+    drop(panics::take());
     let system = actix::System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -106,15 +92,20 @@ pub fn run(settings: Settings) -> Outcome {
             .build()
             .unwrap()
     });
-    system.block_on(live(settings))
+    let mut outcome = system.block_on(live(settings));
+    outcome.violations.extend(panics::take());
+    outcome
 }
 
 async fn live(settings: Settings) -> Outcome {
     let mut world = World::new(settings);
     let stage = world.stage.clone();
     world.run().await;
-    if stage.violations().is_empty() {
-        checker::check(&stage).await;
+    let mut census = None;
+    if world.checked && stage.violations().is_empty() {
+        unplant();
+        world.logs.look(&stage).await;
+        census = Some(checker::check(&stage).await);
     }
     let (trace_hash, tail, trace) =
         stage.with_trace(|trace| (trace.hash(), trace.tail(), trace.lines().to_vec()));
@@ -122,6 +113,9 @@ async fn live(settings: Settings) -> Outcome {
         seed: world.seed,
         violations: stage.violations(),
         counts: stage.counts(),
+        quiet: stage.quiet(),
+        census,
+        logs: world.logs,
         trace_hash,
         trace,
         tail,
@@ -129,44 +123,10 @@ async fn live(settings: Settings) -> Outcome {
     }
 }
 
-/// Small bounds, so that each is felt; other ones in every seed.
-fn options(name: &str, dice: &mut Dice) -> NodeOptions {
-    let receive_events_max = dice.between(3, 40) as usize;
-    let node_events_max = receive_events_max + dice.between(10, 150) as usize;
-    let entities_max = dice.between(4, 60) as usize;
-    NodeOptions {
-        name: name.to_owned(),
-        node_events_max,
-        node_bytes_max: 256 * 1024,
-        tenant_events_max: dice.between(6, 60) as usize,
-        tenant_bytes_max: 64 * 1024,
-        receive_events_max,
-        receive_bytes_max: 32 * 1024,
-        batch_events_max: dice.between(1, 30) as usize,
-        batch_bytes_max: dice.between(2, 32) as usize * 1024,
-        fair_quantum_bytes: dice.between(1, 8) as usize * 1024,
-        commit_slots: dice.between(1, 4) as usize,
-        partition: PartitionLimits {
-            entities_max,
-            known_keys_max: dice.between(4, 200) as usize,
-        },
-        load_entities_max: dice.between(1, 30) as usize,
-        back_off: BackOff {
-            first: Duration::from_millis(10),
-            max: dice.millis(100, 1_000),
-        },
-        busy_wait: dice.millis(5, 50),
-        // An operator would be called for each quarantine; most seeds have none.
-        restarts_max: if dice.chance(150) { 8 } else { 1_000 },
-        restart_window: Duration::from_secs(60),
-        reclaim_wait_first: Duration::from_millis(200),
-        // Stalled calls take 6 to 8 seconds: in some seeds their outcome is asked for before the stall is
-        // seen, in others long after.
-        store_answer_limit: Duration::from_secs(if dice.chance(500) { 3 } else { 5 }),
-        stall_limit: Duration::from_secs(4),
-        watch_interval: dice.millis(100, 600),
-        passivate_after: dice.millis(500, 6_000),
-    }
+/// What checks is the code that is shipped.
+fn unplant() {
+    #[cfg(feature = "planted")]
+    tidegate_engine::planted::plant(None);
 }
 
 impl World {
@@ -194,6 +154,9 @@ impl World {
             seed: settings.seed,
             records: settings.records.into(),
             rotate_at,
+            ticks: 0,
+            logs: LogWatch::default(),
+            checked: settings.checked,
         }
     }
 
@@ -206,7 +169,7 @@ impl World {
         let chaos_ends = Instant::now() + CHAOS_MAX;
         loop {
             self.tick().await;
-            let enough = !self.stage.is_chaotic() || self.stage.counts().total() >= FAULTS_MIN;
+            let enough = !self.stage.is_chaotic() || self.stage.counts().injected() >= FAULTS_MIN;
             let over = self.records.is_empty() && self.rotate_at.is_none() && enough;
             if over || Instant::now() > chaos_ends || self.is_wrong() {
                 break;
@@ -244,6 +207,11 @@ impl World {
             self.disturb();
         }
         self.check_answers();
+        self.ticks += 1;
+        // In every run: a look is a call of the store, and commits that come late count calls.
+        if self.ticks.is_multiple_of(LOG_LOOK_TICKS) {
+            self.logs.look(&self.stage).await;
+        }
     }
 
     async fn upkeep(&self, ahead_micros: i64) {
@@ -270,237 +238,6 @@ impl World {
         }
     }
 
-    // --- processes ----------------------------------------------------------------------------
-
-    pub(crate) fn start(&mut self, place: usize) {
-        let place = &mut self.places[place];
-        if place.running.is_some() {
-            return;
-        }
-        place.incarnation += 1;
-        place.draining = false;
-        place.since = Instant::now();
-        let options = place.options.clone();
-        place.running = Some(node::start(
-            &self.stage,
-            place.name,
-            place.incarnation,
-            self.seed,
-            options,
-        ));
-    }
-
-    /// Ends a process and lets the broker know after its session; another is started in its place.
-    pub(crate) fn replace(&mut self, place: usize, session: Duration, pause: Duration) {
-        if let Some(running) = self.places[place].running.take() {
-            running.control.kill("and replaced");
-            self.later(session, Action::DropConsumer(running.consumer));
-            self.later(pause, Action::Start(place));
-        }
-    }
-
-    fn bury_the_dead(&mut self) {
-        for place in 0..self.places.len() {
-            let died = self.places[place]
-                .running
-                .as_ref()
-                .is_some_and(|it| it.control.is_killed());
-            if died {
-                self.stage.count(Fault::Crash);
-                let (session, pause) = (self.dice.millis(0, 2_000), self.dice.millis(100, 3_000));
-                self.replace(place, session, pause);
-            }
-        }
-    }
-
-    /// The operator restarts a node that raised an alarm, after asking whether anything explains it.
-    fn operate(&mut self) {
-        for place in 0..self.places.len() {
-            let Some(running) = &self.places[place].running else {
-                continue;
-            };
-            let drained = running.observed.lock().drained;
-            if let Some(report) = drained {
-                self.stage.count(Fault::DrainedRestart);
-                self.stage.trace(
-                    "world",
-                    &format!("{} drained: {report:?}", self.places[place].name),
-                );
-                let pause = self.dice.millis(50, 1_000);
-                self.replace(place, Duration::ZERO, pause);
-                continue;
-            }
-            let alarm = running
-                .observed
-                .alarm()
-                .filter(|_| !self.places[place].draining);
-            let Some(reason) = alarm else { continue };
-            self.stage.trace(
-                "world",
-                &format!("alarm of {}: {reason}", self.places[place].name),
-            );
-            if reason.contains(UNEXPECTED_CODE) {
-                self.stage.count(Fault::UnexpectedError);
-            } else if !explained(&reason) {
-                self.stage
-                    .violation(format!("an alarm that nothing explains: {reason}"));
-            }
-            let pause = self.dice.millis(200, 2_000);
-            self.replace(place, Duration::ZERO, pause);
-        }
-    }
-
-    /// A node that runs answers; otherwise something in it hangs.
-    fn check_answers(&self) {
-        for place in &self.places {
-            let Some(running) = &place.running else {
-                continue;
-            };
-            if running.control.is_frozen() || running.control.is_killed() || place.draining {
-                continue;
-            }
-            let last = running
-                .observed
-                .lock()
-                .at
-                .map_or(place.since, |at| at.max(place.since));
-            if last.elapsed() > ANSWER_MAX {
-                self.stage.violation(format!(
-                    "node {} has not answered for {ANSWER_MAX:?}",
-                    place.name
-                ));
-            }
-        }
-    }
-
-    // --- the end ------------------------------------------------------------------------------
-
-    /// Nothing new goes wrong; what was begun is finished, and each partition has one owner.
-    async fn calm_down(&mut self) {
-        self.stage.set_chaos(false);
-        for running in self
-            .places
-            .iter()
-            .filter_map(|place| place.running.as_ref())
-        {
-            running.control.spare();
-        }
-        while !self.pending.is_empty() && !self.is_wrong() {
-            self.tick().await;
-        }
-        for place in 0..self.places.len() {
-            self.start(place);
-        }
-        for partition in 0..PARTITIONS {
-            let mut holders = self.stage.broker.holders(partition);
-            holders.pop();
-            holders
-                .into_iter()
-                .for_each(|other| self.stage.broker.lose(partition, other));
-        }
-    }
-
-    async fn settle(&mut self) {
-        let until = Instant::now() + CALM_MAX;
-        while !self.is_wrong() && !self.is_settled() {
-            self.tick().await;
-            if Instant::now() > until {
-                let at = |partition| {
-                    let at = self
-                        .stage
-                        .checkpoint(partition)
-                        .map(|it| it.progress.next_offset);
-                    format!(
-                        "{partition}: {at:?} of {:?}",
-                        self.stage.broker.end(partition)
-                    )
-                };
-                let places: Vec<String> = (0..PARTITIONS).map(at).collect();
-                let snapshots: Vec<_> = self
-                    .places
-                    .iter()
-                    .filter_map(|place| place.running.as_ref())
-                    .map(|running| format!("{:?}", running.observed.lock().snapshot))
-                    .collect();
-                let snapshots = snapshots.join("\n");
-                self.stage.violation(format!(
-                    "not settled after {CALM_MAX:?}: {}\n{snapshots}",
-                    places.join(", ")
-                ));
-            }
-        }
-    }
-
-    fn is_settled(&self) -> bool {
-        let settled = |partition| {
-            let end = self.stage.broker.end(partition);
-            end.is_some_and(|end| self.stage.first_unsettled(partition, end).is_none())
-        };
-        (0..PARTITIONS).all(settled) && self.stage.store.commits_on_their_way() == 0
-    }
-
-    /// Everything is at rest: every permit is back, and nodes drain at once.
-    async fn rest(&mut self) {
-        let until = Instant::now() + Duration::from_secs(8);
-        while Instant::now() < until && !self.is_wrong() {
-            self.tick().await;
-        }
-        if self.is_wrong() {
-            return;
-        }
-        for place in &self.places {
-            let Some(running) = &place.running else {
-                continue;
-            };
-            let mut seen = running.observed.lock();
-            seen.drain_wanted = true;
-            let Some(snapshot) = &seen.snapshot else {
-                continue;
-            };
-            // What the poll that waits may return, and nothing else.
-            let allowance = place
-                .options
-                .receive_events_max
-                .min(place.options.node_events_max);
-            let lanes: usize = snapshot
-                .tenants
-                .iter()
-                .map(|tenant| tenant.lane_events + tenant.lane_bytes)
-                .sum();
-            if snapshot.unsettled_events != allowance || lanes != 0 {
-                self.stage.violation(format!(
-                    "node {} is at rest and holds {} permits (its poll has {allowance}), {lanes} in lanes",
-                    place.name, snapshot.unsettled_events
-                ));
-            }
-            let tracked: usize = snapshot
-                .sources
-                .iter()
-                .flat_map(|it| &it.partitions)
-                .map(|it| it.tracked_events)
-                .sum();
-            if tracked > 0 {
-                self.stage.violation(format!(
-                    "node {} is at rest and tracks {tracked} events",
-                    place.name
-                ));
-            }
-        }
-        tokio::time::sleep(node::DRAIN_LIMIT + Duration::from_secs(2)).await;
-        for place in &self.places {
-            let Some(running) = &place.running else {
-                continue;
-            };
-            let report = running.observed.lock().drained;
-            if !report.is_some_and(|report| report.drained && report.unsettled_events == 0) {
-                self.stage.violation(format!(
-                    "node {} is at rest and did not drain: {report:?}",
-                    place.name
-                ));
-            }
-        }
-    }
-
     pub(crate) fn later(&mut self, wait: Duration, action: Action) {
         self.pending.push((Instant::now() + wait, action));
     }
@@ -514,11 +251,4 @@ impl World {
                 .is_some_and(|it| it.consumer == consumer)
         })
     }
-}
-
-/// Alarms that follow from what the world did.
-fn explained(reason: &str) -> bool {
-    ["the restart budget is used up", "fenced", "panicked"]
-        .iter()
-        .any(|text| reason.contains(text))
 }

@@ -8,7 +8,8 @@ use tidegate_engine::record::{Effect, Outcome};
 use tidegate_engine::state::{Status, state_hash};
 use tidegate_engine::store::StateStore;
 
-use super::{Findings, ROWS_MAX, place_name, tenants};
+use super::{Findings, ROWS_MAX, Wrong, place_name, tenants};
+use crate::check::Check;
 use crate::faults::Fault;
 use crate::model::{ModelEntity, ModelEvent, Place, Verdict};
 use crate::stage::{Stage, source_partition};
@@ -21,7 +22,7 @@ type Applied = BTreeMap<u64, Vec<(usize, usize)>>;
 pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
     let mut by_entity: BTreeMap<Place, Applied> = BTreeMap::new();
     let mut dead = BTreeSet::new();
-    let mut wrong = Vec::new();
+    let mut wrong = Wrong::new();
     for (index, logged) in findings.records.iter().enumerate() {
         let said: Vec<_> = logged.record.effects.iter().map(name_of).collect();
         if said
@@ -32,7 +33,10 @@ pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
                 .map(|(m, key)| (m.to_owned(), key))
                 .collect::<Vec<_>>()
         {
-            wrong.push(format!("{:?} has effects {said:?}", logged.event));
+            wrong.push((
+                Check::Effects,
+                format!("{:?} has effects {said:?}", logged.event),
+            ));
         }
         for (number, effect) in logged.record.effects.iter().enumerate() {
             if effect.outcome == Outcome::Dead {
@@ -82,7 +86,7 @@ pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
     for (_, index, _) in &emitted {
         findings.records[*index].emits += 1;
     }
-    wrong.into_iter().for_each(|what| findings.wrong(what));
+    findings.wrong.extend(wrong);
     dead
 }
 
@@ -101,17 +105,20 @@ fn replay(
     findings: &Findings,
     place: &Place,
     applied: &Applied,
-    wrong: &mut Vec<String>,
+    wrong: &mut Wrong,
     emitted: &mut BTreeSet<(String, usize, u64)>,
 ) -> History {
     let mut entity = ModelEntity::default();
     let mut history = vec![entity.clone()];
     for (version, effects) in applied {
         if *version != entity.version + 1 || effects.len() != 1 {
-            wrong.push(format!(
-                "{place:?}: version {version} was made {} times after {}",
-                effects.len(),
-                entity.version
+            wrong.push((
+                Check::Replay,
+                format!(
+                    "{place:?}: version {version} was made {} times after {}",
+                    effects.len(),
+                    entity.version
+                ),
             ));
             return history;
         }
@@ -125,10 +132,10 @@ fn replay(
             || effect.outcome != Outcome::Applied
             || effect.state_hash != Some(hash)
         {
-            wrong.push(format!(
+            wrong.push((Check::Replay, format!(
                 "{place:?}: version {version} by {} is {:?} {:?}, the model says {verdict:?} {hash:016x}",
                 logged.event.id, effect.outcome, effect.state_hash
-            ));
+            )));
             return history;
         }
         if entity.emits(&place.1) {
@@ -140,11 +147,7 @@ fn replay(
 }
 
 /// What moved nothing was decided on a state that the entity had between its partition's own versions.
-fn check_unmoved(
-    findings: &Findings,
-    histories: &BTreeMap<Place, History>,
-    wrong: &mut Vec<String>,
-) {
+fn check_unmoved(findings: &Findings, histories: &BTreeMap<Place, History>, wrong: &mut Wrong) {
     let fresh = vec![ModelEntity::default()];
     for (index, logged) in findings.records.iter().enumerate() {
         for effect in logged
@@ -168,9 +171,12 @@ fn check_unmoved(
                 .into_iter()
                 .any(|entity| says(entity, effect, &logged.event));
             if !agrees {
-                wrong.push(format!(
-                    "{place:?}: {} is {:?} {:?}",
-                    logged.event.id, effect.outcome, effect.reason
+                wrong.push((
+                    Check::Effects,
+                    format!(
+                        "{place:?}: {} is {:?} {:?}",
+                        logged.event.id, effect.outcome, effect.reason
+                    ),
                 ));
             }
         }
@@ -208,7 +214,7 @@ fn own_versions(findings: &Findings, index: usize, effect: &Effect) -> (u64, u64
 }
 
 /// Within a stream partition, what happens to an entity happens in the order of the log.
-fn check_order(findings: &Findings, wrong: &mut Vec<String>) {
+fn check_order(findings: &Findings, wrong: &mut Wrong) {
     let mut last: BTreeMap<(u32, String, String, String), u64> = BTreeMap::new();
     for logged in &findings.records {
         for effect in &logged.record.effects {
@@ -224,9 +230,12 @@ fn check_order(findings: &Findings, wrong: &mut Vec<String>) {
             );
             let before = last.insert(place, version.0).unwrap_or(0);
             if version.0 <= before {
-                wrong.push(format!(
-                    "{} moved {key} to {version} after {before}",
-                    logged.event.id
+                wrong.push((
+                    Check::Order,
+                    format!(
+                        "{} moved {key} to {version} after {before}",
+                        logged.event.id
+                    ),
                 ));
             }
         }
@@ -234,11 +243,7 @@ fn check_order(findings: &Findings, wrong: &mut Vec<String>) {
 }
 
 /// The stored entities are those of the replay, byte for byte, and no others.
-async fn check_entities(
-    stage: &Stage,
-    histories: &BTreeMap<Place, History>,
-    wrong: &mut Vec<String>,
-) {
+async fn check_entities(stage: &Stage, histories: &BTreeMap<Place, History>, wrong: &mut Wrong) {
     let mut stored = BTreeMap::new();
     for tenant in tenants(stage).await {
         for entity in stage.store.entities(&tenant, None, ROWS_MAX).await.unwrap() {
@@ -274,15 +279,19 @@ async fn check_entities(
         .collect();
     for (place, entity) in &replayed {
         if stored.get(place) != Some(entity) {
-            wrong.push(format!(
-                "{place:?} is stored as {:?}, the log makes it {entity:?}",
-                stored.get(place)
+            wrong.push((
+                Check::Entities,
+                format!(
+                    "{place:?} is stored as {:?}, the log makes it {entity:?}",
+                    stored.get(place)
+                ),
             ));
         }
     }
     for place in stored.keys().filter(|place| !replayed.contains_key(*place)) {
-        wrong.push(format!(
-            "{place:?} is stored and nothing in the log made it"
+        wrong.push((
+            Check::Entities,
+            format!("{place:?} is stored and nothing in the log made it"),
         ));
     }
 }
@@ -291,7 +300,7 @@ async fn check_entities(
 async fn check_open_work(
     stage: &Stage,
     emitted: &BTreeSet<(String, usize, u64)>,
-    wrong: &mut Vec<String>,
+    wrong: &mut Wrong,
 ) {
     let mut found = 0;
     for tenant in tenants(stage).await {
@@ -306,9 +315,12 @@ async fn check_open_work(
         }
     }
     if found != emitted.len() {
-        wrong.push(format!(
-            "{found} pieces of open work, the log asks for {}",
-            emitted.len()
+        wrong.push((
+            Check::OpenWork,
+            format!(
+                "{found} pieces of open work, the log asks for {}",
+                emitted.len()
+            ),
         ));
     }
 }

@@ -2,11 +2,13 @@
 //! that folds to its stored heads, offsets in order, and events that are those that were delivered.
 
 use tidegate_engine::chain::ChainHead;
-use tidegate_engine::position::Sequence;
+use tidegate_engine::commit::Segment;
+use tidegate_engine::position::{Offset, Sequence, StreamPartition};
 use tidegate_engine::record::{Record, RecordBody, split_segment};
 use tidegate_engine::store::{StateStore, StreamHead};
 
 use super::{Findings, ROWS_MAX, tenants};
+use crate::check::Check;
 use crate::model::ModelEvent;
 use crate::stage::Stage;
 
@@ -29,83 +31,95 @@ pub async fn read(stage: &Stage, findings: &mut Findings) {
     }
 }
 
+/// Where a log stands, as far as it was read.
+#[derive(Default)]
+struct Read {
+    next: u64,
+    chain: ChainHead,
+    last_offset: Option<Offset>,
+}
+
 async fn read_one(stage: &Stage, findings: &mut Findings, head: &StreamHead) {
     let place = &head.stream_partition;
-    let segments = stage
-        .store
-        .segments(place, Sequence(0), ROWS_MAX)
-        .await
-        .unwrap();
-    let (mut next, mut chain, mut last_offset) = (0, ChainHead::default(), None);
-    for segment in segments {
-        let entries = split_segment(&segment.body).unwrap();
-        if segment.first_sequence.0 != next || segment.count as usize != entries.len() {
-            findings.wrong(format!(
-                "{place}: a segment of {} ({} said) begins at {}, {next} comes next",
-                entries.len(),
-                segment.count,
-                segment.first_sequence
-            ));
-        }
-        let mut times = Vec::new();
-        for entry in entries {
-            let (record, leaf) = match Record::read(entry.get()) {
-                Ok(read) => read,
-                Err(error) => {
-                    findings.wrong(format!("{place}: sequence {next} cannot be read: {error}"));
-                    continue;
-                }
-            };
-            chain = chain.fold(leaf);
-            if record.sequence.0 != next {
-                findings.wrong(format!(
-                    "{place}: sequence {} where {next} comes next",
-                    record.sequence
-                ));
-            }
-            next += 1;
-            times.push(record.admitted_at);
-            if record.offset <= last_offset {
-                findings.wrong(format!(
-                    "{place}: offset {:?} behind {last_offset:?}",
-                    record.offset
-                ));
-            }
-            last_offset = record.offset;
-            keep(
-                findings,
-                place.source_partition.partition,
-                place.tenant.as_str(),
-                record,
-            );
-        }
-        let ends = times.first().copied().zip(times.last().copied());
-        if segment.chain_head != chain || ends != Some((segment.first_at, segment.last_at)) {
-            findings.wrong(format!(
-                "{place}: the segment at {} is not what its records make",
-                segment.first_sequence
-            ));
-        }
+    let segments = stage.store.segments(place, Sequence(0), ROWS_MAX).await;
+    let mut read = Read::default();
+    for segment in segments.unwrap() {
+        read_segment(findings, place, &segment, &mut read);
     }
-    if (head.next_sequence.0, head.chain_head) != (next, chain) {
-        findings.wrong(format!(
-            "{place}: the head says {} and {}, the log {next}",
-            head.next_sequence, head.chain_head
-        ));
+    if (head.next_sequence.0, head.chain_head) != (read.next, read.chain) {
+        let (at, chain) = (head.next_sequence, head.chain_head);
+        let what = format!(
+            "{place}: the head says {at} and {chain}, the log {}",
+            read.next
+        );
+        findings.wrong(Check::Log, what);
+    }
+}
+
+fn read_segment(
+    findings: &mut Findings,
+    place: &StreamPartition,
+    segment: &Segment,
+    read: &mut Read,
+) {
+    let entries = split_segment(&segment.body).unwrap();
+    let (first, next) = (segment.first_sequence, read.next);
+    if first.0 != next || segment.count as usize != entries.len() {
+        let (found, said) = (entries.len(), segment.count);
+        let what = format!(
+            "{place}: a segment of {found} ({said} said) begins at {first}, {next} comes next"
+        );
+        findings.wrong(Check::Log, what);
+    }
+    let mut times = Vec::new();
+    for entry in entries {
+        let next = read.next;
+        let (record, leaf) = match Record::read(entry.get()) {
+            Ok(record) => record,
+            Err(error) => {
+                let what = format!("{place}: sequence {next} cannot be read: {error}");
+                findings.wrong(Check::Log, what);
+                continue;
+            }
+        };
+        read.chain = read.chain.fold(leaf);
+        if record.sequence.0 != next {
+            let what = format!(
+                "{place}: sequence {} where {next} comes next",
+                record.sequence
+            );
+            findings.wrong(Check::Log, what);
+        }
+        read.next += 1;
+        times.push(record.admitted_at);
+        if record.offset <= read.last_offset {
+            let (offset, last) = (record.offset, read.last_offset);
+            let what = format!("{place}: offset {offset:?} behind {last:?}");
+            findings.wrong(Check::Order, what);
+        }
+        read.last_offset = record.offset;
+        keep(findings, place, record);
+    }
+    let ends = times.first().copied().zip(times.last().copied());
+    if segment.chain_head != read.chain || ends != Some((segment.first_at, segment.last_at)) {
+        let what = format!("{place}: the segment at {first} is not what its records make");
+        findings.wrong(Check::Log, what);
     }
 }
 
 /// A record holds the event that was delivered at its offset, of the tenant in whose log it is.
-fn keep(findings: &mut Findings, partition: u32, tenant: &str, record: Record) {
+fn keep(findings: &mut Findings, place: &StreamPartition, record: Record) {
+    let (partition, tenant) = (place.source_partition.partition, place.tenant.as_str());
     let offset = record.offset.map_or(u64::MAX, |offset| offset.0);
     let delivered = findings
         .deliveries
         .get(&(partition, offset))
         .and_then(|(_, event)| event.clone());
     let RecordBody::Event(stored) = &record.body else {
-        return findings.wrong(format!(
-            "{tenant} {partition}:{offset}: a follow-up that nobody asked for"
-        ));
+        return findings.wrong(
+            Check::Admitted,
+            format!("{tenant} {partition}:{offset}: a follow-up that nobody asked for"),
+        );
     };
     let mut text = String::new();
     stored.write_json(&mut text);
@@ -129,7 +143,7 @@ fn keep(findings: &mut Findings, partition: u32, tenant: &str, record: Record) {
                 emits: 0,
             });
         }
-        (delivered, stored) => findings.wrong(format!(
+        (delivered, stored) => findings.wrong(Check::Admitted, format!(
             "{tenant} {partition}:{offset}: {stored:?} is in the log, {delivered:?} was delivered"
         )),
     }

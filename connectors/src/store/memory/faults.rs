@@ -109,6 +109,11 @@ pub trait StoreFaults: Send + Sync + 'static {
         (Duration::ZERO, AtStart::Proceed)
     }
 
+    /// A call that was made to fail at its start has now failed; unless its caller is gone, it is told.
+    fn failed(&self, call: &StoreCall<'_>, error: &StoreError) {
+        let _ = (call, error);
+    }
+
     /// How long the reply is on its way back, and what becomes of it.
     fn at_end(&self, call: &StoreCall<'_>, outcome: CallOutcome) -> (Duration, AtEnd) {
         let _ = (call, outcome);

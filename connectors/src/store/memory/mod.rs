@@ -111,7 +111,10 @@ impl MemoryStore {
         travel(delay).await;
         match start {
             AtStart::Proceed => {}
-            AtStart::Fail(error) => return Err(error),
+            AtStart::Fail(error) => {
+                self.faults.failed(&call, &error);
+                return Err(error);
+            }
             AtStart::Late { error, after_calls } => {
                 if let Some(batch) = call.batch {
                     self.lock().late.push(Late {

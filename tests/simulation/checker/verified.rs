@@ -1,0 +1,47 @@
+//! Lets the product verify the same store, and compares: it must neither call intact what is broken here
+//! nor find what is not there. What only the broker's records tell (such as a key that was admitted
+//! twice) is beyond it.
+
+use std::sync::Arc;
+
+use tidegate_engine::machine::Processor;
+use tidegate_engine::verify::{MachinesByHash, VerifyOptions, verify};
+
+use super::Findings;
+use crate::check::Check;
+use crate::ledger;
+use crate::stage::Stage;
+
+/// Fewer than there are entities, so that it needs more than one pass.
+const HELD_MAX: usize = 12;
+
+/// Adds a finding when the two disagree.
+pub async fn agree(stage: &Stage, findings: &mut Findings) {
+    let by_hash = |machine: &Arc<dyn Processor>| (machine.definition().hash, machine.clone());
+    let machines: MachinesByHash = ledger::machines().iter().map(by_hash).collect();
+    let options = VerifyOptions {
+        held_max: HELD_MAX,
+        ..VerifyOptions::default()
+    };
+    let report = match verify(&stage.store, &machines, &options, &mut |_| {}).await {
+        Ok(report) => report,
+        Err(error) => return findings.wrong(Check::Verify, format!("it failed: {error}")),
+    };
+    let is_seen_by_both =
+        |check: Check| matches!(check, Check::Log | Check::Replay | Check::Entities);
+    let ours = findings.wrong.iter().find(|wrong| is_seen_by_both(wrong.0));
+    let disagreement = match (ours, report.differences.first()) {
+        (Some((check, what)), None) => {
+            format!("it calls intact where {check:?} is broken: {what}")
+        }
+        (None, Some(theirs)) if findings.wrong.is_empty() => {
+            format!("it finds what is not there: {theirs:?}")
+        }
+        _ if report.moved_on > 0 => "something moved on at rest".to_owned(),
+        _ if report.is_clean() && report.records != findings.records.len() as u64 => {
+            format!("it read {} records", report.records)
+        }
+        _ => return,
+    };
+    findings.wrong(Check::Verify, disagreement);
+}
