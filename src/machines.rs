@@ -150,8 +150,16 @@ pub async fn activate(
                 text: Arc::from(stored.text.as_str()),
             })
             .collect();
-        let entities = store.entities_by_status(&definition.machine).await?;
-        let entities = entities.into_iter().collect();
+        // Counting reads all entities of the machine, so only what is not the latest one already asks.
+        let latest = of_machine.iter().max_by_key(|stored| stored.version);
+        let is_latest =
+            latest.is_some_and(|it| (it.version, it.hash) == (definition.version, definition.hash));
+        let entities = if is_latest {
+            BTreeMap::new()
+        } else {
+            let entities = store.entities_by_status(&definition.machine).await?;
+            entities.into_iter().collect()
+        };
         if check_upgrade(&of_machine, definition, &entities)? == Upgrade::Activate {
             to_store.push(definition);
         }

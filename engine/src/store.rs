@@ -191,7 +191,7 @@ pub struct Upkeep {
 pub struct UpkeepDone {
     /// The dedupe tables were rotated.
     pub rotated: bool,
-    /// Segments that retention dropped.
+    /// Segments that retention dropped; where counting would cost too much, an estimate.
     pub segments_dropped: u64,
     /// Segments that are older than what retention keeps, and stay for an open dead letter's sake.
     pub segments_held: u64,

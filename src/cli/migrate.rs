@@ -1,18 +1,18 @@
 //! `tidegate migrate`: brings a Postgres database to what this binary needs, or prints how.
 
 use serde_json::json;
-use tidegate_connectors::store::postgres::{RoleMode, RolePrefix, migrate, print_sql};
+use tidegate_connectors::store::postgres::{LeastKept, RoleMode, RolePrefix, migrate, print_sql};
 use tidegate_engine::store::StoreError;
 
 use super::args::{Migrate, Roles};
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use crate::config::{PostgresSection, Store, StoreKind};
+use crate::config::{Config, PostgresSection, StoreKind};
 use crate::say::counted;
 
 /// Runs `tidegate migrate`.
-pub async fn run(store: &Store, wanted: &Migrate, output: &mut Output) -> Result<Exit, Failure> {
-    let section = &store.postgres;
+pub async fn run(config: &Config, wanted: &Migrate, output: &mut Output) -> Result<Exit, Failure> {
+    let section = &config.store.postgres;
     let mode = match wanted.roles {
         Roles::Create => RoleMode::Create,
         Roles::Existing => RoleMode::Existing,
@@ -20,16 +20,21 @@ pub async fn run(store: &Store, wanted: &Migrate, output: &mut Output) -> Result
     let prefix = RolePrefix::new(&section.role_prefix)?;
     if wanted.print_sql {
         // Printing needs no database, so none has to be configured.
-        output.text(&print_sql(mode, &prefix))?;
+        let least = least_kept(config).sql(&prefix);
+        output.text(&format!("{}{least}", print_sql(mode, &prefix)))?;
         return Ok(Exit::Done);
     }
-    if store.kind != StoreKind::Postgres {
+    if config.store.kind != StoreKind::Postgres {
         return Err(Failure::usage(
             "only Postgres is migrated by hand; the embedded store sees to itself. Name a configuration \
              with `store.kind: postgres` by -c",
         ));
     }
     let applied = migrate(url(section)?, mode, &prefix)
+        .await
+        .map_err(|error| refused(error, mode))?;
+    least_kept(config)
+        .write(url(section)?, &prefix)
         .await
         .map_err(|error| refused(error, mode))?;
     let rows: Vec<_> = applied.iter().map(|name| vec![json!(name)]).collect();
@@ -48,6 +53,16 @@ pub async fn run(store: &Store, wanted: &Migrate, output: &mut Output) -> Result
         }
     }
     Ok(Exit::Done)
+}
+
+/// What the configuration keeps: no node that asks upkeep for less is obeyed.
+fn least_kept(config: &Config) -> LeastKept {
+    const HOUR_MICROS: u64 = 3_600_000_000;
+    let micros = |hours: u64| i64::try_from(hours * HOUR_MICROS).unwrap_or(i64::MAX);
+    LeastKept {
+        retention_micros: config.retention.log_days.map(|days| micros(days * 24)),
+        dedupe_window_micros: micros(config.dedupe.window_hours),
+    }
 }
 
 /// "Insufficient privilege".

@@ -63,7 +63,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Migrate(wanted) => {
             let config = session::config(global)?;
             session::logs(global, &config, LogLevel::Warn)?;
-            session::runtime()?.block_on(migrate::run(&config.store, &wanted, output))
+            session::runtime()?.block_on(migrate::run(&config, &wanted, output))
         }
         Command::Bench(wanted) => {
             let config = session::config(global)?;

@@ -7,13 +7,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_connectors::bus::file::{EMPTY, FileBus, FileInput};
+use tidegate_connectors::contract::batch::source_partition;
 use tidegate_connectors::contract::bus::{BusCapabilities, BusUnderTest, run_all};
+use tidegate_connectors::store::memory::MemoryStore;
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
 use tidegate_engine::error::ErrorKind;
 use tidegate_engine::event::Event;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
-use tidegate_engine::position::{Offset, SourceName};
+use tidegate_engine::position::{Incarnation, Offset, SourceName};
+use tidegate_engine::store::{Claim, StateStore as _};
 
 const LIMIT: ReceiveLimit = ReceiveLimit {
     events_max: 1_000,
@@ -413,6 +416,29 @@ async fn blank_lines_line_ends_and_the_last_line() {
         assert!(records.is_empty());
         assert_eq!(end, Offset(0), "behind the last record, and there is none");
     }
+}
+
+#[tokio::test]
+async fn an_empty_file_that_fills_is_claimed_anew_from_its_first_record() {
+    let files = Files::new();
+    let store = MemoryStore::new();
+    let mut starts = Vec::new();
+    for content in ["", "{\"n\":0}\n"] {
+        let bus = open_file(&files.write("later", content)).await;
+        let incarnation = assigned(&bus).await.remove(0);
+        let claim = Claim {
+            source_partition: source_partition("files", 0),
+            owner: "node-a".to_owned(),
+            incarnation: Incarnation::new(&incarnation).unwrap(),
+            start: bus.start_offset(0, Start::Earliest).await.unwrap(),
+        };
+        let checkpoint = store.claim(claim).await.unwrap();
+        assert_eq!(checkpoint.incarnation.as_str(), incarnation);
+        bus.seek(0, checkpoint.progress.next_offset).await.unwrap();
+        let (records, _) = drain(&bus, LIMIT).await;
+        starts.push((incarnation == EMPTY, records.len()));
+    }
+    assert_eq!(starts, [(true, 0), (false, 1)]);
 }
 
 #[tokio::test]

@@ -221,6 +221,37 @@ async fn a_file_of_something_else_is_refused_and_left_as_it_was() {
     }
 }
 
+/// As a process leaves it that is killed between making the register and the first migration.
+#[tokio::test]
+async fn a_file_with_nothing_but_the_empty_table_of_migrations_is_ours() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = directory.path().join("whole.db");
+    open(&whole).await.unwrap().close().await.unwrap();
+    let shell_of_whole = shell(&whole).await;
+    let register: String =
+        sqlx::query_scalar("SELECT sql FROM sqlite_schema WHERE name = '_sqlx_migrations'")
+            .fetch_one(&shell_of_whole)
+            .await
+            .unwrap();
+    shell_of_whole.close().await;
+    let begun = directory.path().join("begun.db");
+    let pool = SqlitePool::connect_with(
+        SqliteConnectOptions::new()
+            .filename(&begun)
+            .create_if_missing(true),
+    )
+    .await
+    .unwrap();
+    sqlx::query(AssertSqlSafe(register))
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool.close().await;
+    let store = open(&begun).await.unwrap();
+    assert!(store.checkpoints().await.unwrap().is_empty());
+    store.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use tidegate_engine::bus::{EventBus, Start};
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::error::ErrorKind;
-use tidegate_engine::position::{Incarnation, SourcePartition};
+use tidegate_engine::position::{Incarnation, Revision, SourcePartition};
 use tidegate_engine::store::Claim;
 use tokio::sync::oneshot;
 
@@ -107,6 +107,19 @@ impl Request {
             return Ok(Outcome::NotAssigned);
         }
         let start = match calls.checkpoint(self.source_partition.clone()).await? {
+            // Nothing was ever committed, and the source became another one: the store goes over to it.
+            // All of it is younger than the moment at which this source was first claimed, so also
+            // `latest` means all of it.
+            Some(checkpoint)
+                if checkpoint.revision == Revision(0)
+                    && checkpoint.incarnation != self.incarnation =>
+            {
+                let start = match self.start {
+                    Start::Latest => Start::Earliest,
+                    other => other,
+                };
+                self.bus.start_offset(partition, start).await?
+            }
             Some(checkpoint) => checkpoint.progress.next_offset,
             None => self.bus.start_offset(partition, self.start).await?,
         };

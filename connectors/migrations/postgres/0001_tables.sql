@@ -6,7 +6,13 @@
 create table tidegate.settings (
     only_row bool primary key default true check (only_row),
     -- Days of the log in one partition: what retention drops at once.
-    segment_period_days int4 not null default 7 check (segment_period_days between 1 and 366)
+    segment_period_days int4 not null default 7 check (segment_period_days between 1 and 366),
+    -- What upkeep may destroy, whatever the engine asks for: the least retention (null: the log is never
+    -- dropped), the least dedupe window, and how far the engine's clock may be ahead of the server's.
+    -- `tidegate migrate` writes the first two from the configuration; the engine cannot.
+    retention_min_micros int8 check (retention_min_micros >= 0),
+    dedupe_window_min_micros int8 not null default 604800000000 check (dedupe_window_min_micros >= 0),
+    clock_ahead_max_micros int8 not null default 300000000 check (clock_ahead_max_micros >= 0)
 );
 insert into tidegate.settings default values;
 
@@ -128,7 +134,9 @@ create table tidegate.dedupe_state (
     current_table int2 not null default 0 check (current_table in (0, 1)),
     -- One more with every rotation: a filter of the older table belongs to one generation.
     generation int8 not null default 1,
-    rotated_at timestamptz
+    -- By the engine's clock, and by the server's.
+    rotated_at timestamptz,
+    rotated_server_at timestamptz
 );
 insert into tidegate.dedupe_state default values;
 
@@ -243,5 +251,7 @@ create table tidegate.event_index_progress (
     tenant_id int4 not null,
     stream_partition_id int4 not null,
     next_sequence int8 not null,
+    -- Whose turn it is: the one longest ago.
+    indexed_at timestamptz not null,
     primary key (tenant_id, stream_partition_id)
 );

@@ -2,7 +2,9 @@
 grant create on schema tidegate to tidegate_writer;
 set local role tidegate_writer;
 
--- Epoch + 1, and the checkpoint as it stands. Waits for a commit in flight, which then is in it.
+-- Epoch + 1, and the checkpoint as it stands. Waits for a commit in flight, which then is in it. While
+-- nothing was ever committed the checkpoint says nothing about the source: it goes over to the incarnation
+-- that is there now, and then begins where the claim says.
 create function tidegate.claim(
     p_source text, p_partition int8, p_owner text, p_incarnation text, p_start int8
 ) returns setof tidegate.source_partitions
@@ -14,7 +16,10 @@ as $$
         (source, partition, epoch, owner, revision, incarnation, next_offset, claimed_at)
     values (p_source, p_partition, 1, p_owner, 0, p_incarnation, p_start, now())
     on conflict (source, partition)
-        do update set epoch = s.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at
+        do update set epoch = s.epoch + 1, owner = excluded.owner, claimed_at = excluded.claimed_at,
+            incarnation = case when s.revision = 0 then excluded.incarnation else s.incarnation end,
+            next_offset = case when s.revision = 0 and s.incarnation <> excluded.incarnation
+                               then excluded.next_offset else s.next_offset end
     returning s.*
 $$;
 

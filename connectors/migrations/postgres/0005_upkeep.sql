@@ -1,12 +1,37 @@
 -- Upkeep: the only functions that create, drop or truncate. They belong to the owner, since nobody
--- else may; the engine executes them, with nothing of its own in them but moments and lengths of time.
+-- else may; the engine executes them, with nothing of its own in them but moments and lengths of time,
+-- and what it says is held against tidegate.settings and the server's own clock before anything is lost.
+
+-- Refuses to lose what is younger than the installation keeps at least, and by a clock that is ahead.
+create function tidegate.check_loss(p_what text, p_now timestamptz, p_keep_micros int8, p_least_micros int8)
+    returns void
+    language plpgsql stable security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_ahead_micros int8;
+begin
+    if p_keep_micros is null or p_least_micros is null or p_keep_micros < p_least_micros then
+        raise exception '% of % hours is less than this database allows (%): run `tidegate migrate` with the configuration that is meant',
+            p_what, coalesce(round(p_keep_micros / 3.6e9)::text, 'no'),
+            coalesce('at least ' || round(p_least_micros / 3.6e9) || ' hours', 'none at all')
+            using errcode = 'TG010';
+    end if;
+    select s.clock_ahead_max_micros into v_ahead_micros from tidegate.settings s;
+    if p_now is null or p_now > now() + make_interval(secs => v_ahead_micros / 1e6) then
+        raise exception 'the engine''s clock is ahead of the server''s: % is refused until they agree', p_what
+            using errcode = 'TG010';
+    end if;
+end
+$$;
 
 -- Creates the partitions of the log for p_now and two periods ahead, and drops what is older than
 -- p_retention_micros (null keeps all). Dynamic SQL, here and in the function that makes a machine's
 -- view and nowhere else: a partition's name cannot be a parameter. It is made of digits only.
 --
 -- What an open dead letter points to is held, and every partition from there on with it: a partition
--- goes whole, and of a log only the beginning may go. segments_held counts what is past retention and stays.
+-- goes whole, and of a log only the beginning may go. segments_held counts what is past retention and
+-- stays. Both figures are estimates for partitions above 64 MiB: counting would read all of them.
 create function tidegate.tidegate_maintain(p_now timestamptz, p_retention_micros int8)
     returns table (segments_dropped int8, segments_held int8)
     language plpgsql volatile security definer
@@ -22,6 +47,7 @@ declare
     v_horizon timestamptz;
     v_held_from timestamptz;
     v_old record;
+    v_table regclass;
     v_segments int8;
 begin
     segments_dropped := 0;
@@ -53,9 +79,14 @@ begin
         end if;
     end loop;
 
+    if p_retention_micros is null then
+        return next;
+        return;
+    end if;
+    perform tidegate.check_loss('retention', p_now, p_retention_micros,
+        (select s.retention_min_micros from tidegate.settings s));
     v_horizon := p_now - make_interval(secs => p_retention_micros / 1e6);
-    if v_horizon is null
-        or not exists (select from tidegate.segment_partitions p where p.to_at <= v_horizon) then
+    if not exists (select from tidegate.segment_partitions p where p.to_at <= v_horizon) then
         return next;
         return;
     end if;
@@ -87,21 +118,32 @@ begin
             -- From here on nobody writes what is about to go: a clock far behind could.
             execute format('lock table tidegate.%I in access exclusive mode', v_old.name);
         end if;
-        select count(*) into v_segments from tidegate.segments s
-         where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at;
+        v_table := format('tidegate.%I', v_old.name)::regclass;
+        if pg_relation_size(v_table) <= 64 * 1024 * 1024 then
+            select count(*) into v_segments from tidegate.segments s
+             where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at;
+        else
+            select greatest(c.reltuples, 0)::int8 into v_segments from pg_class c where c.oid = v_table;
+        end if;
         if v_old.held then
             segments_held := segments_held + v_segments;
             continue;
         end if;
         segments_dropped := segments_dropped + v_segments;
-        -- What is dropped leaves its last sequence and head behind, in the same transaction.
+        -- What is dropped leaves its last sequence and head behind, in the same transaction. One look into
+        -- the partition's index for each log that reaches into it or beyond: sorting the partition would
+        -- take longer than a statement may.
         insert into tidegate.chain_anchors as a
             (tenant_id, stream_partition_id, next_sequence, chain_head, dropped_at)
-        select distinct on (s.tenant_id, s.stream_partition_id)
-               s.tenant_id, s.stream_partition_id, s.first_sequence + s.event_count, s.chain_head, p_now
-          from tidegate.segments s
-         where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at
-         order by s.tenant_id, s.stream_partition_id, s.first_sequence desc
+        select p.tenant_id, p.stream_partition_id, g.next_sequence, g.chain_head, p_now
+          from tidegate.stream_partitions p
+         cross join lateral (
+               select s.first_sequence + s.event_count as next_sequence, s.chain_head
+                 from tidegate.segments s
+                where s.tenant_id = p.tenant_id and s.stream_partition_id = p.stream_partition_id
+                  and s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at
+                order by s.first_sequence desc limit 1) g
+         where p.logged_at >= v_old.from_at
         on conflict (tenant_id, stream_partition_id) do update
             set next_sequence = excluded.next_sequence, chain_head = excluded.chain_head,
                 dropped_at = excluded.dropped_at
@@ -111,6 +153,10 @@ begin
          where s.logged_at >= v_old.from_at and s.logged_at < v_old.to_at;
         execute format('drop table tidegate.%I', v_old.name);
         delete from tidegate.segment_partitions p where p.name = v_old.name;
+        insert into tidegate.audit (at, actor, action, detail)
+        values (now(), session_user, 'drop_segments', json_build_object(
+            'from', v_old.from_at, 'to', v_old.to_at, 'segments', v_segments,
+            'retention_micros', p_retention_micros));
     end loop;
     return next;
 end
@@ -118,6 +164,7 @@ $$;
 
 -- Empties the older dedupe table and makes it the current one, when the current one is older than the
 -- window: so a key lives between one window and two. The exclusive lock lets no commit be in between.
+-- The least window has to have passed on the server's clock too: the engine's may stand anywhere before it.
 create function tidegate.rotate_dedupe(p_now timestamptz, p_window_micros int8) returns bool
     language plpgsql volatile security definer
     set search_path = pg_catalog, pg_temp
@@ -126,15 +173,24 @@ as $$
 declare
     v_state record;
     v_window interval := make_interval(secs => p_window_micros / 1e6);
+    v_settings record;
+    v_due_at timestamptz;
 begin
-    update tidegate.dedupe_state set rotated_at = p_now where rotated_at is null;
+    select s.* into v_settings from tidegate.settings s;
+    perform tidegate.check_loss('a dedupe window', p_now, p_window_micros,
+        v_settings.dedupe_window_min_micros);
+    v_due_at := now() - make_interval(secs => greatest(
+        v_settings.dedupe_window_min_micros - v_settings.clock_ahead_max_micros, 0) / 1e6);
+    update tidegate.dedupe_state set rotated_at = p_now, rotated_server_at = now()
+     where rotated_at is null;
     -- Asked before the lock as well: the rule is that nothing is due, and it should stop nobody.
-    if exists (select from tidegate.dedupe_state s where s.rotated_at + v_window >= p_now) then
+    if exists (select from tidegate.dedupe_state s
+                where s.rotated_at + v_window >= p_now or s.rotated_server_at > v_due_at) then
         return false;
     end if;
     perform pg_advisory_xact_lock(7482001, 1);
     select s.* into v_state from tidegate.dedupe_state s for update;
-    if v_state.rotated_at + v_window >= p_now then
+    if v_state.rotated_at + v_window >= p_now or v_state.rotated_server_at > v_due_at then
         return false;
     end if;
     if v_state.current_table = 0 then
@@ -143,7 +199,11 @@ begin
         truncate tidegate.dedupe_0;
     end if;
     update tidegate.dedupe_state
-       set current_table = 1 - current_table, generation = generation + 1, rotated_at = p_now;
+       set current_table = 1 - current_table, generation = generation + 1, rotated_at = p_now,
+           rotated_server_at = now();
+    insert into tidegate.audit (at, actor, action, detail)
+    values (now(), session_user, 'rotate_dedupe', json_build_object(
+        'generation', v_state.generation + 1, 'window_micros', p_window_micros));
     return true;
 end
 $$;
@@ -163,7 +223,7 @@ begin
 end
 $$;
 
-revoke all on function tidegate.tidegate_maintain, tidegate.rotate_dedupe,
+revoke all on function tidegate.check_loss, tidegate.tidegate_maintain, tidegate.rotate_dedupe,
     tidegate.forget_event_index from public;
 grant execute on function tidegate.tidegate_maintain, tidegate.rotate_dedupe to tidegate_engine;
 grant execute on function tidegate.forget_event_index to tidegate_admin;
@@ -211,20 +271,24 @@ begin
 end
 $$;
 
--- Goes on with the index of events: at most so many segments, and as many rows that retention left
--- behind as a thousand segments would hold. Returns the segments that it indexed. Each stream partition
--- is followed by its own gapless sequence, so no fence is needed.
-create function tidegate.index_events(p_segments int4) returns int4
+-- Goes on with the index of events: about so many events, at least one segment, and as many rows that
+-- retention left behind as so many events would be. Returns how many it indexed, and how many it knows to
+-- be left. Each stream partition is followed by its own gapless sequence, so no fence is needed.
+--
+-- Fair: those that waited longest come first, each with its share of 512 segments, and first segments go
+-- before second ones. However much one stream partition writes, no other waits for it to be done.
+create function tidegate.index_events(p_events int4) returns table (events int8, events_left int8)
     language plpgsql volatile security definer
     set search_path = pg_catalog, pg_temp
     set lock_timeout = '200ms'
     set jit = off
 as $$
-declare
-    v_segments int4;
 begin
+    events := 0;
+    events_left := 0;
     if not pg_try_advisory_xact_lock(7482001, 3) then
-        return 0;
+        return next;
+        return;
     end if;
     perform set_config('tidegate.tenants',
         (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
@@ -234,35 +298,56 @@ begin
             on x.tenant_id = a.tenant_id and x.stream_partition_id = a.stream_partition_id
                and x.sequence < a.next_sequence
          limit 100000));
-    with segments as materialized (
-        select g.tenant_id, g.stream_partition_id, g.first_sequence + g.event_count as next_sequence,
-               g.body
+    with lags as (
+        select p.tenant_id, p.stream_partition_id, p.next_sequence, i.indexed_at,
+               greatest(coalesce(i.next_sequence, 0), coalesce(a.next_sequence, 0)) as from_sequence
           from tidegate.stream_partitions p
           left join tidegate.event_index_progress i
             on i.tenant_id = p.tenant_id and i.stream_partition_id = p.stream_partition_id
+          left join tidegate.chain_anchors a
+            on a.tenant_id = p.tenant_id and a.stream_partition_id = p.stream_partition_id),
+    behind as materialized (
+        select l.tenant_id, l.stream_partition_id, l.from_sequence,
+               row_number() over turns as turn,
+               greatest(512 / count(*) over (), 1) as share,
+               sum(l.next_sequence - l.from_sequence) over () as lag
+          from lags l
+         where l.next_sequence > l.from_sequence
+        window turns as (
+            order by l.indexed_at nulls first, l.tenant_id, l.stream_partition_id)
+         order by turn limit 512),
+    candidates as materialized (
+        select g.*, sum(g.event_count) over (order by g.place, b.turn) - g.event_count as events_before
+          from behind b
          cross join lateral (
-               select g.* from tidegate.segments g
-                where g.tenant_id = p.tenant_id and g.stream_partition_id = p.stream_partition_id
-                  and g.first_sequence >= coalesce(i.next_sequence, 0)
-                order by g.first_sequence limit p_segments) g
-         where p.next_sequence > coalesce(i.next_sequence, 0)
-         limit p_segments),
+               select s.tenant_id, s.stream_partition_id, s.first_sequence, s.event_count, s.body,
+                      row_number() over (order by s.first_sequence) as place
+                 from (select s.* from tidegate.segments s
+                        where s.tenant_id = b.tenant_id and s.stream_partition_id = b.stream_partition_id
+                          and s.first_sequence >= b.from_sequence
+                        order by s.first_sequence limit b.share) s) g),
+    chosen as materialized (select c.* from candidates c where c.events_before < p_events),
     indexed as (
         insert into tidegate.event_index
             (tenant_id, stream_partition_id, sequence, event_id, correlation_id)
         select s.tenant_id, s.stream_partition_id, (r.entry ->> 'sequence')::int8,
                r.entry -> 'event' ->> 'id', r.entry -> 'event' ->> 'correlationid'
-          from segments s cross join lateral json_array_elements(s.body::json) as r(entry)
+          from chosen s cross join lateral json_array_elements(s.body::json) as r(entry)
          where r.entry -> 'event' is not null
         on conflict do nothing),
     moved as (
-        insert into tidegate.event_index_progress as i (tenant_id, stream_partition_id, next_sequence)
-        select s.tenant_id, s.stream_partition_id, max(s.next_sequence)
-          from segments s group by s.tenant_id, s.stream_partition_id
+        insert into tidegate.event_index_progress as i
+            (tenant_id, stream_partition_id, next_sequence, indexed_at)
+        select s.tenant_id, s.stream_partition_id, max(s.first_sequence + s.event_count),
+               clock_timestamp()
+          from chosen s group by s.tenant_id, s.stream_partition_id
         on conflict (tenant_id, stream_partition_id)
-            do update set next_sequence = greatest(i.next_sequence, excluded.next_sequence))
-    select count(*) into v_segments from segments;
-    return v_segments;
+            do update set next_sequence = greatest(i.next_sequence, excluded.next_sequence),
+                          indexed_at = excluded.indexed_at)
+    select coalesce(sum(s.event_count), 0),
+           greatest(coalesce((select max(b.lag) from behind b), 0) - coalesce(sum(s.event_count), 0), 0)
+      into events, events_left from chosen s;
+    return next;
 end
 $$;
 

@@ -11,7 +11,7 @@ use super::document::{Section, below, text, within};
 use super::field_type::{FieldType, map_key};
 use super::load_error::{Problems, did_you_mean, listed};
 use crate::limits::{MACHINE_NAMES_MAX, NAME_BYTES_MAX};
-use crate::yaml::{Node, Yaml};
+use crate::yaml::{Key, Node, Yaml};
 
 /// A declared field of a machine's data.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,7 +58,37 @@ pub(super) fn read_fields(root: Section<'_>, problems: &mut Problems) -> Vec<Fie
             initial,
         });
     }
+    refuse_one_column_for_two(entries, problems);
     fields
+}
+
+/// Columns that the view of every machine has. A field of such a name is the column `field_<name>`.
+const VIEW_COLUMNS: [&str; 7] = [
+    "tenant",
+    "key",
+    "status",
+    "version",
+    "created_at",
+    "changed_at",
+    "data",
+];
+
+/// Two fields may not become the same column of the machine's view: `version` and `field_version` would.
+fn refuse_one_column_for_two(entries: &[(Key, Node)], problems: &mut Problems) {
+    for (key, _) in entries {
+        let taken = key
+            .text
+            .strip_prefix("field_")
+            .filter(|name| VIEW_COLUMNS.contains(name))
+            .filter(|name| entries.iter().any(|(other, _)| other.text == *name));
+        if let Some(name) = taken {
+            let message = format!(
+                "the field `{name}` is the column `field_{name}` of the machine's view, since the view has \
+                 a column `{name}` of its own: rename one of the two fields"
+            );
+            problems.push(key.line, &below("data", &key.text), message);
+        }
+    }
 }
 
 /// A field's name can be written in CEL and is a column of the machine's view.

@@ -58,6 +58,31 @@ fn a_file_becomes_state_once_however_often_it_is_read() {
 }
 
 #[test]
+fn a_file_that_was_empty_is_read_once_events_are_in_it() {
+    let desk = Desk::new();
+    desk.write("later.ndjson", "");
+    let line = "ingest later.ndjson --machines order.yaml -o json";
+    for _ in 0..2 {
+        let nothing = desk.run(line).ended_with(0);
+        assert_eq!(nothing.lines()[0]["received"], json!(0));
+    }
+    let placed = |n: u32| {
+        let data = json!({"total_cents": 5});
+        event(&n.to_string(), "order.placed", n, &data)
+    };
+    desk.write("later.ndjson", &placed(1));
+    let first = desk.run(line).ended_with(0);
+    assert_eq!(first.lines()[0]["admitted"], json!(1));
+    desk.write("later.ndjson", &format!("{}{}", placed(1), placed(2)));
+    let second = desk.run(line).ended_with(0);
+    assert_eq!(second.lines()[0]["received"], json!(1));
+    // From the first commit on another beginning is another file.
+    desk.write("later.ndjson", &placed(3));
+    let replaced = desk.run(line).ended_with(3);
+    assert!(replaced.err.contains("re-created"), "{}", replaced.err);
+}
+
+#[test]
 fn standard_input_is_a_source_too_and_each_tenant_is_on_its_own() {
     let desk = Desk::new();
     let mut child = desk

@@ -3,6 +3,9 @@
 
 mod busy;
 mod filling;
+mod index;
+mod least_kept;
+mod names;
 mod outcomes;
 mod pooler;
 mod protection;

@@ -17,6 +17,48 @@ async fn refusal(options: PostgresOptions) -> String {
 }
 
 #[tokio::test]
+async fn without_a_connection_the_cause_and_the_address_are_said_and_no_login() {
+    // A port that was free a moment ago: whoever comes is turned away at once.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    drop(taken);
+    let url = format!("postgres://someone:hunter2@{address}/orders");
+    let begun = tokio::time::Instant::now();
+    match PostgresStore::connect(PostgresOptions::new(url)).await {
+        Err(StoreError::Unavailable { detail }) => {
+            for part in [&address.to_string(), "refused", "`orders`"] {
+                assert!(detail.contains(part), "{part}: {detail}");
+            }
+            for part in ["someone", "hunter2"] {
+                assert!(!detail.contains(part), "{part}: {detail}");
+            }
+        }
+        Err(other) => panic!("expected `unavailable`, found {other}"),
+        Ok(_) => panic!("expected `unavailable`, found a store"),
+    }
+    assert!(begun.elapsed().as_secs() < 5, "it was not waited for");
+}
+
+#[tokio::test]
+async fn r51_a_login_with_another_isolation_is_refused() {
+    let name = "r51_a_login_with_another_isolation_is_refused";
+    let Some(database) = TestDatabase::create(name).await else {
+        return;
+    };
+    let engine = database.prefix().role("engine");
+    let mut admin = database.admin().await;
+    for level in ["repeatable read", "serializable"] {
+        let sql = format!("alter role {engine} set default_transaction_isolation = '{level}'");
+        admin.execute(AssertSqlSafe(sql)).await.unwrap();
+        let why = refusal(PostgresOptions::new(database.engine_url())).await;
+        assert!(
+            why.contains(level) && why.contains("read committed"),
+            "{why}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn migrating_twice_changes_nothing_and_another_text_is_refused() {
     let name = "migrating_twice_changes_nothing_and_another_text_is_refused";
     let Some(database) = TestDatabase::create_empty(name).await else {

@@ -9,7 +9,8 @@
 //! **Recognising.** The incarnation is the hash of the first record: a file that is appended to, moved
 //! or copied keeps it, another file has another. What was rewritten behind the first record is noticed
 //! by [`EventBus::fingerprint_at`], what was cut off by [`EventBus::seek`]. An input without any record
-//! is the incarnation [`EMPTY`]: it becomes another one with its first record.
+//! is the incarnation [`EMPTY`]: it becomes another one with its first record, which a claim takes over
+//! since of an empty input nothing was ever committed.
 //!
 //! **Ending.** An input is bounded: at its end, as it is then, it is reported as ended once. A last line
 //! without a newline is a record; so do not read a file while its last line is still being written.

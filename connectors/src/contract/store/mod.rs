@@ -74,6 +74,7 @@ pub fn cases() -> Vec<Case<StoreUnderTest>> {
     cases![
         ownership::a_first_claim_makes_the_checkpoint_at_the_given_start,
         ownership::a_claim_raises_the_epoch_and_keeps_everything_else,
+        ownership::until_the_first_commit_a_claim_takes_over_the_incarnation,
         ownership::checkpoints_come_in_order_of_source_partition,
         ownership::an_old_epoch_is_fenced_and_writes_nothing,
         ownership::another_revision_is_fenced_and_writes_nothing,

@@ -62,6 +62,39 @@ pub(super) async fn a_claim_raises_the_epoch_and_keeps_everything_else(subject: 
     }
 }
 
+pub(super) async fn until_the_first_commit_a_claim_takes_over_the_incarnation(
+    subject: StoreUnderTest,
+) {
+    let store = subject.store.as_ref();
+    let place = source_partition("orders", 0);
+    let claim = |incarnation: &str, start: u64| Claim {
+        incarnation: Incarnation::new(incarnation).unwrap(),
+        start: Offset(start),
+        ..claim_of(&place, "node-a")
+    };
+    for (epoch, incarnation, start, expected) in [
+        (1, "empty", 7, 7),
+        // The same one keeps the start that it was first given.
+        (2, "empty", 9, 7),
+        (3, "begins-a", 3, 3),
+    ] {
+        let checkpoint = store.claim(claim(incarnation, start)).await.unwrap();
+        assert_eq!(checkpoint.epoch, Epoch(epoch));
+        assert_eq!(checkpoint.revision, Revision(0));
+        assert_eq!(checkpoint.incarnation.as_str(), incarnation);
+        assert_eq!(checkpoint.progress.next_offset, Offset(expected));
+        assert_eq!(store.checkpoint(&place).await.unwrap(), Some(checkpoint));
+    }
+    let mut writer = Writer::claim(store, &place, "node-b", begin())
+        .await
+        .unwrap();
+    let owned = writer.checkpoint.incarnation.clone();
+    committed(store, &mut writer, &[Entry::new("acme", "k1")]).await;
+    let checkpoint = store.claim(claim("begins-b", 0)).await.unwrap();
+    assert_eq!(checkpoint.incarnation, owned);
+    assert_eq!(checkpoint.progress, writer.checkpoint.progress);
+}
+
 pub(super) async fn checkpoints_come_in_order_of_source_partition(subject: StoreUnderTest) {
     let store = subject.store.as_ref();
     let places = [("b", 2), ("a-b", 0), ("b", 10), ("a", 7), ("a_b", 0)];

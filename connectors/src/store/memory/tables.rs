@@ -75,7 +75,7 @@ impl Tables {
                 epoch: Epoch(0),
                 owner: String::new(),
                 revision: Revision(0),
-                incarnation: claim.incarnation,
+                incarnation: claim.incarnation.clone(),
                 progress: Progress {
                     next_offset: claim.start,
                     done_above: DoneAbove::default(),
@@ -85,6 +85,11 @@ impl Tables {
             });
         checkpoint.epoch = checkpoint.epoch.next();
         checkpoint.owner = claim.owner;
+        // Nothing was ever committed: the checkpoint says nothing about the source.
+        if checkpoint.revision == Revision(0) && checkpoint.incarnation != claim.incarnation {
+            checkpoint.incarnation = claim.incarnation;
+            checkpoint.progress.next_offset = claim.start;
+        }
         checkpoint.clone()
     }
 

@@ -34,6 +34,9 @@ const RETRY: [&str; 7] = [
 /// before it replied, so around a commit the outcome is unknown.
 const SESSION_ENDED: [&str; 4] = ["57P01", "57P02", "57P04", "57P05"];
 
+/// Upkeep would lose what is younger than `tidegate.settings` allows. Its message holds no values of users.
+const CODE_LOSS_REFUSED: &str = "TG010";
+
 /// Maps an error of the driver.
 pub(super) fn store_error(error: sqlx::Error, during: During) -> StoreError {
     match error {
@@ -42,7 +45,12 @@ pub(super) fn store_error(error: sqlx::Error, during: During) -> StoreError {
             database_error(&code, database.message(), during)
         }
         // No connection was had: nothing was sent.
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => StoreError::Unavailable {
+        sqlx::Error::PoolTimedOut => StoreError::Unavailable {
+            detail:
+                "no connection in time: all of them are in use, or the server cannot be reached"
+                    .to_owned(),
+        },
+        sqlx::Error::PoolClosed => StoreError::Unavailable {
             detail: error.to_string(),
         },
         sqlx::Error::Io(_)
@@ -89,6 +97,8 @@ fn database_error(code: &str, message: &str, during: During) -> StoreError {
             "cannot log in: {}",
             without_values(message)
         )),
+        // What upkeep was asked to lose is more than this database allows.
+        CODE_LOSS_REFUSED => StoreError::NotReady(message.to_owned()),
         // No schema, no table, no function: not migrated.
         "3F000" | "42P01" | "42883" => StoreError::NotReady(format!(
             "{}: run `tidegate migrate` with an administrator's connection",

@@ -92,6 +92,39 @@ const MIGRATIONS: [Migration; 6] = [
     migration!("0006_definitions"),
 ];
 
+/// The least that upkeep keeps, whatever a node asks for: what only the owner of the schema can change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeastKept {
+    /// Microseconds of the log; `None` when it is never dropped.
+    pub retention_micros: Option<i64>,
+    /// Microseconds of the dedupe window.
+    pub dedupe_window_micros: i64,
+}
+
+impl LeastKept {
+    /// The statement that writes it, for people who migrate by hand.
+    pub fn sql(&self, prefix: &RolePrefix) -> String {
+        let retention = self
+            .retention_micros
+            .map_or("null".to_owned(), |micros| micros.to_string());
+        format!(
+            "\nbegin;\nset local role {};\nupdate tidegate.settings set retention_min_micros = {retention}, \
+             dedupe_window_min_micros = {};\ncommit;\n",
+            prefix.role("owner"),
+            self.dedupe_window_micros
+        )
+    }
+
+    /// Writes it, as an administrator who migrates.
+    pub async fn write(&self, admin_url: &str, prefix: &RolePrefix) -> Result<(), StoreError> {
+        let failed = |e| store_error(e, During::Read);
+        let options = connect_options(admin_url)?.application_name("tidegate migrate");
+        let mut connection = PgConnection::connect_with(&options).await.map_err(failed)?;
+        run(&mut connection, &self.sql(prefix)).await?;
+        connection.close().await.map_err(failed)
+    }
+}
+
 /// Its own table, made before the first migration.
 const REGISTER_SQL: &str = "\
 create table if not exists tidegate.migrations (

@@ -21,7 +21,6 @@ mod upkeep;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sqlx::Connection as _;
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
@@ -34,10 +33,9 @@ use tidegate_engine::store::{
 };
 use tidegate_engine::tenant::TenantId;
 
-pub use migrate::{RoleMode, RolePrefix, migrate, print_sql};
+pub use migrate::{LeastKept, RoleMode, RolePrefix, migrate, print_sql};
 pub use options::{Pooler, PostgresOptions};
 
-use error::{During, store_error};
 use names::Names;
 use older_keys::OlderKeysFilter;
 use session::{Session, owned};
@@ -85,20 +83,11 @@ impl PostgresStore {
     /// Connects as the engine's role and checks role, settings and schema. Migrates nothing.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let session = Session::new(&options)?;
-        let mut connection = session::connect_once(&options)
-            .await
-            .map_err(|error| startup::no_connection(error, &options))?;
-        // One transaction, so that a pooler hands out one connection for all of it.
-        let failed = |e| store_error(e, During::Read);
-        let mut transaction = connection.begin().await.map_err(failed)?;
-        startup::check(&mut transaction).await?;
-        transaction.commit().await.map_err(failed)?;
-        // What it was opened for is done; a failure to say goodbye changes nothing.
-        let _ = connection.close().await;
+        startup::check(&options).await?;
         let store = Self {
             inner: Arc::new(Inner {
                 session,
-                names: Names::default(),
+                names: Names::new(options.names_max),
                 older_keys: OlderKeysFilter::new(options.dedupe_filter_bytes_max),
                 making_filter: AtomicBool::new(false),
                 coverage: Coverage::default(),

@@ -1,12 +1,13 @@
 //! The numbers behind names: tenants, machines, source and stream partitions stand in the large tables
-//! as `int4`. Numbers never change, so they are kept once read; the cache is bounded by being emptied.
+//! as `int4`. Numbers never change, so they are kept once read; the cache is bounded by being emptied,
+//! at any moment: what a call needs it collects for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 
 use dashmap::DashMap;
 use sqlx::Row as _;
-use tidegate_engine::commit::CommitBatch;
+use tidegate_engine::commit::{CommitBatch, Segment};
 use tidegate_engine::position::{SourcePartition, StreamName, StreamPartition};
 use tidegate_engine::state::MachineName;
 use tidegate_engine::store::StoreError;
@@ -15,16 +16,38 @@ use tidegate_engine::tenant::TenantId;
 use super::error::{During, corrupt, store_error};
 use super::session::Session;
 
-/// Names kept of one kind. About 100 bytes each; ten thousand tenants with a few streams fit many times.
-const NAMES_MAX: usize = 200_000;
-
 /// Known numbers.
-#[derive(Default)]
 pub(super) struct Names {
-    tenants: DashMap<TenantId, i32>,
-    machines: DashMap<MachineName, i32>,
-    source_partitions: DashMap<SourcePartition, i32>,
-    stream_partitions: DashMap<StreamPartition, i32>,
+    tenants: Known<TenantId>,
+    machines: Known<MachineName>,
+    source_partitions: Known<SourcePartition>,
+    stream_partitions: Known<StreamPartition>,
+}
+
+/// Known numbers of one kind.
+struct Known<K: Eq + Hash> {
+    numbers: DashMap<K, i32>,
+    names_max: usize,
+}
+
+impl<K: Eq + Hash> Known<K> {
+    fn new(names_max: usize) -> Self {
+        Self {
+            numbers: DashMap::new(),
+            names_max,
+        }
+    }
+
+    fn get(&self, name: &K) -> Option<i32> {
+        self.numbers.get(name).map(|number| *number)
+    }
+
+    fn remember(&self, name: K, number: i32) {
+        if self.numbers.len() >= self.names_max {
+            self.numbers.clear();
+        }
+        self.numbers.insert(name, number);
+    }
 }
 
 /// The numbers of one batch, each list in the order of the batch.
@@ -49,17 +72,20 @@ impl BatchNumbers {
     }
 }
 
-fn remember<K: Eq + Hash>(map: &DashMap<K, i32>, key: K, number: i32) {
-    if map.len() >= NAMES_MAX {
-        map.clear();
-    }
-    map.insert(key, number);
-}
-
 impl Names {
+    /// No names yet, and never more than so many of one kind.
+    pub fn new(names_max: usize) -> Self {
+        Self {
+            tenants: Known::new(names_max),
+            machines: Known::new(names_max),
+            source_partitions: Known::new(names_max),
+            stream_partitions: Known::new(names_max),
+        }
+    }
+
     /// Keeps the number of a source partition that was just claimed.
     pub fn keep_source_partition(&self, source_partition: SourcePartition, number: i32) {
-        remember(&self.source_partitions, source_partition, number);
+        self.source_partitions.remember(source_partition, number);
     }
 
     /// Everything that a commit of `batch` needs; `None` when its source partition was never claimed.
@@ -96,7 +122,7 @@ impl Names {
         source_partition: &SourcePartition,
     ) -> Result<Option<i32>, StoreError> {
         if let Some(number) = self.source_partitions.get(source_partition) {
-            return Ok(Some(*number));
+            return Ok(Some(number));
         }
         let query = sqlx::query(
             "select source_partition_id from tidegate.source_partitions \
@@ -109,7 +135,8 @@ impl Names {
             return Ok(None);
         };
         let number: i32 = row.try_get(0).map_err(|e| store_error(e, During::Read))?;
-        remember(&self.source_partitions, source_partition.clone(), number);
+        self.source_partitions
+            .remember(source_partition.clone(), number);
         Ok(Some(number))
     }
 
@@ -120,7 +147,7 @@ impl Names {
         tenant: &TenantId,
     ) -> Result<Option<i32>, StoreError> {
         if let Some(number) = self.tenants.get(tenant) {
-            return Ok(Some(*number));
+            return Ok(Some(number));
         }
         let query = sqlx::query("select tenant_id from tidegate.tenants where name = $1")
             .bind(tenant.as_str());
@@ -129,7 +156,7 @@ impl Names {
             return Ok(None);
         };
         let number: i32 = row.try_get(0).map_err(|e| store_error(e, During::Read))?;
-        remember(&self.tenants, tenant.clone(), number);
+        self.tenants.remember(tenant.clone(), number);
         Ok(Some(number))
     }
 
@@ -142,8 +169,18 @@ impl Names {
         numbers(session, sql, &self.tenants, names, TenantId::as_str).await
     }
 
+    /// Numbers of the machines that are known to the database. Makes none: for reads.
+    pub async fn known_machines<'n>(
+        &self,
+        session: &Session,
+        names: impl Iterator<Item = &'n MachineName>,
+    ) -> Result<BTreeMap<MachineName, i32>, StoreError> {
+        let sql = "select name, machine_id from tidegate.machines where name = any($1)";
+        numbers(session, sql, &self.machines, names, MachineName::as_str).await
+    }
+
     /// Numbers of machines, made for those that have none.
-    pub async fn machines<'n>(
+    async fn machines<'n>(
         &self,
         session: &Session,
         names: impl Iterator<Item = &'n MachineName>,
@@ -159,26 +196,29 @@ impl Names {
         source_partition: i32,
         tenants: &BTreeMap<TenantId, i32>,
     ) -> Result<Vec<i32>, StoreError> {
-        let missing: BTreeSet<&StreamPartition> = batch
-            .segments
-            .iter()
-            .map(|segment| &segment.stream_partition)
-            .filter(|name| !self.stream_partitions.contains_key(*name))
-            .collect();
-        if !missing.is_empty() {
-            self.load_stream_partitions(session, &missing, source_partition, tenants)
-                .await?;
+        let mut numbers = BTreeMap::new();
+        let mut missing = BTreeSet::new();
+        for name in batch.segments.iter().map(|it| &it.stream_partition) {
+            match self.stream_partitions.get(name) {
+                Some(number) => {
+                    numbers.insert(name.clone(), number);
+                }
+                None => {
+                    missing.insert(name);
+                }
+            }
         }
-        batch
-            .segments
-            .iter()
-            .map(|segment| {
-                self.stream_partitions
-                    .get(&segment.stream_partition)
-                    .map(|number| *number)
-                    .ok_or_else(|| corrupt("a stream partition's number"))
-            })
-            .collect()
+        if !missing.is_empty() {
+            let made = self
+                .load_stream_partitions(session, &missing, source_partition, tenants)
+                .await?;
+            numbers.extend(made);
+        }
+        let number = |segment: &Segment| {
+            let number = numbers.get(&segment.stream_partition).copied();
+            number.ok_or_else(|| corrupt("a stream partition's number"))
+        };
+        batch.segments.iter().map(number).collect()
     }
 
     async fn load_stream_partitions(
@@ -187,7 +227,8 @@ impl Names {
         missing: &BTreeSet<&StreamPartition>,
         source_partition: i32,
         tenants: &BTreeMap<TenantId, i32>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<BTreeMap<StreamPartition, i32>, StoreError> {
+        let mut found = BTreeMap::new();
         let by_number: BTreeMap<i32, &TenantId> = tenants
             .iter()
             .map(|(name, number)| (*number, name))
@@ -205,7 +246,7 @@ impl Names {
         .bind(tenant_ids)
         .bind(streams);
         let Some(owner) = missing.iter().next().map(|name| &name.source_partition) else {
-            return Ok(());
+            return Ok(found);
         };
         for row in session.fetch(query, During::Read).await? {
             let failed = |e| store_error(e, During::Read);
@@ -220,17 +261,18 @@ impl Names {
                 stream: StreamName::new(stream).map_err(|_| corrupt("a stream's name"))?,
                 source_partition: owner.clone(),
             };
-            remember(&self.stream_partitions, name, number);
+            self.stream_partitions.remember(name.clone(), number);
+            found.insert(name, number);
         }
-        Ok(())
+        Ok(found)
     }
 }
 
-/// The numbers of `names`, from the cache or from `sql`, which makes those that are missing.
+/// The numbers of `names`, from the cache or from `sql`, which may make those that are missing.
 async fn numbers<'n, N>(
     session: &Session,
     sql: &'static str,
-    known: &DashMap<N, i32>,
+    known: &Known<N>,
     names: impl Iterator<Item = &'n N>,
     text: fn(&N) -> &str,
 ) -> Result<BTreeMap<N, i32>, StoreError>
@@ -243,7 +285,7 @@ where
     for name in names {
         match known.get(name) {
             Some(number) => {
-                found.insert(name.clone(), *number);
+                found.insert(name.clone(), number);
             }
             None => {
                 missing.insert(text(name), name);
@@ -262,7 +304,7 @@ where
         let name: &str = row.try_get(0).map_err(failed)?;
         let number: i32 = row.try_get(1).map_err(failed)?;
         if let Some(name) = missing.get(name) {
-            remember(known, (*name).clone(), number);
+            known.remember((*name).clone(), number);
             found.insert((*name).clone(), number);
         }
     }

@@ -31,6 +31,9 @@ pub struct PostgresOptions {
     /// Bytes that the filter of the older dedupe table may take. When the table holds more keys than
     /// fit at ten bits a key, every key is asked for in the database: slower, and as right.
     pub dedupe_filter_bytes_max: usize,
+    /// Names of tenants, machines and stream partitions whose numbers are kept, of each kind at most.
+    /// About 100 bytes each; what is not kept is asked for with the commit that needs it.
+    pub names_max: usize,
     /// Upkeep goes on with the index of event and correlation ids. It is off the hot path, and still
     /// costs the server about as much for each event as the rest of its commit.
     pub index_events: bool,
@@ -48,22 +51,23 @@ impl PostgresOptions {
             pooler: Pooler::None,
             // 64 MiB: about 50 million keys.
             dedupe_filter_bytes_max: 64 * 1024 * 1024,
+            // Ten thousand tenants with a few streams fit many times.
+            names_max: 200_000,
             index_events: true,
             application_name: "tidegate".to_owned(),
         }
     }
 
-    /// Where it leads, for people: never a password or a parameter.
+    /// Where it leads, for people: never a login, a password or a parameter.
     pub(super) fn address(&self) -> String {
         connect_options(&self.url).map_or_else(
             |_| "an address that cannot be read".to_owned(),
             |options| {
                 format!(
-                    "{}:{}, database `{}`, login `{}`",
+                    "{}:{}, database `{}`",
                     options.get_host(),
                     options.get_port(),
-                    options.get_database().unwrap_or(options.get_username()),
-                    options.get_username()
+                    options.get_database().unwrap_or("of the login's name")
                 )
             },
         )
@@ -92,6 +96,7 @@ impl std::fmt::Debug for PostgresOptions {
             .field("acquire_timeout", &self.acquire_timeout)
             .field("pooler", &self.pooler)
             .field("dedupe_filter_bytes_max", &self.dedupe_filter_bytes_max)
+            .field("names_max", &self.names_max)
             .field("index_events", &self.index_events)
             .field("application_name", &self.application_name)
             .finish()

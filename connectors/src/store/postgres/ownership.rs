@@ -114,7 +114,7 @@ impl Inner {
         };
         let machines = self
             .names
-            .machines(&self.session, names.iter().map(|name| &name.machine))
+            .known_machines(&self.session, names.iter().map(|name| &name.machine))
             .await?;
         let machine_ids: Vec<i32> = names
             .iter()

@@ -1,13 +1,14 @@
 //! What is checked before a node may use a database: the schema, the role's rights and the server's
 //! settings. Each refusal names what was found and what to do.
 
-use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Row as _};
 use tidegate_engine::store::StoreError;
 
 use super::error::{During, store_error};
 use super::migrate::check_schema;
 use super::options::PostgresOptions;
+use super::session::connect_once;
 
 const ROLE_SQL: &str = "\
 select r.rolname::text as role, r.rolsuper, r.rolbypassrls,
@@ -25,6 +26,7 @@ const SETTINGS_SQL: &str = "\
 select current_setting('fsync') as fsync,
        current_setting('full_page_writes') as full_page_writes,
        current_setting('synchronous_commit') as synchronous_commit,
+       current_setting('default_transaction_isolation') as isolation,
        current_setting('server_version_num')::int4 as version,
        current_setting('statement_timeout') as statement_timeout,
        current_setting('idle_in_transaction_session_timeout') as idle_timeout,
@@ -33,15 +35,26 @@ select current_setting('fsync') as fsync,
 /// The oldest server: `security_invoker` views came with it.
 const SERVER_VERSION_MIN: i32 = 150_000;
 
-/// Checks everything, and warns of what is allowed but weaker than promised.
-pub(super) async fn check(connection: &mut PgConnection) -> Result<(), StoreError> {
-    check_server(connection).await?;
-    check_role(connection).await?;
-    check_schema(connection).await
+/// Checks everything, and warns of what is allowed but weaker than promised. On a connection of its own:
+/// a pool that cannot connect says only that it waited, and this one says why.
+pub(super) async fn check(options: &PostgresOptions) -> Result<(), StoreError> {
+    let failed = |e| store_error(e, During::Read);
+    let mut connection = connect_once(options)
+        .await
+        .map_err(|error| no_connection(error, options))?;
+    // One transaction, so that a pooler hands out one of its connections for all of it.
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    check_server(&mut transaction).await?;
+    check_role(&mut transaction).await?;
+    check_schema(&mut transaction).await?;
+    transaction.commit().await.map_err(failed)?;
+    // What it was opened for is done; a failure to say goodbye changes nothing.
+    let _ = connection.close().await;
+    Ok(())
 }
 
 /// Says where no connection was had, and what to look at.
-pub(super) fn no_connection(error: StoreError, options: &PostgresOptions) -> StoreError {
+fn no_connection(error: StoreError, options: &PostgresOptions) -> StoreError {
     match error {
         StoreError::Unavailable { detail } => StoreError::Unavailable {
             detail: format!(
@@ -61,6 +74,8 @@ struct Server {
     fsync: String,
     full_page_writes: String,
     synchronous_commit: String,
+    /// Of this login's transactions, when they say nothing else: ours do not.
+    isolation: String,
     statement_timeout: String,
     idle_timeout: String,
 }
@@ -79,6 +94,7 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), StoreError> {
         fsync: text("fsync")?,
         full_page_writes: text("full_page_writes")?,
         synchronous_commit: text("synchronous_commit")?,
+        isolation: text("isolation")?,
         statement_timeout: text("statement_timeout")?,
         idle_timeout: text("idle_timeout")?,
     };
@@ -106,6 +122,15 @@ fn judge(server: &Server) -> Result<Vec<String>, StoreError> {
                  set it to on"
             )));
         }
+    }
+    // A commit looks at what others committed while it waited for their locks; a snapshot taken before
+    // would show the checkpoint and the keys as they were.
+    if server.isolation != "read committed" {
+        return Err(StoreError::NotReady(format!(
+            "default_transaction_isolation is {} for this login: set it to read committed (`alter role \
+             … set default_transaction_isolation = 'read committed'`)",
+            server.isolation
+        )));
     }
     if server.standby {
         return Err(StoreError::Unavailable {
@@ -169,6 +194,7 @@ mod tests {
             fsync: "on".to_owned(),
             full_page_writes: "on".to_owned(),
             synchronous_commit: "on".to_owned(),
+            isolation: "read committed".to_owned(),
             statement_timeout: "30s".to_owned(),
             idle_timeout: "10s".to_owned(),
         }
@@ -176,10 +202,12 @@ mod tests {
 
     #[test]
     fn r51_a_server_that_may_lose_commits_is_refused() {
-        let changes: [fn(&mut Server); 3] = [
+        let changes: [fn(&mut Server); 5] = [
             |it| it.fsync = "off".to_owned(),
             |it| it.full_page_writes = "off".to_owned(),
             |it| it.version = 140_010,
+            |it| it.isolation = "repeatable read".to_owned(),
+            |it| it.isolation = "serializable".to_owned(),
         ];
         for change in changes {
             let mut server = durable();

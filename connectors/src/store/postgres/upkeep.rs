@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::store::{StoreError, Upkeep, UpkeepDone};
+use tokio::time::Instant;
 
 use super::Inner;
 use super::encode::Moment;
@@ -17,10 +18,11 @@ const COVER_ATTEMPTS_MAX: u32 = 20;
 /// Between two of them.
 const COVER_PAUSE: Duration = Duration::from_millis(50);
 
-/// Segments indexed in one statement: some ten thousand events, well within a statement's time limit.
-const INDEX_SEGMENTS: i32 = 20;
-/// Such statements in one upkeep. What is left is the index's lag, and the next upkeep's work.
-const INDEX_CALLS_MAX: u32 = 100;
+/// Events indexed in one statement, well within its time limit.
+const INDEX_EVENTS: i32 = 20_000;
+/// How long one upkeep goes on with the index: a third of the usual time between two. What is left is the
+/// index's lag, and the next upkeep's work.
+const INDEX_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Which moments have a partition, as far as this process knows.
 #[derive(Default)]
@@ -149,12 +151,17 @@ impl Inner {
         if !self.index_events {
             return Ok(None);
         }
-        for _ in 0..INDEX_CALLS_MAX {
-            let query =
-                sqlx::query("select tidegate.index_events($1) as segments").bind(INDEX_SEGMENTS);
+        let until = Instant::now() + INDEX_TIME_MAX;
+        while Instant::now() < until {
+            let query = sqlx::query("select events, events_left from tidegate.index_events($1)")
+                .bind(INDEX_EVENTS);
             let rows = self.session.fetch(query, During::Read).await?;
-            let segments: i32 = rows.first().map_or(Ok(0), |row| column(row, "segments"))?;
-            if segments < INDEX_SEGMENTS {
+            let (done, left) = match rows.first() {
+                Some(row) => (counter(row, "events")?, counter(row, "events_left")?),
+                None => (0, 0),
+            };
+            // Nothing done: nothing is left, or another node does it.
+            if done == 0 || left == 0 {
                 break;
             }
         }

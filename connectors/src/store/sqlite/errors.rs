@@ -21,6 +21,12 @@ const TOO_BIG: i32 = 18;
 
 /// Maps an error of a statement that is not COMMIT: the transaction is rolled back, nothing was written.
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
+    // All readers are in use: nothing was asked yet, and a later call finds one.
+    if matches!(error, sqlx::Error::PoolTimedOut) {
+        return StoreError::Unavailable {
+            detail: "all connections that read are in use".to_owned(),
+        };
+    }
     let detail = error.to_string();
     match primary_code(&error) {
         // Somebody's shell holds the write lock, or the machine is short of something: later it can work.

@@ -115,6 +115,13 @@ impl SqliteStore {
     }
 }
 
+/// Whose file it is, and whether anything is in it. The table of migrations alone is nothing: a process
+/// that was killed before its first migration leaves it behind, always empty.
+const FOUND_SQL: &str = "\
+SELECT application_id,
+       EXISTS (SELECT 1 FROM sqlite_schema WHERE tbl_name <> '_sqlx_migrations')
+  FROM pragma_application_id";
+
 /// Refuses a database of something else, before anything in it is changed.
 async fn check_ours(options: &SqliteOptions, path: &str) -> Result<(), StoreError> {
     let foreign = |detail: &str| {
@@ -127,7 +134,7 @@ async fn check_ours(options: &SqliteOptions, path: &str) -> Result<(), StoreErro
         .map_err(store_error)?;
     let found: Vec<(i64, bool)> = fetch(
         &mut connection,
-        "SELECT application_id, EXISTS (SELECT 1 FROM sqlite_schema) FROM pragma_application_id",
+        FOUND_SQL,
         |_| {},
         |row| Ok((column(row, 0)?, column(row, 1)?)),
     )

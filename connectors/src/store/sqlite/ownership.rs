@@ -21,7 +21,8 @@ macro_rules! columns {
     };
 }
 
-/// Takes a source partition: epoch + 1, and its checkpoint, made when there is none.
+/// Takes a source partition: epoch + 1, and its checkpoint, made when there is none. One that nothing was
+/// ever committed under goes over to the claim's incarnation, and then begins where the claim says.
 pub(super) async fn claim(writer: &Writer, claim: Claim) -> Result<Checkpoint, StoreError> {
     writer
         .transaction(move |connection| {
@@ -33,7 +34,12 @@ pub(super) async fn claim(writer: &Writer, claim: Claim) -> Result<Checkpoint, S
                             (source, partition, epoch, owner, incarnation, next_offset)
                          VALUES (?1, ?2, 1, ?3, ?4, ?5)
                          ON CONFLICT (source, partition)
-                            DO UPDATE SET epoch = epoch + 1, owner = excluded.owner
+                            DO UPDATE SET epoch = epoch + 1, owner = excluded.owner,
+                                incarnation = CASE WHEN revision = 0
+                                    THEN excluded.incarnation ELSE incarnation END,
+                                next_offset = CASE
+                                    WHEN revision = 0 AND incarnation <> excluded.incarnation
+                                    THEN excluded.next_offset ELSE next_offset END
                          RETURNING ",
                         columns!()
                     ),

@@ -417,6 +417,11 @@ const TABLE: &[(&str, &str, &str)] = &[
         "m.yaml:30: tests[0].given[0]: unreadable event: Subject: attribute names are",
     ),
     (
+        "tags: { type: map, initial: {} }",
+        "version: { type: int, initial: 0 }\n  field_version: { type: int, initial: 0 }",
+        "m.yaml:11: data.field_version: the field `version` is the column `field_version` of the machine's view",
+    ),
+    (
         "  - name: opened\n    given",
         "  - given",
         "m.yaml:28: tests[0]: the key `name` is missing; like `name: paid in full`",
