@@ -46,34 +46,39 @@ pub(super) fn exceeded() -> bool {
 /// Counts one comparison of two values that are neither lists nor maps.
 pub(super) fn visit(operator: &str, left: &dyn Val, right: &dyn Val) -> Result<(), ExecutionError> {
     let text = text_bytes(left).min(text_bytes(right));
-    spend(&VISITS, 1 + text / TEXT_BYTES_A_VISIT, operator)
+    let wanted = 1 + text / TEXT_BYTES_A_VISIT;
+    spend(VISITS.get(), |rest| VISITS.set(rest), wanted, operator)
 }
 
 /// Counts the comparison of a whole map: how far it goes depends on the order of a hash map, so that
 /// every value in it counts.
 pub(super) fn visit_all(operator: &str, value: &dyn Val) -> Result<(), ExecutionError> {
-    let most = VISITS.get().saturating_mul(VALUE_BYTES);
-    spend(&VISITS, bytes(value, most) / VALUE_BYTES + 1, operator)
+    let left = VISITS.get();
+    let wanted = bytes(value, left.saturating_mul(VALUE_BYTES)) / VALUE_BYTES + 1;
+    spend(left, |rest| VISITS.set(rest), wanted, operator)
 }
 
 /// Counts a copy of a value.
 pub(super) fn copy(operator: &str, value: &dyn Val) -> Result<(), ExecutionError> {
-    spend(&COPIED_BYTES, bytes(value, COPIED_BYTES.get()), operator)
+    let left = COPIED_BYTES.get();
+    let wanted = bytes(value, left);
+    spend(left, |rest| COPIED_BYTES.set(rest), wanted, operator)
 }
 
 fn spend(
-    left: &'static std::thread::LocalKey<Cell<usize>>,
+    left: usize,
+    keep: impl FnOnce(usize),
     wanted: usize,
     operator: &str,
 ) -> Result<(), ExecutionError> {
-    match left.get().checked_sub(wanted) {
+    match left.checked_sub(wanted) {
         Some(rest) => {
-            left.set(rest);
+            keep(rest);
             Ok(())
         }
         None => {
             // Whatever follows an error that `||` or `exists` swallowed is refused at once.
-            left.set(0);
+            keep(0);
             EXCEEDED_ONCE.set(true);
             Err(fault(operator, EXCEEDED))
         }
