@@ -44,6 +44,9 @@ pub enum Next {
     },
     /// Not ours any more: drop everything.
     Drop,
+    /// Something of ours was written, and it may be another batch than the one in flight: drop
+    /// everything and claim again, the store knows.
+    ClaimAgain,
     /// Stop this source partition with an alarm.
     Stop {
         /// What happened.
@@ -68,7 +71,21 @@ pub struct CommitProtocol {
     attempt: u32,
     surprised_in_a_row: u32,
     one_event_until: Option<Offset>,
+    /// What batches of unknown outcome are under way for this revision.
+    at_large: AtLarge,
     back_off: BackOff,
+}
+
+/// Batches of this revision that may still arrive: one of them at most will be written, and the
+/// checkpoint's revision does not say which.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum AtLarge {
+    /// None.
+    None,
+    /// Only the one in flight, however often it was handed over.
+    TheSame,
+    /// One that was given up meanwhile for another.
+    Another,
 }
 
 /// Surprises in a row after which the careful path goes first: the fast path would only be paid on top.
@@ -84,6 +101,7 @@ impl CommitProtocol {
             attempt: 0,
             surprised_in_a_row: 0,
             one_event_until: None,
+            at_large: AtLarge::None,
             back_off,
         }
     }
@@ -141,8 +159,7 @@ impl CommitProtocol {
         match reply {
             Ok(CommitReply::Committed { new_rows }) => self.committed(Some(new_rows), last_offset),
             Ok(CommitReply::Surprised(surprises)) => {
-                self.stage = Stage::Idle;
-                self.attempt = 0;
+                self.given_up();
                 self.surprised_in_a_row = self.surprised_in_a_row.saturating_add(1);
                 Next::Reapply(surprises)
             }
@@ -152,6 +169,9 @@ impl CommitProtocol {
                     return self.committed(None, last_offset);
                 }
                 self.stage = Stage::Unknown;
+                if self.at_large == AtLarge::None {
+                    self.at_large = AtLarge::TheSame;
+                }
                 Next::ReadCheckpoint(self.back_off.wait(self.attempt, random))
             }
             Err(error) => self.failed(&error, events, last_offset, random),
@@ -195,6 +215,9 @@ impl CommitProtocol {
             return Next::SubmitAgain(self.back_off.wait(self.attempt, random));
         }
         if checkpoint.revision == self.revision.next() {
+            if self.at_large == AtLarge::Another {
+                return self.over(Next::ClaimAgain);
+            }
             return self.committed(None, last_offset);
         }
         self.over(Next::Drop)
@@ -202,6 +225,7 @@ impl CommitProtocol {
 
     fn committed(&mut self, new_rows: Option<Vec<EntityRow>>, last_offset: Option<Offset>) -> Next {
         self.revision = self.revision.next();
+        self.at_large = AtLarge::None;
         self.stage = Stage::Idle;
         self.attempt = 0;
         self.surprised_in_a_row = 0;
@@ -227,8 +251,7 @@ impl CommitProtocol {
                 Next::SubmitAgain(wait)
             }
             Disposition::Condemn => {
-                self.stage = Stage::Idle;
-                self.attempt = 0;
+                self.given_up();
                 if events <= 1 {
                     return Next::Condemn {
                         detail: error.to_string(),
@@ -241,6 +264,15 @@ impl CommitProtocol {
             Disposition::Stop => self.over(Next::Stop {
                 detail: error.to_string(),
             }),
+        }
+    }
+
+    /// The batch in flight will be made anew, and differently.
+    fn given_up(&mut self) {
+        self.stage = Stage::Idle;
+        self.attempt = 0;
+        if self.at_large == AtLarge::TheSame {
+            self.at_large = AtLarge::Another;
         }
     }
 
@@ -312,6 +344,26 @@ mod tests {
                 None => assert_eq!(next, Next::Drop),
             }
         }
+    }
+
+    /// Found by the simulation: the first batch, given up for a surprise, arrives late, and the second,
+    /// whose outcome is unknown too, must not be taken for it.
+    #[test]
+    fn a_revision_that_moved_does_not_say_which_of_two_batches_was_written() {
+        let mut protocol = in_flight();
+        let wait = protocol.on_reply(Err(unknown()), 5, None, 0);
+        assert!(matches!(wait, Next::ReadCheckpoint(_)));
+        let again = protocol.on_checkpoint(Ok(Some(checkpoint(3, 7))), None, 0);
+        assert!(matches!(again, Next::SubmitAgain(_)));
+        protocol.submitted();
+        let surprised = Ok(CommitReply::Surprised(Surprises::default()));
+        let anew = protocol.on_reply(surprised, 5, None, 0);
+        assert!(matches!(anew, Next::Reapply(_)));
+        protocol.submitted();
+        let wait = protocol.on_reply(Err(unknown()), 6, None, 0);
+        assert!(matches!(wait, Next::ReadCheckpoint(_)));
+        let next = protocol.on_checkpoint(Ok(Some(checkpoint(3, 8))), None, 0);
+        assert_eq!(next, Next::ClaimAgain);
     }
 
     #[test]

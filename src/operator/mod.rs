@@ -225,7 +225,7 @@ impl Operator<'_> {
                 Next::Settle { .. } => return Ok(Attempt::Done(follow_up.decided)),
                 Next::Reapply(surprises) => return Ok(Attempt::Again(surprises)),
                 Next::SubmitAgain(wait) => tokio::time::sleep(wait).await,
-                Next::Drop => return Ok(Attempt::Fenced),
+                Next::Drop | Next::ClaimAgain => return Ok(Attempt::Fenced),
                 Next::Condemn { detail } => return Ok(Attempt::Refused(detail)),
                 Next::Stop { detail } => {
                     return Err(DecisionError::Impossible { id, why: detail });

@@ -154,9 +154,13 @@ fn report_if_wrong(outcome: &Outcome) {
     );
 }
 
-/// Writes a trace to a file, when `TIDEGATE_SIM_TRACE` names one.
+/// Writes a trace to a file, when `TIDEGATE_SIM_TRACE` names one; that of a broken promise stays, under
+/// the same name with `.broken` behind it.
 fn keep_trace(outcome: &Outcome) {
-    if let Ok(path) = std::env::var("TIDEGATE_SIM_TRACE") {
+    if let Ok(mut path) = std::env::var("TIDEGATE_SIM_TRACE") {
+        if !outcome.violations.is_empty() {
+            path.push_str(".broken");
+        }
         std::fs::write(&path, outcome.trace.join("\n")).unwrap();
     }
 }

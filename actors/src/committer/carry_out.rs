@@ -144,6 +144,10 @@ impl Committer {
                 self.ownership.end(Standing::Fenced);
                 self.retire(context);
             }
+            Next::ClaimAgain => self.broken(
+                "a batch that was given up was written after all; the store knows which",
+                context,
+            ),
             Next::Stop { detail } => {
                 let reason = format!(
                     "{detail}; nothing of the batch was written. Fix the cause, then restart this node"

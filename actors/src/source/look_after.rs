@@ -42,9 +42,14 @@ impl SourceTask {
         }
     }
 
-    /// When a slot is due although nothing moves.
+    /// When a slot is due although nothing moves. While a claim of it is under way there is nothing to be
+    /// done about it, and the claim's return wakes the task: a moment that has passed would spin.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.lock().values().filter_map(Slot::due).min()
+        let slots = self.lock();
+        let idle = slots
+            .iter()
+            .filter(|(partition, _)| !self.claiming.contains_key(partition));
+        idle.filter_map(|(_, slot)| slot.due()).min()
     }
 
     fn claim(&mut self, partition: u32, terms: ClaimTerms, claims: &mpsc::Sender<Claimed>) {
