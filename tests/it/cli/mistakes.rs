@@ -270,12 +270,7 @@ fn a_server_that_is_not_there_is_named() {
          acquire_timeout_ms: 300\n",
     );
     let said = desk.run("verify -c node.yaml").ended_with(3);
-    for part in [
-        "127.0.0.1:1",
-        "`state`",
-        "`tidegate_engine`",
-        "store.postgres.url",
-    ] {
+    for part in ["127.0.0.1:1", "`state`", "store.postgres.url"] {
         assert!(said.err.contains(part), "{part} in {}", said.err);
     }
 }
