@@ -2,7 +2,7 @@
 //! verbs; what each verb *means* is decided in `tidegate-engine`.
 //!
 //! ```text
-//!  bus ── receive ≤ 1000 events, 2 MiB a poll, under the node's permits (100000 events, 256 MiB)
+//!  bus ── receive ≤ 2000 events, 2 MiB a poll, under the node's permits (100000 events, 256 MiB)
 //!   │
 //!   ▼
 //!  source task (one a bus) ── claims, seeks, looks after its ownerships (10 restarts in 60 s)
@@ -18,7 +18,7 @@
 //!   │  │ prepare, settle, reset                     200000 keys remembered; apply: 2 batches deep
 //!   ▼  │
 //!  Committer (one a source partition) ── mailbox ≤ 16384 messages; fair order, 64 KiB a turn;
-//!   │                                    a batch ≤ 1000 events, 4 MiB
+//!   │                                    a batch ≤ 5000 events, 4 MiB
 //!   │ commit: one in flight a source partition, 4 in the node
 //!   ▼
 //!  store ── settle: permits back, low watermark ── acknowledge: one under way
