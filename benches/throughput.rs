@@ -14,7 +14,7 @@ use harness::load::{EVENT_BYTES, Load, Shape};
 use harness::report::{Row, Table, circumstances, write_into};
 use harness::stores::StoreKind;
 use harness::ways::{Bench, Machine, Settings, Way};
-use peers::{BatchConsumer, PerEventConsumer, RawCopy, RawType, Tables};
+use peers::{BatchConsumer, PerEventConsumer, RawCopy, RawType, State, Tables};
 
 /// What the node is shipped with; the peers get it too.
 #[global_allocator]
@@ -23,9 +23,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
 const URL: &str = "TIDEGATE_TEST_POSTGRES_URL";
 
-/// The two ways that all others are compared with.
+/// The ways that all others are compared with.
 const PER_EVENT: &str = "hand-written, one event a transaction";
 const BATCH: &str = "hand-written batches";
+const BATCH_MACHINE: &str = "hand-written batches, a state machine";
 
 const BATCH_SIZES: [usize; 5] = [250, 500, 1_000, 2_000, 5_000];
 
@@ -93,7 +94,7 @@ async fn measure(bench: &Arc<Bench>, arguments: &Arguments) -> Result<()> {
     );
     let mut text = circumstances(&bench.server.description, &load, arguments.rounds);
     text.push('\n');
-    text.push_str(&Table::new(&rows, [PER_EVENT, BATCH]).to_markdown());
+    text.push_str(&Table::new(&rows, [PER_EVENT, BATCH, BATCH_MACHINE]).to_markdown());
     println!("{text}");
     if arguments.write {
         write_into(std::path::Path::new(README), &text)?;
@@ -139,7 +140,7 @@ fn candidates(arguments: &Arguments) -> Vec<(&'static str, Vec<(Way, String)>)> 
     let sizes = arguments
         .batch
         .map_or_else(|| BATCH_SIZES.to_vec(), |size| vec![size]);
-    let batch = |tables| {
+    let batch = |tables, state| {
         let mut all = Vec::new();
         for connections in [1, 2] {
             for batch_events in &sizes {
@@ -147,6 +148,7 @@ fn candidates(arguments: &Arguments) -> Vec<(&'static str, Vec<(Way, String)>)> 
                     batch_events: *batch_events,
                     connections,
                     tables,
+                    state,
                 };
                 let settings = format!("batches of {batch_events}, {connections} connections");
                 all.push((Way::Batch(peer), settings));
@@ -171,8 +173,12 @@ fn candidates(arguments: &Arguments) -> Vec<(&'static str, Vec<(Way, String)>)> 
     );
     let mut all = vec![
         (PER_EVENT, vec![per_event]),
-        (BATCH, batch(Tables::SeenAndLog)),
-        ("the same, keys on the log alone", batch(Tables::LogAlone)),
+        (BATCH, batch(Tables::SeenAndLog, State::Arithmetic)),
+        (
+            "the same, keys on the log alone",
+            batch(Tables::LogAlone, State::Arithmetic),
+        ),
+        (BATCH_MACHINE, batch(Tables::SeenAndLog, State::Machine)),
         ("raw COPY, unindexed, jsonb", copy(RawType::Jsonb)),
         ("raw COPY, unindexed, bytea", copy(RawType::Bytea)),
     ];

@@ -27,12 +27,12 @@ pub struct Row {
 pub struct Table<'r> {
     rows: &'r [Row],
     /// Its rates are 1 in the last columns, in this order.
-    baselines: [Option<&'r Row>; 2],
+    baselines: [Option<&'r Row>; 3],
 }
 
 impl<'r> Table<'r> {
-    /// A table of `rows`, compared with the rows of these two names.
-    pub fn new(rows: &'r [Row], baselines: [&str; 2]) -> Self {
+    /// A table of `rows`, compared with the rows of these names.
+    pub fn new(rows: &'r [Row], baselines: [&str; 3]) -> Self {
         let named = |name: &str| rows.iter().find(|row| row.name == name);
         Self {
             rows,
@@ -44,14 +44,15 @@ impl<'r> Table<'r> {
     pub fn to_markdown(&self) -> String {
         let mut text = String::from(
             "| way | settings | events/s (lowest to highest) | × per-event | × batch | \
-             Postgres CPU, µs/event | client CPU, µs/event |\n|---|---|---|---|---|---|---|\n",
+             × batch, state machine | Postgres CPU, µs/event | client CPU, µs/event |\n\
+             |---|---|---|---|---|---|---|---|\n",
         );
         for row in self.rows {
-            let [per_event, batch] = self.baselines.map(|base| ratio(row, base));
+            let [per_event, batch, machine] = self.baselines.map(|base| ratio(row, base));
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {per_event} | {batch} | {} | {} |",
+                "| {} | {} | {} | {per_event} | {batch} | {machine} | {} | {} |",
                 row.name,
                 row.settings,
                 rates(&row.samples),

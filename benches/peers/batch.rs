@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection as _, Row as _};
 
 use super::envelope::{EventId, OrderEvent, TenantNumbers, tenant_numbers};
-use super::schema;
+use super::{machine, schema};
 use crate::harness::Result;
 use crate::harness::database::Server;
 use crate::harness::load::{Lane, Load};
@@ -26,6 +26,15 @@ pub enum Tables {
     LogAlone,
 }
 
+/// How the consumer moves an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// By arithmetic in the upsert, without looking at it: the fastest, as long as no event is refused.
+    Arithmetic,
+    /// By a state machine: read, apply, write.
+    Machine,
+}
+
 /// The hand-written batch consumer.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchConsumer {
@@ -35,6 +44,8 @@ pub struct BatchConsumer {
     pub connections: usize,
     /// Where it remembers.
     pub tables: Tables,
+    /// How it moves an order.
+    pub state: State,
 }
 
 const SEEN: &str = "insert into peer_seen (tenant_id, event_id) \
@@ -167,7 +178,10 @@ impl BatchConsumer {
                 keep_fresh(&mut events, &fresh)?;
             }
         }
-        upsert(&mut transaction, &events).await?;
+        match self.state {
+            State::Arithmetic => upsert(&mut transaction, &events).await?,
+            State::Machine => machine::apply(&mut transaction, &events).await?,
+        }
         let moved = sqlx::query(OFFSET)
             .bind(partition)
             .bind(next)

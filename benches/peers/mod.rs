@@ -4,9 +4,10 @@
 mod batch;
 mod copy;
 mod envelope;
+mod machine;
 mod per_event;
 mod schema;
 
-pub use batch::{BatchConsumer, Tables};
+pub use batch::{BatchConsumer, State, Tables};
 pub use copy::{RawCopy, RawType};
 pub use per_event::PerEventConsumer;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
-use super::batch::{BatchConsumer, Tables};
+use super::batch::{BatchConsumer, State, Tables};
 use super::envelope::{OrderEvent, TenantNumbers, tenant_numbers};
 use super::schema;
 use crate::harness::Result;
@@ -53,6 +53,7 @@ impl PerEventConsumer {
             batch_events: 1_000,
             connections: self.connections,
             tables: Tables::SeenAndLog,
+            state: State::Arithmetic,
         };
         opening
             .consume(&pool, load, &lanes, &tenants, Lane::opening)

@@ -34,18 +34,16 @@ impl Hash128 {
 
 /// Appends bytes as lower-case hexadecimal digits.
 pub(crate) fn push_hex(out: &mut String, bytes: &[u8]) {
-    let digit = |nibble: u8| {
-        char::from(if nibble < 10 {
-            b'0' + nibble
-        } else {
-            b'a' + nibble - 10
-        })
-    };
-    out.extend(
-        bytes
-            .iter()
-            .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]),
-    );
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or_default();
+    for eight in bytes.chunks(8) {
+        let mut digits = [0_u8; 16];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(eight) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        let digits = digits.get(..2 * eight.len()).unwrap_or_default();
+        out.push_str(std::str::from_utf8(digits).unwrap_or_default());
+    }
 }
 
 impl std::fmt::Display for Hash128 {

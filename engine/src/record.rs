@@ -304,12 +304,8 @@ fn push_integer(out: &mut String, value: u64) {
             break;
         }
     }
-    out.extend(
-        digits
-            .iter()
-            .skip(DIGITS_MAX - used)
-            .map(|digit| char::from(*digit)),
-    );
+    let digits = digits.get(DIGITS_MAX - used..).unwrap_or_default();
+    out.push_str(std::str::from_utf8(digits).unwrap_or_default());
 }
 
 #[derive(Deserialize)]

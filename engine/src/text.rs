@@ -1,5 +1,5 @@
-//! Text types that can only be built valid. Each is a cheap clone (`Arc<str>`), compares as text and
-//! says in its error which value broke which rule.
+//! Text types that can only be built valid. Each is a cheap clone, compares as text and says in its
+//! error which value broke which rule.
 //!
 //! R23: there is no way around the rule.
 //! ```
@@ -28,22 +28,54 @@ pub(crate) fn storable_reason(reason: &str) -> String {
 /// A rule for one text type; returns what was expected when the text breaks it.
 pub type TextRule = fn(&str) -> Result<(), String>;
 
-/// Declares a validated text type.
+/// Declares a validated text type that owns its text.
 #[macro_export]
 macro_rules! text_type {
     ($(#[$meta:meta])* $name:ident, $what:literal, $rule:expr) => {
+        $crate::text_type_of!(std::sync::Arc<str>, $(#[$meta])* $name, $what, $rule);
+    };
+}
+
+/// Declares a validated text type whose values may be slices of one delivery: an event is read without
+/// a copy of each attribute, and let go of at once. What outlives its event is a [`text_type!`].
+#[macro_export]
+macro_rules! shared_text_type {
+    ($(#[$meta:meta])* $name:ident, $what:literal, $rule:expr) => {
+        $crate::text_type_of!(bytestring::ByteString, $(#[$meta])* $name, $what, $rule);
+
+        impl $name {
+            /// Builds the value of a text that is shared, or says which rule it breaks.
+            pub(crate) fn shared(
+                text: bytestring::ByteString,
+            ) -> Result<Self, $crate::error::InvalidValue> {
+                Self::check(&text)?;
+                Ok(Self(text))
+            }
+        }
+    };
+}
+
+/// What both declare; `$text` holds the text.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! text_type_of {
+    ($text:ty, $(#[$meta:meta])* $name:ident, $what:literal, $rule:expr) => {
         $(#[$meta])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(std::sync::Arc<str>);
+        pub struct $name($text);
 
         impl $name {
             /// Builds the value, or says which rule the text breaks.
             pub fn new(text: &str) -> Result<Self, $crate::error::InvalidValue> {
+                Self::check(text)?;
+                Ok(Self(<$text>::from(text)))
+            }
+
+            fn check(text: &str) -> Result<(), $crate::error::InvalidValue> {
                 let rule: $crate::text::TextRule = $rule;
-                match rule(text) {
-                    Ok(()) => Ok(Self(std::sync::Arc::from(text))),
-                    Err(expected) => Err($crate::error::InvalidValue::new($what, expected, text)),
-                }
+                rule(text).map_err(|expected| {
+                    $crate::error::InvalidValue::new($what, expected, text)
+                })
             }
 
             /// The text.
@@ -114,8 +146,7 @@ pub fn name_rule(text: &str) -> Result<(), String> {
 /// An attribute of an event: 1 to [`limits::ATTRIBUTE_BYTES_MAX`] bytes without control characters.
 pub fn attribute_rule(text: &str) -> Result<(), String> {
     let fits = !text.is_empty() && text.len() <= limits::ATTRIBUTE_BYTES_MAX;
-    // Bytes below 0x20 and 0x7f are whole characters in UTF-8, so bytes suffice, and cost less.
-    if fits && !text.bytes().any(|b| b < 0x20 || b == 0x7f) {
+    if fits && !has_control(text) {
         Ok(())
     } else {
         Err(format!(
@@ -125,10 +156,17 @@ pub fn attribute_rule(text: &str) -> Result<(), String> {
     }
 }
 
+/// Bytes below 0x20 and 0x7f are whole characters in UTF-8, so bytes suffice. All are looked at, so that
+/// the compiler looks at many at once.
+fn has_control(text: &str) -> bool {
+    text.bytes()
+        .fold(false, |found, b| found | (b < 0x20) | (b == 0x7f))
+}
+
 /// Like [`attribute_rule`], with the shorter bound of an entity's key.
 pub fn entity_key_rule(text: &str) -> Result<(), String> {
     let fits = !text.is_empty() && text.len() <= limits::ENTITY_KEY_BYTES_MAX;
-    if fits && !text.bytes().any(|b| b < 0x20 || b == 0x7f) {
+    if fits && !has_control(text) {
         Ok(())
     } else {
         Err(format!(

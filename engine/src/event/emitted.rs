@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::{
     AttributeText, CausationId, Event, EventData, EventId, EventSource, EventTime, Extension,
@@ -44,12 +45,12 @@ impl Event {
     ) -> Event {
         Event {
             tenant: self.tenant.clone(),
-            id: EventId(Arc::from(id.to_string())),
-            source: EventSource(Arc::from(format!("/machines/{machine}"))),
+            id: EventId(ByteString::from(id.to_string())),
+            source: EventSource(ByteString::from(format!("/machines/{machine}"))),
             event_type: emitted.event_type.clone(),
             subject: emitted.subject.clone().or_else(|| self.subject.clone()),
             time: Some(self.time.clone().unwrap_or_else(|| EventTime {
-                text: AttributeText(Arc::from(at.to_rfc3339())),
+                text: AttributeText(ByteString::from(at.to_rfc3339())),
                 moment: at,
             })),
             data_content_type: None,

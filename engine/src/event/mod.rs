@@ -19,39 +19,39 @@ use crate::tenant::TenantId;
 pub use emitted::HOPS_ATTRIBUTE;
 pub use read::Unreadable;
 
-crate::text_type!(
+crate::shared_text_type!(
     /// CloudEvents `id`: with `source`, the natural idempotency key.
     EventId, "id", crate::text::attribute_rule
 );
-crate::text_type!(
+crate::shared_text_type!(
     /// CloudEvents `source`.
     EventSource, "source", crate::text::attribute_rule
 );
-crate::text_type!(
+crate::shared_text_type!(
     /// CloudEvents `type`: what machines listen to.
     EventType, "type", crate::text::attribute_rule
 );
-crate::text_type!(
+crate::shared_text_type!(
     /// CloudEvents `subject`.
     Subject, "subject", crate::text::attribute_rule
 );
-crate::text_type!(
+crate::shared_text_type!(
     /// Extension `correlationid`: carried unchanged through everything an event causes.
     CorrelationId, "correlationid", crate::text::attribute_rule
 );
-crate::text_type!(
+crate::shared_text_type!(
     /// Extension `causationid`: the id of the event that caused this one.
     CausationId, "causationid", crate::text::attribute_rule
 );
-crate::text_type!(
+crate::shared_text_type!(
     /// Extension `idempotencykey`: the producer's "same effect".
     IdempotencyKey, "idempotencykey", crate::text::attribute_rule
 );
-crate::text_type!(
+crate::shared_text_type!(
     /// Extension `causedby`: the credential that caused the event.
     CausedBy, "causedby", crate::text::attribute_rule
 );
-crate::text_type!(
+crate::shared_text_type!(
     /// Any other attribute's text.
     AttributeText, "attribute", crate::text::attribute_rule
 );
@@ -227,7 +227,11 @@ impl Event {
 
 /// Appends `text` as a JSON string.
 pub fn write_json_string(out: &mut String, text: &str) {
-    if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+    // All bytes are looked at, so that the compiler looks at many at once.
+    let escapes = text.bytes().fold(false, |found, b| {
+        found | (b < 0x20) | (b == b'"') | (b == b'\\')
+    });
+    if !escapes {
         out.push('"');
         out.push_str(text);
         out.push('"');

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -225,23 +226,35 @@ impl<'d> Known<'d> {
         if string(version, "specversion")? != "1.0" {
             return Err(Unreadable::new("specversion", "only \"1.0\" is known"));
         }
+        let of = |raw: &RawValue, field: &str| shared(raw, field, delivery);
         let event = Event {
             tenant,
-            id: EventId::new(&string(required(self.id, "id")?, "id")?)?,
-            source: EventSource::new(&string(required(self.source, "source")?, "source")?)?,
-            event_type: EventType::new(&string(required(self.event_type, "type")?, "type")?)?,
-            subject: optional(self.subject, "subject", Subject::new)?,
-            time: self.time.map(event_time).transpose()?,
+            id: EventId::shared(of(required(self.id, "id")?, "id")?)?,
+            source: EventSource::shared(of(required(self.source, "source")?, "source")?)?,
+            event_type: EventType::shared(of(required(self.event_type, "type")?, "type")?)?,
+            subject: optional(self.subject, "subject", of, Subject::shared)?,
+            time: self.time.map(|raw| event_time(raw, delivery)).transpose()?,
             data_content_type: optional(
                 self.data_content_type,
                 "datacontenttype",
-                AttributeText::new,
+                of,
+                AttributeText::shared,
             )?,
-            data_schema: optional(self.data_schema, "dataschema", AttributeText::new)?,
-            correlation_id: optional(self.correlation_id, "correlationid", CorrelationId::new)?,
-            causation_id: optional(self.causation_id, "causationid", CausationId::new)?,
-            idempotency_key: optional(self.idempotency_key, "idempotencykey", IdempotencyKey::new)?,
-            caused_by: optional(self.caused_by, "causedby", CausedBy::new)?,
+            data_schema: optional(self.data_schema, "dataschema", of, AttributeText::shared)?,
+            correlation_id: optional(
+                self.correlation_id,
+                "correlationid",
+                of,
+                CorrelationId::shared,
+            )?,
+            causation_id: optional(self.causation_id, "causationid", of, CausationId::shared)?,
+            idempotency_key: optional(
+                self.idempotency_key,
+                "idempotencykey",
+                of,
+                IdempotencyKey::shared,
+            )?,
+            caused_by: optional(self.caused_by, "causedby", of, CausedBy::shared)?,
             extensions,
             data: payload(self.data, self.data_base64, delivery)?,
         };
@@ -267,25 +280,35 @@ fn string<'d>(raw: &'d RawValue, field: &str) -> Result<Cow<'d, str>, Unreadable
     }
 }
 
+/// The same as a slice of the delivery, where no escape stands in it.
+fn shared(raw: &RawValue, field: &str, delivery: &Bytes) -> Result<ByteString, Unreadable> {
+    Ok(match string(raw, field)? {
+        Cow::Borrowed(text) => ByteString::try_from(delivery.slice_ref(text.as_bytes()))
+            .unwrap_or_else(|_| ByteString::from(text)),
+        Cow::Owned(text) => ByteString::from(text),
+    })
+}
+
 fn optional<T>(
     raw: Option<&RawValue>,
     field: &str,
-    build: fn(&str) -> Result<T, InvalidValue>,
+    of: impl Fn(&RawValue, &str) -> Result<ByteString, Unreadable>,
+    build: fn(ByteString) -> Result<T, InvalidValue>,
 ) -> Result<Option<T>, Unreadable> {
     let Some(raw) = raw else { return Ok(None) };
-    let value = build(&string(raw, field)?).map_err(|error| Unreadable {
+    let value = build(of(raw, field)?).map_err(|error| Unreadable {
         field: field.to_owned(),
         reason: format!("expected {}, found {}", error.expected, error.found),
     })?;
     Ok(Some(value))
 }
 
-fn event_time(raw: &RawValue) -> Result<EventTime, Unreadable> {
-    let text = string(raw, "time")?;
+fn event_time(raw: &RawValue, delivery: &Bytes) -> Result<EventTime, Unreadable> {
+    let text = shared(raw, "time", delivery)?;
     let moment = Timestamp::parse_rfc3339(&text)
         .ok_or_else(|| Unreadable::new("time", "expected RFC 3339, like 2026-11-22T06:17:00Z"))?;
     Ok(EventTime {
-        text: AttributeText::new(&text)?,
+        text: AttributeText::shared(text)?,
         moment,
     })
 }

@@ -6,8 +6,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::commit::EntityRow;
-use crate::state::{EntityKey, EntityState, MachineName};
+use crate::commit::{EntityRow, StoredEntity};
+use crate::machine::{DeadReason, Fault, Processor};
+use crate::position::Version;
+use crate::state::{EntityKey, EntityState, MachineName, StateData, Status};
 
 /// A hash map with a fast keyed hash. Keys come from outside, so its seed is random; no result may depend
 /// on its order.
@@ -15,67 +17,83 @@ pub(super) type HashMap<K, V> = StdHashMap<K, V, foldhash::fast::RandomState>;
 /// A set of the same kind.
 pub(super) type HashSet<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
 
-/// A map in two generations: what is not asked for while one generation fills is forgotten. Costs one
-/// look-up more than a plain map and never more than `entries_max` entries.
+/// A map in two generations: an entry is kept while at least half of `entries_max` others come after it
+/// was last written or touched, and for as long as it is pinned.
 #[derive(Debug)]
-pub struct Generations<K, V> {
+pub(super) struct Generations<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
-    entries_max: usize,
+    /// Entries that came into the young generation since it is the young one.
+    added: usize,
+    added_max: usize,
 }
 
-impl<K: Eq + Hash + Clone, V: Clone> Generations<K, V> {
-    /// A map of at most `entries_max` entries (at least two).
+impl<K: Eq + Hash + Clone, V> Generations<K, V> {
+    /// A map of at most `entries_max` entries (at least two), and those that are pinned.
     pub fn new(entries_max: usize) -> Self {
         Self {
             young: HashMap::default(),
             old: HashMap::default(),
-            entries_max: entries_max.max(2),
+            added: 0,
+            added_max: (entries_max / 2).max(1),
         }
     }
 
-    /// Looks a key up without keeping it young.
-    pub fn peek(&self, key: &K) -> Option<&V> {
+    pub fn get(&self, key: &K) -> Option<&V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
-    /// Looks a key up and keeps it young.
-    pub fn touch(&mut self, key: &K) -> Option<&V> {
-        if !self.young.contains_key(key) {
-            let value = self.old.remove(key)?;
-            self.insert(key.clone(), value);
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        match self.young.get_mut(key) {
+            Some(value) => Some(value),
+            None => self.old.get_mut(key),
         }
-        self.young.get(key)
     }
 
-    /// Adds or replaces an entry.
-    pub fn insert(&mut self, key: K, value: V) {
-        if self.young.len() >= self.entries_max / 2 && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
+    /// True when the entry is there; then it is young again.
+    pub fn touch(&mut self, key: &K, pinned: impl Fn(&V) -> bool) -> bool {
+        if self.young.contains_key(key) {
+            return true;
         }
-        self.old.remove(&key);
+        let Some(value) = self.old.remove(key) else {
+            return false;
+        };
+        self.add(key.clone(), value, pinned);
+        true
+    }
+
+    /// Adds or replaces an entry, and returns what was there. Where that makes the young generation too
+    /// large, the entries of the old one are forgotten but for the `pinned` ones.
+    pub fn put(&mut self, key: &K, value: V, pinned: impl Fn(&V) -> bool) -> Option<V> {
+        if let Some(place) = self.young.get_mut(key) {
+            return Some(std::mem::replace(place, value));
+        }
+        let before = self.old.remove(key);
+        self.add(key.clone(), value, pinned);
+        before
+    }
+
+    fn add(&mut self, key: K, value: V, pinned: impl Fn(&V) -> bool) {
+        if self.added >= self.added_max {
+            std::mem::swap(&mut self.young, &mut self.old);
+            // In place, so that the room is used again.
+            self.young.retain(|_, value| pinned(value));
+            self.added = 0;
+        }
+        self.added += 1;
         self.young.insert(key, value);
     }
 
     /// Forgets an entry.
     pub fn remove(&mut self, key: &K) {
-        self.young.remove(key);
-        self.old.remove(key);
-    }
-
-    /// Entries held.
-    pub fn len(&self) -> usize {
-        self.young.len() + self.old.len()
-    }
-
-    /// True when nothing is held.
-    pub fn is_empty(&self) -> bool {
-        self.young.is_empty() && self.old.is_empty()
+        if self.young.remove(key).is_none() {
+            self.old.remove(key);
+        }
     }
 }
 
 /// An entity within its partition's tenant.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct EntityRef {
     /// The machine.
     pub machine: MachineName,
@@ -83,17 +101,69 @@ pub struct EntityRef {
     pub key: EntityKey,
 }
 
-/// An entity as a partition knows it.
+/// By the key alone: few entities of different machines share one, and it is hashed for every event.
+impl Hash for EntityRef {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+/// An entity as a partition knows it: as the newest batch that touched it leaves it, settled or not.
 #[derive(Clone, PartialEq, Debug)]
-pub struct EntityValue {
+pub(super) struct EntityValue {
     /// Its row; absent while it does not exist or its row is not known yet.
     pub row: Option<EntityRow>,
-    /// Its state; version 0 while it does not exist.
-    pub state: EntityState,
-    /// Its canonical data.
+    /// Its version; 0 while it does not exist.
+    pub version: Version,
+    /// Its status, once it exists.
+    pub status: Option<Status>,
+    /// Its canonical data, once it exists. Text and no tree: a tenth of the memory, and a machine is
+    /// given what a store would give it.
     pub text: Arc<str>,
     /// Admission time of the event that moved it last, while that is not settled.
     pub changed_at: Timestamp,
+    /// The batch that moved it; see [`Overlay::number`](super::Overlay).
+    pub batch: u64,
+}
+
+impl EntityValue {
+    /// An entity as the store has it; `None` when it does not exist.
+    pub fn stored(stored: Option<StoredEntity>) -> Self {
+        let (row, version, status, text) = match stored {
+            Some(it) => (Some(it.row), it.version, Some(it.status), it.data),
+            None => (None, Version(0), None, Arc::default()),
+        };
+        Self {
+            row,
+            version,
+            status,
+            text,
+            changed_at: Timestamp(0),
+            batch: 0,
+        }
+    }
+
+    /// What a machine is given. A fault where the store gives other bytes than it was given (`verify`
+    /// finds them): they must not become the base of new state, and nobody else waits for this entity.
+    pub fn state(&self, machine: &dyn Processor) -> Result<EntityState, Fault> {
+        let Some(status) = &self.status else {
+            return Ok(machine.initial());
+        };
+        match StateData::from_canonical(&self.text) {
+            Ok(data) => Ok(EntityState {
+                status: status.clone(),
+                version: self.version,
+                data,
+            }),
+            Err(_) => Err(Fault {
+                reason: DeadReason::Store,
+                detail: format!(
+                    "machine `{}`: the entity's stored data is no JSON object; see `tidegate verify`",
+                    machine.definition().machine
+                ),
+            }),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,14 +171,21 @@ mod tests {
     use super::Generations;
 
     #[test]
-    fn the_map_never_holds_more_than_its_bound_and_keeps_what_is_asked_for() {
+    fn the_map_never_holds_more_than_its_bound_and_keeps_what_is_written_or_pinned() {
         let mut map = Generations::new(100);
+        let pinned = |value: &u32| *value == 7;
         for key in 0..10_000_u32 {
-            map.insert(key, key);
-            assert!(map.len() <= 100, "{} entries", map.len());
-            assert_eq!(map.touch(&0), Some(&0), "after {key}");
+            map.put(&key, key, pinned);
+            map.put(&0, 0, pinned);
+            let held = map.young.len() + map.old.len();
+            assert!(held <= 101, "{held} entries");
+            assert_eq!(map.get(&0), Some(&0), "written lately, after {key}");
+            assert_eq!(map.get(&7).is_some(), key >= 7, "pinned, after {key}");
         }
-        assert_eq!(map.peek(&9_999), Some(&9_999));
-        assert_eq!(map.peek(&1), None);
+        assert_eq!(map.get(&9_999), Some(&9_999));
+        assert_eq!(map.get(&1), None);
+        assert_eq!(map.put(&9_999, 1, pinned), Some(9_999));
+        map.remove(&9_999);
+        assert_eq!(map.get(&9_999), None);
     }
 }

@@ -3,12 +3,16 @@
 //! entities and hands out parts of batches; whoever drives it does the I/O.
 
 mod cache;
+mod letters;
 mod prepare;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
-pub use cache::{EntityRef, EntityValue, Generations};
-use cache::{HashMap, HashSet};
+pub use cache::EntityRef;
+use cache::{EntityValue, Generations, HashMap, HashSet};
 pub use prepare::{Allowance, Part, Prepared};
 
 use crate::admission::{Content, Received};
@@ -19,7 +23,6 @@ use crate::hash::Hash128;
 use crate::machine::{EventContext, Fault, MachineSet, Processor};
 use crate::planted::{Bug, active};
 use crate::position::{Offset, Sequence, StreamPartition};
-use crate::state::{EntityState, StateData};
 use crate::transition;
 
 /// Bounds of one partition's memories.
@@ -27,8 +30,8 @@ use crate::transition;
 pub struct PartitionLimits {
     /// Entities kept between events.
     pub entities_max: usize,
-    /// Admitted idempotency keys kept. At least twice the events of one batch, or the duplicates that a
-    /// store names of one batch would be forgotten before the batch is applied again.
+    /// Admitted idempotency keys kept. At least four times the events of one batch: the keys of two batches
+    /// that are not settled, and the duplicates that a store names of them before they are applied again.
     pub known_keys_max: usize,
 }
 
@@ -63,23 +66,28 @@ struct Queued<P> {
 
 /// A machine that listens to an event, and the entity that the event concerns there.
 struct Target {
-    machine: std::sync::Arc<dyn Processor>,
+    machine: Arc<dyn Processor>,
     entity: Result<EntityRef, Fault>,
 }
 
-/// The speculative state of one batch that is prepared and not yet settled.
+/// What a batch that is prepared and not settled changed in the partition's memories, and how to take
+/// it back. The memories hold the newest state, so that applying an event asks one map and not one a
+/// batch.
 #[derive(Default)]
 struct Overlay {
+    /// Counts batches; what the memories hold of a higher number than the last settled is speculation.
+    number: u64,
     events: usize,
     /// Their bytes.
     bytes: usize,
     head: Head,
-    keys: HashMap<Hash128, Hash128>,
-    touched: HashMap<EntityRef, EntityValue>,
-    /// The keys of `touched`, sorted: what a bounded memory forgets must not depend on a hash's seed.
-    written: Vec<EntityRef>,
-    /// Entities that did not exist before this batch, in the order of the part's entities.
-    created: Vec<EntityRef>,
+    /// The keys it admits.
+    keys: Vec<Hash128>,
+    /// The entities it moved, each as it was before, in the order of the part's entities once it is
+    /// finished. `None` where nothing was known that may be gone back to.
+    moved: Vec<(EntityRef, Option<EntityValue>)>,
+    /// Which of them did not exist before, by their place in `moved`.
+    created: Vec<usize>,
 }
 
 /// How often the store refused an event's values, and what it said.
@@ -97,6 +105,8 @@ pub struct Partition<P> {
     queue: VecDeque<Queued<P>>,
     queued_bytes: usize,
     overlays: VecDeque<Overlay>,
+    /// The number of the last batch that was prepared.
+    batches: u64,
     entities: Generations<EntityRef, EntityValue>,
     /// Queued events whose entities are loaded ahead.
     look_ahead_max: usize,
@@ -120,9 +130,10 @@ impl<P> Partition<P> {
         head: Head,
         limits: PartitionLimits,
     ) -> Self {
-        // One event may concern every machine, and what it needs has to be there at once.
+        // One event may concern every machine: what it needs has to be there at once, and stay while each
+        // of them is touched and moved.
         let per_event = machines.iter().count().max(1);
-        let entities_max = limits.entities_max.max(2 * per_event);
+        let entities_max = limits.entities_max.max(4 * per_event);
         Self {
             stream_partition,
             machines,
@@ -130,6 +141,7 @@ impl<P> Partition<P> {
             queue: VecDeque::new(),
             queued_bytes: 0,
             overlays: VecDeque::new(),
+            batches: 0,
             entities: Generations::new(entities_max),
             // One of the memory's two generations, so that what is loaded together stays together.
             look_ahead_max: entities_max / (2 * per_event),
@@ -173,7 +185,7 @@ impl<P> Partition<P> {
         {
             for target in &queued.targets {
                 let Ok(entity) = &target.entity else { continue };
-                if self.requested.contains(entity) || self.value_of(entity).is_some() {
+                if self.entities.get(entity).is_some() || self.requested.contains(entity) {
                     continue;
                 }
                 if wanted.len() >= names_max {
@@ -196,8 +208,10 @@ impl<P> Partition<P> {
         for name in asked {
             let entity = reference(name);
             self.requested.remove(&entity);
-            if let Some(value) = self.value_from(&entity, found.remove(&entity)) {
-                self.entities.insert(entity, value);
+            // What a surprise brought meanwhile may have been moved since.
+            if self.entities.get(&entity).is_none() {
+                let value = EntityValue::stored(found.remove(&entity));
+                self.remember(&entity, value);
             }
         }
     }
@@ -213,42 +227,11 @@ impl<P> Partition<P> {
     /// The oldest prepared batch is durable. `new_rows` are the rows of the entities it created, `None`
     /// when the reply was lost. Returns the permits of its events.
     pub fn settle(&mut self, new_rows: Option<&[EntityRow]>) -> Vec<P> {
-        let Some(mut overlay) = self.overlays.pop_front() else {
+        let Some(overlay) = self.overlays.pop_front() else {
             return Vec::new();
         };
         self.head = overlay.head;
-        // In order, so that what the bounded memory forgets does not depend on a hash's seed.
-        let mut keys: Vec<_> = overlay.keys.into_iter().collect();
-        keys.sort_unstable();
-        for (key, conflict) in keys {
-            self.known_keys.insert(key, conflict);
-        }
-        let mut rows: HashMap<EntityRef, EntityRow> = HashMap::default();
-        if let Some(new_rows) = new_rows {
-            assert_eq!(
-                new_rows.len(),
-                overlay.created.len(),
-                "the store numbers every new entity"
-            );
-            rows = overlay
-                .created
-                .iter()
-                .cloned()
-                .zip(new_rows.iter().copied())
-                .collect();
-        }
-        for entity in overlay.written {
-            let Some(mut value) = overlay.touched.remove(&entity) else {
-                continue;
-            };
-            value.row = value.row.or_else(|| rows.get(&entity).copied());
-            if value.row.is_none() || self.shared.contains(&entity) {
-                self.entities.remove(&entity);
-            } else {
-                self.entities.insert(entity, value);
-            }
-        }
-        self.name_created(&rows);
+        self.settle_entities(&overlay, new_rows);
         let mut permits = Vec::with_capacity(overlay.events);
         self.looked_through = self.looked_through.saturating_sub(overlay.events);
         for queued in self.queue.drain(..overlay.events) {
@@ -263,12 +246,17 @@ impl<P> Partition<P> {
     /// order, on committed state and on what the surprises say.
     pub fn reset(&mut self, surprises: &Surprises) {
         let kept_by_mistake = active(Bug::SpeculationKeptAfterFailure);
-        for overlay in std::mem::take(&mut self.overlays) {
+        while let Some(overlay) = self.overlays.pop_back() {
+            for key in &overlay.keys {
+                self.known_keys.remove(key);
+            }
             if kept_by_mistake {
-                for entity in overlay.written {
-                    if let Some(value) = overlay.touched.get(&entity).cloned() {
-                        self.entities.insert(entity, value);
-                    }
+                continue;
+            }
+            for (entity, before) in overlay.moved {
+                match before {
+                    Some(value) => drop(self.remember(&entity, value)),
+                    None => self.entities.remove(&entity),
                 }
             }
         }
@@ -280,7 +268,7 @@ impl<P> Partition<P> {
             .iter()
             .filter(|known| known.tenant == tenant)
         {
-            self.known_keys.insert(known.key, known.conflict);
+            self.known_keys.put(&known.key, known.conflict, |_| false);
         }
         for (name, stored) in surprises
             .entities
@@ -291,10 +279,7 @@ impl<P> Partition<P> {
             if self.shared.len() < SHARED_ENTITIES_MAX {
                 self.shared.insert(entity.clone());
             }
-            match self.value_from(&entity, stored.clone()) {
-                Some(value) => self.entities.insert(entity, value),
-                None => self.entities.remove(&entity),
-            }
+            self.remember(&entity, EntityValue::stored(stored.clone()));
         }
     }
 
@@ -358,59 +343,63 @@ impl<P> Partition<P> {
             .collect()
     }
 
-    /// An entity as the next batch sees it: the newest speculation, else what was last committed.
-    fn value_of(&self, entity: &EntityRef) -> Option<&EntityValue> {
-        self.overlays
-            .iter()
-            .rev()
-            .find_map(|overlay| overlay.touched.get(entity))
-            .or_else(|| self.entities.peek(entity))
+    /// Takes an entity into the bounded memory; what unsettled batches moved is never forgotten.
+    fn remember(&mut self, entity: &EntityRef, value: EntityValue) -> Option<EntityValue> {
+        let pinned = self.pinned();
+        self.entities.put(entity, value, pinned)
     }
 
-    /// The conflict hash under which a key is known, speculation included.
-    fn known_key(&self, key: &Hash128) -> Option<Hash128> {
-        self.overlays
-            .iter()
-            .rev()
-            .find_map(|overlay| overlay.keys.get(key))
-            .or_else(|| self.known_keys.peek(key))
-            .copied()
+    /// Whether an unsettled batch, or the one in the making, moved an entity.
+    fn pinned(&self) -> impl Fn(&EntityValue) -> bool + use<P> {
+        let settled = self.batches - self.overlays.len() as u64;
+        move |value| value.batch > settled
     }
 
-    fn value_from(&self, entity: &EntityRef, stored: Option<StoredEntity>) -> Option<EntityValue> {
-        let Some(stored) = stored else {
-            let state = self.machines.get(&entity.machine)?.initial();
-            let text = state.data.to_canonical()?;
-            return Some(EntityValue {
-                row: None,
-                state,
-                text,
-                changed_at: Timestamp(0),
-            });
+    /// Gives the entities that a settled batch created their rows, and forgets those that may not be
+    /// kept: their rows are not known, or other partitions move them too.
+    fn settle_entities(&mut self, overlay: &Overlay, new_rows: Option<&[EntityRow]>) {
+        if let Some(new_rows) = new_rows {
+            assert_eq!(
+                new_rows.len(),
+                overlay.created.len(),
+                "the store numbers every new entity"
+            );
+        }
+        let mut rows: HashMap<&EntityRef, Option<EntityRow>> = HashMap::default();
+        for (place, index) in overlay.created.iter().enumerate() {
+            if let Some((entity, _)) = overlay.moved.get(*index) {
+                rows.insert(entity, new_rows.and_then(|rows| rows.get(place)).copied());
+            }
+        }
+        let moved = overlay.moved.iter().map(|(entity, _)| entity);
+        let shared: HashSet<&EntityRef> = match self.shared.is_empty() {
+            true => HashSet::default(),
+            false => moved
+                .filter(|entity| self.shared.contains(*entity))
+                .collect(),
         };
-        // The store gives back the bytes it was given; anything else is found by `verify`, and here
-        // must not become the base of new state.
-        let data = StateData::from_canonical(&stored.data).ok()?;
-        let state = EntityState {
-            status: stored.status,
-            version: stored.version,
-            data,
-        };
-        Some(EntityValue {
-            row: Some(stored.row),
-            state,
-            text: stored.data,
-            changed_at: Timestamp(0),
-        })
-    }
-
-    /// Gives later speculation the rows of entities that the settled batch created.
-    fn name_created(&mut self, rows: &HashMap<EntityRef, EntityRow>) {
-        for overlay in &mut self.overlays {
-            for (entity, row) in rows {
-                if let Some(value) = overlay.touched.get_mut(entity) {
-                    value.row = value.row.or(Some(*row));
-                }
+        if rows.is_empty() && shared.is_empty() {
+            return;
+        }
+        // What the next batch would go back to is what this one left.
+        for (entity, before) in self.overlays.iter_mut().flat_map(|next| &mut next.moved) {
+            let row = rows.get(&*entity);
+            if row == Some(&None) || shared.contains(&*entity) {
+                *before = None;
+            } else if let (Some(row), Some(value)) = (row, before) {
+                value.row = *row;
+            }
+        }
+        for (entity, row) in &rows {
+            if let Some(value) = self.entities.get_mut(entity) {
+                value.row = *row;
+            }
+        }
+        let lost = rows.into_iter().filter(|(_, row)| row.is_none());
+        for entity in lost.map(|(entity, _)| entity).chain(shared) {
+            let value = self.entities.get(entity);
+            if value.is_some_and(|value| value.batch <= overlay.number) {
+                self.entities.remove(entity);
             }
         }
     }

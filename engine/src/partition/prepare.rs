@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use super::letters;
 use super::{EntityRef, EntityValue, Head, Overlay, PREPARED_MAX, Partition, Queued, Target};
 use crate::admission::{Admission, Content, classify, conflict_id, unreadable_id};
 use crate::checkpoint::Counts;
 use crate::clock::Timestamp;
 use crate::commit::{DedupeMark, EntityWrite, OpenWork, Segment};
-use crate::dead_letter::{DeadLetter, DeadLetterSource};
+use crate::dead_letter::DeadLetter;
 use crate::event::Event;
-use crate::hash::{Hash128, hash_fields};
+use crate::hash::Hash128;
 use crate::machine::{DeadReason, EventContext, Fault};
 use crate::planted::{Bug, active};
 use crate::position::{Offset, RecordPosition, Sequence, Version};
 use crate::record::{Effect, Entry, EntryBody, Outcome};
+use crate::state::EntityState;
 use crate::tenant::TenantId;
 use crate::transition::{self, Transition};
 
@@ -63,14 +65,15 @@ pub struct Part {
 }
 
 /// A part in the making.
-struct Draft {
-    part: Part,
+pub(super) struct Draft {
+    pub part: Part,
     overlay: Overlay,
     body: String,
     first_sequence: Sequence,
     first_at: Option<Timestamp>,
     last_at: Timestamp,
-    written: Vec<(EntityRef, Version)>,
+    /// Of the event in hand; kept between events for its room.
+    effects: Vec<Effect>,
     stamp: Option<(Timestamp, Arc<str>)>,
 }
 
@@ -81,7 +84,7 @@ impl<P> Partition<P> {
         if first == self.queue.len() || self.overlays.len() >= PREPARED_MAX {
             return Prepared::Empty;
         }
-        let mut draft = self.draft();
+        let mut draft = self.draft(allowance);
         // The queue is lent out so that events can be read while speculation is written.
         let queue = std::mem::take(&mut self.queue);
         for (place, queued) in queue.iter().enumerate().skip(first) {
@@ -90,7 +93,7 @@ impl<P> Partition<P> {
             if full && draft.part.events > 0 {
                 break;
             }
-            if let Some(missing) = self.missing_entity(queued, &draft) {
+            if let Some(missing) = self.missing_entity(queued) {
                 // Forgotten since it was looked at, unless a load of it is on its way.
                 if !self.requested.contains(missing) {
                     self.looked_through = self.looked_through.min(place);
@@ -106,38 +109,43 @@ impl<P> Partition<P> {
         Prepared::Part(Box::new(self.finish(draft)))
     }
 
-    fn draft(&self) -> Draft {
+    fn draft(&self, allowance: Allowance) -> Draft {
         let head: Head = self
             .overlays
             .back()
             .map_or(self.head, |overlay| overlay.head);
+        // Roughly what the records need: an event's own bytes and what the engine adds.
+        let (_, bytes) = self.ready();
+        let mut body = String::with_capacity(bytes.min(allowance.bytes_max));
+        body.push('[');
         Draft {
             part: Part {
                 tenant: Some(self.stream_partition.tenant.clone()),
                 ..Part::default()
             },
             overlay: Overlay {
+                number: self.batches + 1,
                 head,
                 ..Overlay::default()
             },
-            body: String::from("["),
+            body,
             first_sequence: head.next_sequence,
             first_at: None,
             last_at: Timestamp(0),
-            written: Vec::new(),
+            effects: Vec::new(),
             stamp: None,
         }
     }
 
-    fn missing_entity<'q>(&self, queued: &'q Queued<P>, draft: &Draft) -> Option<&'q EntityRef> {
-        let known = |entity: &EntityRef| {
-            draft.overlay.touched.contains_key(entity) || self.value_of(entity).is_some()
-        };
+    /// The first entity that the event needs and that is not known. Those that are known stay so until the
+    /// event is applied.
+    fn missing_entity<'q>(&mut self, queued: &'q Queued<P>) -> Option<&'q EntityRef> {
+        let pinned = self.pinned();
         let mut entities = queued
             .targets
             .iter()
             .filter_map(|target| target.entity.as_ref().ok());
-        entities.find(|entity| !known(entity))
+        entities.find(|entity| !self.entities.touch(entity, &pinned))
     }
 
     fn take_in(&mut self, queued: &Queued<P>, draft: &mut Draft) {
@@ -165,32 +173,23 @@ impl<P> Partition<P> {
                 event,
                 key,
                 conflict,
-            } => {
-                let known = draft
-                    .overlay
-                    .keys
-                    .get(key)
-                    .copied()
-                    .or_else(|| self.known_key(key));
-                match classify(*conflict, known) {
-                    Admission::Duplicate => draft.part.counts.duplicates += 1,
-                    Admission::Conflict => {
-                        draft.part.counts.conflicts += 1;
-                        let id = conflict_id(&self.stream_partition.tenant, *key, *conflict);
-                        let detail =
-                            "the idempotency key was admitted with other content".to_owned();
-                        self.keep_raw(
-                            draft,
-                            queued,
-                            id,
-                            DeadReason::Conflict,
-                            detail,
-                            stored_json(event),
-                        );
-                    }
-                    Admission::Admitted => self.admit(draft, queued, event, *key, *conflict),
+            } => match classify(*conflict, self.known_keys.get(key).copied()) {
+                Admission::Duplicate => draft.part.counts.duplicates += 1,
+                Admission::Conflict => {
+                    draft.part.counts.conflicts += 1;
+                    let id = conflict_id(&self.stream_partition.tenant, *key, *conflict);
+                    let detail = "the idempotency key was admitted with other content".to_owned();
+                    self.keep_raw(
+                        draft,
+                        queued,
+                        id,
+                        DeadReason::Conflict,
+                        detail,
+                        letters::stored_json(event),
+                    );
                 }
-            }
+                Admission::Admitted => self.admit(draft, queued, event, *key, *conflict),
+            },
         }
     }
 
@@ -212,7 +211,7 @@ impl<P> Partition<P> {
         {
             // Even its log record is refused: only its bytes can be kept.
             draft.part.counts.unreadable += 1;
-            let payload = stored_json(event);
+            let payload = letters::stored_json(event);
             let id = unreadable_id(&self.stream_partition.source_partition, offset, &payload);
             return self.keep_raw(
                 draft,
@@ -224,7 +223,10 @@ impl<P> Partition<P> {
             );
         }
         draft.part.counts.admitted += 1;
-        draft.overlay.keys.insert(key, conflict);
+        // Speculation until the batch is settled; it is forgotten no sooner, as the memory holds twice
+        // what two batches admit.
+        self.known_keys.put(&key, conflict, |_| false);
+        draft.overlay.keys.push(key);
         let tenant = self.stream_partition.tenant.clone();
         draft.part.dedupe.push(DedupeMark {
             tenant,
@@ -237,21 +239,22 @@ impl<P> Partition<P> {
             event,
             admitted_at: queued.admitted_at,
         };
-        let mut effects = Vec::with_capacity(queued.targets.len());
+        let mut effects = std::mem::take(&mut draft.effects);
         if queued.targets.is_empty() {
             draft.part.counts.unhandled += 1;
         }
         for target in &queued.targets {
             let refused = condemned.as_ref().map(|(_, detail)| detail.as_str());
-            let transition = self.transition(draft, target, &context, refused);
+            let transition = self.transition(target, &context, refused);
             effects.push(self.keep(draft, target, &context, sequence, transition));
         }
-        self.write(draft, queued, event, sequence, effects);
+        self.write(draft, queued, event, sequence, &effects);
+        effects.clear();
+        draft.effects = effects;
     }
 
     fn transition(
         &self,
-        draft: &Draft,
         target: &Target,
         context: &EventContext<'_>,
         refused: Option<&str>,
@@ -269,14 +272,12 @@ impl<P> Partition<P> {
             };
             return transition::dead(machine, Some(key.clone()), fault);
         }
-        match draft
-            .overlay
-            .touched
-            .get(entity)
-            .or_else(|| self.value_of(entity))
-        {
-            Some(value) => transition::apply(machine, context, key, &value.state),
-            None => unreachable!("an event is only taken in when its entities are known"),
+        let Some(value) = self.entities.get(entity) else {
+            unreachable!("an event is only taken in when its entities are known");
+        };
+        match value.state(machine) {
+            Ok(state) => transition::apply(machine, context, key, &state),
+            Err(fault) => transition::dead(machine, Some(key.clone()), fault),
         }
     }
 
@@ -320,23 +321,36 @@ impl<P> Partition<P> {
                 draft.part.counts.emitted += work.len() as u64;
                 draft.part.open_work.extend(work);
             }
-            let value = |row| EntityValue {
-                row,
-                state: moved.state,
-                text: moved.text,
-                changed_at: context.admitted_at,
-            };
-            if let Some(touched) = draft.overlay.touched.get_mut(entity) {
-                *touched = value(touched.row);
-            } else {
-                let before = self.value_of(entity);
-                let (row, version) =
-                    before.map_or((None, Version(0)), |value| (value.row, value.state.version));
-                draft.written.push((entity.clone(), version));
-                draft.overlay.touched.insert(entity.clone(), value(row));
-            }
+            self.move_entity(draft, entity, moved.state, moved.text, context.admitted_at);
         }
         effect
+    }
+
+    fn move_entity(
+        &mut self,
+        draft: &mut Draft,
+        entity: &EntityRef,
+        state: EntityState,
+        text: Arc<str>,
+        changed_at: Timestamp,
+    ) {
+        let Some(place) = self.entities.get_mut(entity) else {
+            unreachable!("an entity is only moved when it is known");
+        };
+        let value = EntityValue {
+            row: place.row,
+            version: state.version,
+            status: Some(state.status),
+            text,
+            changed_at,
+            batch: draft.overlay.number,
+        };
+        if place.batch == value.batch {
+            *place = value;
+        } else {
+            let before = self.remember(entity, value);
+            draft.overlay.moved.push((entity.clone(), before));
+        }
     }
 
     fn position_of(&self, sequence: Sequence) -> RecordPosition {
@@ -347,70 +361,13 @@ impl<P> Partition<P> {
         }
     }
 
-    fn keep_fault(
-        &self,
-        draft: &mut Draft,
-        context: &EventContext<'_>,
-        effect: &Effect,
-        position: RecordPosition,
-        fault: Fault,
-    ) {
-        let tenant = self.stream_partition.tenant.clone();
-        let id = hash_fields(
-            "tidegate.dead-letter",
-            &[
-                tenant.as_str().as_bytes(),
-                position.to_string().as_bytes(),
-                effect.machine.as_str().as_bytes(),
-            ],
-        );
-        let source = DeadLetterSource::Record {
-            position,
-            machine: effect.machine.clone(),
-            key: effect.key.clone(),
-        };
-        draft.part.dead_letters.push(DeadLetter::new(
-            tenant,
-            id,
-            fault.reason,
-            fault.detail,
-            source,
-            context.admitted_at,
-        ));
-    }
-
-    fn keep_raw(
-        &self,
-        draft: &mut Draft,
-        queued: &Queued<P>,
-        id: Hash128,
-        reason: DeadReason,
-        detail: String,
-        payload: bytes::Bytes,
-    ) {
-        let source = DeadLetterSource::Raw {
-            source_partition: self.stream_partition.source_partition.clone(),
-            offset: queued.received.offset,
-            payload,
-        };
-        let tenant = self.stream_partition.tenant.clone();
-        draft.part.dead_letters.push(DeadLetter::new(
-            tenant,
-            id,
-            reason,
-            detail,
-            source,
-            queued.admitted_at,
-        ));
-    }
-
     fn write(
         &self,
         draft: &mut Draft,
         queued: &Queued<P>,
         event: &Event,
         sequence: Sequence,
-        effects: Vec<Effect>,
+        effects: &[Effect],
     ) {
         if draft.first_at.is_some() {
             draft.body.push(',');
@@ -430,7 +387,7 @@ impl<P> Partition<P> {
             offset: Some(queued.received.offset),
             admitted_at_text: &stamp,
             body: EntryBody::Event(event),
-            effects: &effects,
+            effects,
         };
         let leaf = entry.write(&mut draft.body);
         draft.overlay.head.chain_head = draft.overlay.head.chain_head.fold(leaf);
@@ -445,7 +402,6 @@ impl<P> Partition<P> {
             first_sequence,
             first_at,
             last_at,
-            mut written,
             ..
         } = draft;
         body.push(']');
@@ -463,36 +419,41 @@ impl<P> Partition<P> {
         part.offsets.sort_unstable();
         if !active(Bug::UnsortedArrays) {
             part.dedupe.sort_unstable_by_key(|mark| mark.key);
-            written.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+            let moved = &mut overlay.moved;
+            moved.sort_unstable_by(|left, right| left.0.cmp(&right.0));
         }
-        for (entity, expected) in written {
-            let Some(value) = overlay.touched.get(&entity) else {
-                continue;
+        part.entities.reserve(overlay.moved.len());
+        for (index, (entity, before)) in overlay.moved.iter().enumerate() {
+            let Some(EntityValue {
+                row,
+                version,
+                status: Some(status),
+                text,
+                changed_at,
+                ..
+            }) = self.entities.get(entity)
+            else {
+                unreachable!("what an unsettled batch moved is kept");
             };
+            let expected = before.as_ref().map_or(Version(0), |value| value.version);
             part.entities.push(EntityWrite {
-                name: self.name_of(&entity),
-                row: value.row,
+                name: self.name_of(entity),
+                row: *row,
                 expected,
-                version: value.state.version,
-                status: value.state.status.clone(),
-                data: value.text.clone(),
-                changed_at: value.changed_at,
+                version: *version,
+                status: status.clone(),
+                data: text.clone(),
+                changed_at: *changed_at,
             });
             if expected == Version(0) {
-                overlay.created.push(entity.clone());
+                overlay.created.push(index);
             }
-            overlay.written.push(entity);
         }
         part.open_work.sort_by_key(|work| work.id);
         part.dead_letters.sort_by_key(|letter| letter.id);
         part.dead_letters.dedup_by_key(|letter| letter.id);
+        self.batches = overlay.number;
         self.overlays.push_back(overlay);
         part
     }
-}
-
-fn stored_json(event: &Event) -> bytes::Bytes {
-    let mut json = String::with_capacity(256 + event.data.stored_bytes().len());
-    event.write_json(&mut json);
-    bytes::Bytes::from(json)
 }

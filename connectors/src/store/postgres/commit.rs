@@ -1,9 +1,9 @@
 //! One commit: the batch as arrays, one call of `tidegate.commit_batch`, and its answer. Owns the order
 //! of the function's parameters; decides nothing about surprises.
 
-use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgBindIterExt as _};
 use sqlx::query::Query;
+use sqlx::{Arguments as _, Postgres};
 use tidegate_engine::commit::{CommitBatch, CommitPath, CommitReply, EntityWrite};
 use tidegate_engine::dead_letter::{DeadLetter, DeadLetterSource};
 use tidegate_engine::position::Version;
@@ -105,13 +105,25 @@ fn bind<'q>(
     probes: &Probes,
     split: &EntitySplit<'_>,
 ) -> Result<Statement<'q>, StoreError> {
-    let query = sqlx::query(COMMIT_SQL);
+    let query = sqlx::query_with(COMMIT_SQL, with_room(batch));
     let query = bind_checkpoint(query, batch, numbers)?;
     let query = bind_dedupe(query, batch, numbers, probes)?;
     let query = bind_entities(query, numbers, split)?;
     let query = bind_segments(query, batch, numbers)?;
     let query = bind_open_work(query, batch, numbers)?;
     bind_dead_letters(query, batch, numbers)
+}
+
+/// Room for the whole batch at once: a buffer that grows as it is filled is copied again and again.
+fn with_room(batch: &CommitBatch) -> PgArguments {
+    /// Bytes of a dedupe mark and of an entity's fixed columns, roughly.
+    const ROW_BYTES: usize = 128;
+    let segments: usize = batch.segments.iter().map(|it| it.body.len()).sum();
+    let entities: usize = batch.entities.iter().map(|it| it.data.len()).sum();
+    let rows = batch.dedupe.len() + batch.entities.len();
+    let mut arguments = PgArguments::default();
+    arguments.reserve(0, segments + entities + rows * ROW_BYTES);
+    arguments
 }
 
 fn bind_checkpoint<'q>(
