@@ -1,14 +1,73 @@
 //! The dead letters of a batch in the making: of an event that a machine could not take, and of a delivery
 //! that never became one.
 
-use super::prepare::Draft;
+use super::prepare::{Draft, Part};
 use super::{Partition, Queued};
+use crate::admission::Content;
 use crate::dead_letter::{DeadLetter, DeadLetterSource};
-use crate::event::Event;
+use crate::event::{CorrelationId, Event, EventId, EventType};
 use crate::hash::{Hash128, hash_fields};
 use crate::machine::{DeadReason, EventContext, Fault};
 use crate::position::RecordPosition;
 use crate::record::Effect;
+use crate::state::MachineName;
+use crate::tenant::TenantId;
+
+/// What an operator is told of a dead letter once it is durable: where to look, never a value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Notice {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The dead letter.
+    pub id: Hash128,
+    /// Why.
+    pub reason: DeadReason,
+    /// Where in the definition, or which field.
+    pub detail: String,
+    /// The machine for which a stored event is dead.
+    pub machine: Option<MachineName>,
+    /// The event, where the delivery could be read.
+    pub event: Option<NoticedEvent>,
+}
+
+/// How an event is found again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoticedEvent {
+    /// Its `id`.
+    pub id: EventId,
+    /// Its `type`.
+    pub event_type: EventType,
+    /// Its `correlationid`.
+    pub correlation_id: Option<CorrelationId>,
+}
+
+impl NoticedEvent {
+    fn of(event: &Event) -> Self {
+        Self {
+            id: event.id.clone(),
+            event_type: event.event_type.clone(),
+            correlation_id: event.correlation_id.clone(),
+        }
+    }
+}
+
+impl Part {
+    fn keep(&mut self, letter: DeadLetter, event: Option<&Event>) {
+        let machine = match &letter.source {
+            DeadLetterSource::Record { machine, .. } => Some(machine.clone()),
+            DeadLetterSource::Raw { .. } => None,
+        };
+        self.notices.push(Notice {
+            tenant: letter.tenant.clone(),
+            id: letter.id,
+            reason: letter.reason,
+            detail: letter.detail.clone(),
+            machine,
+            event: event.map(NoticedEvent::of),
+        });
+        self.dead_letters.push(letter);
+    }
+}
 
 impl<P> Partition<P> {
     pub(super) fn keep_fault(
@@ -33,14 +92,9 @@ impl<P> Partition<P> {
             machine: effect.machine.clone(),
             key: effect.key.clone(),
         };
-        draft.part.dead_letters.push(DeadLetter::new(
-            tenant,
-            id,
-            fault.reason,
-            fault.detail,
-            source,
-            context.admitted_at,
-        ));
+        let (reason, detail, at) = (fault.reason, fault.detail, context.admitted_at);
+        let letter = DeadLetter::new(tenant, id, reason, detail, source, at);
+        draft.part.keep(letter, Some(context.event));
     }
 
     pub(super) fn keep_raw(
@@ -58,14 +112,12 @@ impl<P> Partition<P> {
             payload,
         };
         let tenant = self.stream_partition.tenant.clone();
-        draft.part.dead_letters.push(DeadLetter::new(
-            tenant,
-            id,
-            reason,
-            detail,
-            source,
-            queued.admitted_at,
-        ));
+        let letter = DeadLetter::new(tenant, id, reason, detail, source, queued.admitted_at);
+        let event = match &queued.received.content {
+            Content::Event { event, .. } => Some(event.as_ref()),
+            Content::Unreadable { .. } => None,
+        };
+        draft.part.keep(letter, event);
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 pub use cache::EntityRef;
 use cache::{EntityValue, Generations, HashMap, HashSet};
+pub use letters::{Notice, NoticedEvent};
 pub use prepare::{Allowance, Part, Prepared};
 
 use crate::admission::{Content, Received};

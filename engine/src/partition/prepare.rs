@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::letters;
+use super::letters::{self, Notice};
 use super::{EntityRef, EntityValue, Head, Overlay, PREPARED_MAX, Partition, Queued, Target};
 use crate::admission::{Admission, Content, classify, conflict_id, unreadable_id};
 use crate::checkpoint::Counts;
@@ -62,6 +62,8 @@ pub struct Part {
     pub open_work: Vec<OpenWork>,
     /// Dead letters.
     pub dead_letters: Vec<DeadLetter>,
+    /// What to tell of them once they are durable.
+    pub notices: Vec<Notice>,
 }
 
 /// A part in the making.
