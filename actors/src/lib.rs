@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  bus ── receive ≤ 2000 events, 2 MiB a poll, under the node's permits (100000 events, 256 MiB)
+//!   │       polls that wait hold half of these at most, shared evenly by the sources
 //!   │
 //!   ▼
 //!  source task (one a bus) ── claims, seeks, looks after its ownerships (10 restarts in 60 s)

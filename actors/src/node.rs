@@ -104,7 +104,10 @@ impl Node {
         // or the same batch would be refused for ever.
         let known_keys_max = &mut options.partition.known_keys_max;
         *known_keys_max = (*known_keys_max).max(2 * options.batch_events_max);
+        // Each source's poll holds one event at least, and half of the stock is for what was received.
+        options.node_events_max = options.node_events_max.max(2 * sources.len());
         let node = Stock::new(options.node_events_max, options.node_bytes_max);
+        let poll = options.poll(sources.len());
         let commit_slots = Arc::new(Semaphore::new(options.commit_slots.max(1)));
         let context = Context {
             seams,
@@ -123,6 +126,7 @@ impl Node {
                     source,
                     tenants: tenants.clone(),
                     node: node.clone(),
+                    poll,
                     commit_slots: commit_slots.clone(),
                     slots: slots.clone(),
                     claiming: std::collections::BTreeMap::new(),

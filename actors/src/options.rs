@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidegate_engine::admission::ENVELOPE_BYTES;
+use tidegate_engine::bus::ReceiveLimit;
 use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::retry::BackOff;
 
@@ -10,17 +12,19 @@ use tidegate_engine::retry::BackOff;
 pub struct NodeOptions {
     /// The node's name: the owner that checkpoints show.
     pub name: String,
-    /// Events that may be unsettled in the whole node.
+    /// Events that may be unsettled in the whole node. Half of them at most are held by polls that wait,
+    /// shared evenly by the sources; at least two a source, so that each can hold one.
     pub node_events_max: usize,
-    /// Bytes that may be unsettled in the whole node: what bounds its memory.
+    /// Bytes that may be unsettled in the whole node: what bounds its memory. Polls that wait hold half
+    /// of them at most, too.
     pub node_bytes_max: usize,
     /// Events that may be unsettled in one tenant's lane: its share of the node.
     pub tenant_events_max: usize,
     /// Bytes that may be unsettled in one tenant's lane.
     pub tenant_bytes_max: usize,
-    /// Records of one poll of a bus.
+    /// Records of one poll of a bus, at most: with many sources a poll gets less.
     pub receive_events_max: usize,
-    /// Payload bytes of one poll of a bus; at least one delivery of the largest size.
+    /// Payload bytes of one poll of a bus, at most; a first delivery that is larger comes alone.
     pub receive_bytes_max: usize,
     /// Events of one commit.
     pub batch_events_max: usize,
@@ -83,6 +87,61 @@ impl Default for NodeOptions {
             stall_limit: Duration::from_secs(30),
             watch_interval: Duration::from_secs(1),
             passivate_after: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What one poll of a bus may return, and the permits that it holds while it waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Poll {
+    pub limit: ReceiveLimit,
+    /// Payload bytes and what each event costs beside them.
+    pub bytes: usize,
+}
+
+impl NodeOptions {
+    /// The poll of one of so many sources. An idle bus never answers, so that all polls together must
+    /// leave a half of the node's permits to what was received.
+    pub(crate) fn poll(&self, sources: usize) -> Poll {
+        let share = |stock: usize| (stock / (2 * sources.max(1))).max(1);
+        let bytes = share(self.node_bytes_max);
+        let events_max = self
+            .receive_events_max
+            .min(share(self.node_events_max))
+            // Half of the bytes at least stay for payload.
+            .min(bytes / (2 * ENVELOPE_BYTES))
+            .max(1);
+        let envelopes = events_max * ENVELOPE_BYTES;
+        let bytes_max = bytes
+            .saturating_sub(envelopes)
+            .clamp(1, self.receive_bytes_max.max(1));
+        Poll {
+            limit: ReceiveLimit {
+                events_max,
+                bytes_max,
+            },
+            bytes: bytes.min(bytes_max + envelopes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_engine::admission::ENVELOPE_BYTES;
+
+    use super::NodeOptions;
+
+    #[test]
+    fn one_source_polls_as_much_as_it_may_and_many_hold_half_of_the_node() {
+        let options = NodeOptions::default();
+        let alone = options.poll(1).limit;
+        assert_eq!(alone.events_max, options.receive_events_max);
+        assert_eq!(alone.bytes_max, options.receive_bytes_max);
+        for sources in [2, 25, 100, 256, 1_000, 10_000] {
+            let poll = options.poll(sources);
+            assert!(sources * poll.limit.events_max <= options.node_events_max / 2);
+            assert!(sources * poll.bytes <= options.node_bytes_max / 2);
+            assert!(poll.limit.events_max * ENVELOPE_BYTES + poll.limit.bytes_max <= poll.bytes);
         }
     }
 }

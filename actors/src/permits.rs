@@ -53,6 +53,16 @@ impl Stock {
         allotment
     }
 
+    /// Adds to an allotment until it holds so many bytes. A half of the stock is the most that is added:
+    /// the other half may be with polls that wait, which give nothing back.
+    pub async fn raise(self: &Arc<Self>, allotment: &mut Allotment, bytes: usize) {
+        let missing = bytes.saturating_sub(allotment.bytes);
+        if missing > 0 {
+            let mut more = self.take(0, missing.min(self.bytes_max / 2)).await;
+            allotment.absorb(&mut more);
+        }
+    }
+
     /// Events and bytes that are taken.
     pub fn in_use(&self) -> (usize, usize) {
         (
@@ -151,6 +161,27 @@ mod tests {
         assert_eq!(node.in_use(), (4, 400));
         Permit::release_all(vec![permit]);
         assert_eq!((node.in_use(), lane.in_use()), ((0, 0), (0, 0)));
+    }
+
+    #[actix::test]
+    async fn a_delivery_larger_than_its_poll_is_paid_for_from_the_half_that_polls_leave() {
+        let stock = Stock::new(10, 100);
+        let polls = [stock.take(1, 25).await, stock.take(1, 25).await];
+        let [mut first, mut second] = polls;
+        stock.raise(&mut first, 20).await;
+        assert_eq!(stock.in_use(), (2, 50), "it fits");
+        stock.raise(&mut first, 60).await;
+        assert_eq!(stock.in_use(), (2, 85));
+        let wait = Duration::from_millis(5);
+        let full = tokio::time::timeout(wait, stock.raise(&mut second, 60)).await;
+        assert!(full.is_err(), "not more than there is");
+        drop(first);
+        stock.raise(&mut second, 5_000).await;
+        assert_eq!(
+            stock.in_use(),
+            (1, 75),
+            "the largest waits for no idle poll"
+        );
     }
 
     #[actix::test]

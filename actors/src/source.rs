@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
 use tidegate_engine::admission::{self, Binding, Received};
-use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
+use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, Start};
 use tidegate_engine::checkpoint::Receipt;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::position::StreamName;
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::failpoint::{self, Failpoint};
+use crate::options::Poll;
 use crate::ownership::{Ownership, Standing};
 use crate::permits::{Allotment, Permit, Stock};
 use crate::seams::Context;
@@ -78,6 +79,8 @@ pub(crate) struct SourceTask {
     pub source: Source,
     pub tenants: Arc<Tenants>,
     pub node: Arc<Stock>,
+    /// What one poll may return, and holds of the node's stock.
+    pub poll: Poll,
     pub commit_slots: Arc<Semaphore>,
     pub slots: Slots,
     /// Claims that have not returned, one a partition; the sender is dropped when nobody wants it any
@@ -172,18 +175,13 @@ impl SourceTask {
                     .wait(attempt, self.context.seams.ids.next_u64()),
             ),
         };
-        let (node, bus) = (self.node.clone(), self.source.bus.clone());
-        let limit = ReceiveLimit {
-            events_max: options.receive_events_max,
-            bytes_max: options.receive_bytes_max,
-        };
-        let bytes = limit.bytes_max + limit.events_max * admission::ENVELOPE_BYTES;
+        let (node, bus, poll) = (self.node.clone(), self.source.bus.clone(), self.poll);
         Box::pin(async move {
             if let Some(wait) = wait {
                 tokio::time::sleep(wait).await;
             }
-            let allowance = node.take(limit.events_max, bytes).await;
-            let received = bus.receive(limit).await;
+            let allowance = node.take(poll.limit.events_max, poll.bytes).await;
+            let received = bus.receive(poll.limit).await;
             (allowance, received)
         })
     }
@@ -239,6 +237,15 @@ impl SourceTask {
             // Not claimed (any more): the claim will seek to where it has to go on.
             return;
         };
+        // A delivery may be larger than a whole poll. It waits here and not beside the bus: no claim may
+        // seek between receipt and routing, or it would be routed for a position that is over.
+        let bytes = deliveries.iter().map(admission::bytes_held).sum();
+        let mut commands = self.commands.clone();
+        tokio::select! {
+            biased;
+            _ = commands.wait_for(|command| *command == Command::Stop) => return,
+            () = self.node.raise(allowance, bytes) => {}
+        }
         let admitted_at = self.context.seams.clock.now();
         let binding = Binding {
             stream: self.source.stream.clone(),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidegate_actors::{NodeHandle, NodeOptions, NodeSnapshot};
+use tidegate_connectors::bus::memory::NoFaults;
 use tidegate_connectors::store::memory::{AtStart, StoreOperation};
 use tidegate_engine::commit::Segment;
 use tidegate_engine::dead_letter::DeadLetterState;
@@ -15,7 +16,7 @@ use tidegate_engine::store::{DeadLetterFilter, StateStore, StoreError};
 use tidegate_engine::tenant::TenantId;
 use tokio::time::Instant;
 
-use super::{SECOND, Scene, Script, alarm, away, on_virtual_time};
+use super::{SECOND, Scene, Script, alarm, another_source, away, on_virtual_time};
 
 /// A script whose store is away, or hangs, for as long as the switch is on.
 fn stalled(switch: &Arc<AtomicBool>, fails: bool) -> Script {
@@ -154,6 +155,48 @@ fn r26_a_full_lane_takes_not_one_event_more_and_goes_on_when_it_is_settled() {
         switch.store(false, Ordering::SeqCst);
         scene.settled_within(0, 30 * SECOND).await;
         assert_eq!(lane(&node.snapshot().await), 0);
+    });
+}
+
+#[test]
+fn r26_idle_sources_hold_half_of_the_node_at_most_and_leave_a_busy_one_moving() {
+    const IDLE: usize = 200;
+    on_virtual_time(async {
+        let scene = Scene::new(1, Script::default());
+        let idle: Vec<_> = (0..IDLE)
+            .map(|n| another_source(&format!("idle{n}"), Arc::new(NoFaults)))
+            .collect();
+        let sources = idle.iter().map(|(_, source)| source.clone()).collect();
+        let options = NodeOptions::default();
+        let (node, _) = scene.start_beside(sources, options.clone(), &[0]);
+        tokio::time::sleep(SECOND).await;
+        let snapshot = node.snapshot().await;
+        assert!(snapshot.unsettled_events <= options.node_events_max / 2);
+        assert!(snapshot.unsettled_bytes <= options.node_bytes_max / 2);
+        // More than the node takes at once, and an event that is larger than a poll.
+        scene.append_many(0, 2_000);
+        let large = serde_json::json!({
+            "specversion": "1.0", "id": "large", "source": "/test", "type": "tick",
+            "tenantid": "t", "subject": "s0", "data": "x".repeat(900 * 1024),
+        });
+        scene.broker.append(0, large.to_string()).unwrap();
+        scene.append_many(0, 2_100);
+        scene.settled_within(0, 60 * SECOND).await;
+        let counts = scene.checkpoint(0).await.unwrap().progress.counts;
+        assert_eq!(counts.applied, 2_101);
+        check(&node.snapshot().await, &options);
+        // An idle one that is not idle any more is read as before.
+        let (broker, _) = &idle[7];
+        let event = serde_json::json!({
+            "specversion": "1.0", "id": "late", "source": "/test", "type": "tick",
+            "tenantid": "t", "subject": "s0",
+        });
+        broker.append(0, event.to_string()).unwrap();
+        tokio::time::sleep(SECOND).await;
+        let applied = node.snapshot().await.sources[7].partitions[0]
+            .counts
+            .applied;
+        assert_eq!(applied, 1);
     });
 }
 

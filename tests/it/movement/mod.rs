@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::json;
 use tidegate_actors::{Node, NodeHandle, NodeOptions, NodeSeams, Placement, Source, SourceStatus};
 use tidegate_connectors::bus::memory::{
-    BusFault, BusFaults, BusOperation, ConsumerId, MemoryBusHandle,
+    BusFault, BusFaults, BusOperation, ConsumerId, MemoryBus, MemoryBusHandle,
 };
 use tidegate_connectors::store::memory::{
     AtEnd, AtStart, CallOutcome, MemoryStore, StoreCall, StoreFaults, StoreOperation,
@@ -183,6 +183,16 @@ impl Scene {
 
     /// A node whose consumer is assigned every partition of `assigned`.
     fn start(&self, options: NodeOptions, assigned: &[u32]) -> (NodeHandle, ConsumerId) {
+        self.start_beside(Vec::new(), options, assigned)
+    }
+
+    /// The same beside other sources, which come first.
+    fn start_beside(
+        &self,
+        mut sources: Vec<Source>,
+        options: NodeOptions,
+        assigned: &[u32],
+    ) -> (NodeHandle, ConsumerId) {
         let consumer = self.broker.consumer_with_faults(self.script.clone());
         let id = consumer.id();
         for partition in assigned {
@@ -196,13 +206,8 @@ impl Scene {
             spawner: Arc::new(OnThisThread),
             placement: Placement::Current,
         };
-        let source = Source {
-            bus: Arc::new(consumer),
-            stream: StreamName::new("orders").unwrap(),
-            tenant: TenantBinding::TrustedField,
-            start: Start::Earliest,
-        };
-        (Node::start(options, seams, vec![source]), id)
+        sources.push(source(consumer));
+        (Node::start(options, seams, sources), id)
     }
 
     /// One event more, that moves entity `subject` of the tenant.
@@ -245,6 +250,25 @@ impl Scene {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// A consumer as a source of the node.
+fn source(consumer: MemoryBus) -> Source {
+    Source {
+        bus: Arc::new(consumer),
+        stream: StreamName::new("orders").unwrap(),
+        tenant: TenantBinding::TrustedField,
+        start: Start::Earliest,
+    }
+}
+
+/// A source of its own with one partition, and the script of its broker.
+fn another_source(name: &str, faults: Arc<dyn BusFaults>) -> (MemoryBusHandle, Source) {
+    let broker = MemoryBusHandle::new(SourceName::new(name).unwrap());
+    broker.create_partition(0, Incarnation::new("one").unwrap());
+    let consumer = broker.consumer_with_faults(faults);
+    broker.assign(0, consumer.id());
+    (broker, source(consumer))
 }
 
 fn source_partition(partition: u32) -> SourcePartition {
