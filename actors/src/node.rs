@@ -132,6 +132,7 @@ impl Node {
                     claiming: std::collections::BTreeMap::new(),
                     commands: commands_received,
                     status,
+                    failed: None,
                     moved: Arc::new(Notify::new()),
                 };
                 context.seams.spawner.spawn(Box::pin(task.run()));

@@ -88,6 +88,9 @@ pub(crate) struct SourceTask {
     pub claiming: BTreeMap<u32, Option<oneshot::Sender<()>>>,
     pub commands: watch::Receiver<Command>,
     pub status: watch::Sender<SourceStatus>,
+    /// Why the bus can never be read again, once it said so. Polls go on all the same: what is asked
+    /// back is given back.
+    pub failed: Option<String>,
     pub moved: Arc<Notify>,
 }
 
@@ -152,8 +155,8 @@ impl SourceTask {
                             failures += 1;
                             tracing::warn!(source = %self.source.bus.source(), %error, "nothing received");
                             if error.kind() != tidegate_engine::error::ErrorKind::Transient {
-                                let _ = self.status.send_replace(SourceStatus::Failed { reason: error.to_string() });
                                 stop_all(&self.slots, &error.to_string());
+                                self.failed = Some(error.to_string());
                             }
                         }
                     }
@@ -194,7 +197,10 @@ impl SourceTask {
                     incarnation,
                 } => {
                     let named = self.source_partition(partition);
-                    let slot = Slot::new(named, incarnation, &self.context.options);
+                    let mut slot = Slot::new(named, incarnation, &self.context.options);
+                    if let Some(reason) = &self.failed {
+                        slot.quarantine(reason.clone());
+                    }
                     if let Some(old) = self.lock().insert(partition, slot) {
                         old.end("assigned anew");
                     }
@@ -307,7 +313,7 @@ impl SourceTask {
     }
 
     fn tell_status(&self, command: Command) {
-        let status = slot::status(&self.lock(), command);
+        let status = slot::status(&self.lock(), self.failed.as_deref(), command);
         self.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;

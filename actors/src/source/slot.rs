@@ -260,8 +260,17 @@ impl Slot {
     }
 }
 
-/// The status of a source from its slots.
-pub(super) fn status(slots: &BTreeMap<u32, Slot>, command: Command) -> SourceStatus {
+/// The status of a source from its slots, unless its bus has `failed` as a whole.
+pub(super) fn status(
+    slots: &BTreeMap<u32, Slot>,
+    failed: Option<&str>,
+    command: Command,
+) -> SourceStatus {
+    if let Some(reason) = failed {
+        return SourceStatus::Failed {
+            reason: reason.to_owned(),
+        };
+    }
     let reasons: Vec<String> = slots
         .iter()
         .filter_map(|(partition, slot)| match &slot.held {

@@ -2,6 +2,7 @@
 //! scene that says exactly what. The simulation makes the same promises under everything at once.
 
 mod bounds;
+mod failing;
 mod fencing;
 mod giving_back;
 mod idle;
@@ -24,6 +25,7 @@ use tidegate_connectors::store::memory::{
 use tidegate_engine::bus::{BusError, Start};
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::{Clock, Ids, Timestamp};
+use tidegate_engine::commit::{CommitBatch, EntityName};
 use tidegate_engine::machine::{MachineSet, Processor};
 use tidegate_engine::position::{Incarnation, Offset, SourceName, SourcePartition, StreamName};
 use tidegate_engine::spawner::{OwnedFuture, Spawner};
@@ -55,12 +57,15 @@ struct Scene {
 /// What happens to the n-th call (from 1) of an operation.
 type StoreRule = Box<dyn Fn(&StoreCall<'_>, u64) -> (Duration, AtStart) + Send + Sync>;
 type ReplyRule = Box<dyn Fn(&StoreCall<'_>, u64) -> AtEnd + Send + Sync>;
+type BusyRule = Box<dyn Fn(&CommitBatch) -> Vec<EntityName> + Send + Sync>;
 type BusRule = Box<dyn Fn(BusOperation, u64) -> (Duration, BusFault) + Send + Sync>;
 
 /// The script of one scene, and what was seen of it.
 struct Script {
     store: StoreRule,
     reply: ReplyRule,
+    /// Entities of a batch that another transaction holds.
+    busy: BusyRule,
     bus: BusRule,
     seen: Mutex<Seen>,
 }
@@ -80,6 +85,7 @@ impl Default for Script {
         Self {
             store: Box::new(|_, _| (Duration::ZERO, AtStart::Proceed)),
             reply: Box::new(|_, _| AtEnd::Proceed),
+            busy: Box::new(|_| Vec::new()),
             bus: Box::new(|_, _| (Duration::ZERO, BusFault::Proceed)),
             seen: Mutex::default(),
         }
@@ -111,6 +117,10 @@ impl StoreFaults for Script {
         }
         let count = seen.store.get(&call.operation).copied().unwrap_or(0);
         (Duration::ZERO, (self.reply)(call, count))
+    }
+
+    fn busy(&self, batch: &CommitBatch) -> Vec<EntityName> {
+        (self.busy)(batch)
     }
 }
 
@@ -303,6 +313,13 @@ fn away() -> StoreError {
 
 fn bus_away() -> BusFault {
     BusFault::Fail(BusError::Unavailable {
+        source_name: SourceName::new("orders").unwrap(),
+        detail: "scripted".to_owned(),
+    })
+}
+
+fn unreadable() -> BusFault {
+    BusFault::Fail(BusError::Unreadable {
         source_name: SourceName::new("orders").unwrap(),
         detail: "scripted".to_owned(),
     })
