@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tidegate_engine::checkpoint::Counts;
 use tidegate_engine::position::SourceName;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -11,7 +12,7 @@ use crate::committer::{Committer, CommitterSnapshot, ObserveCommitter};
 use crate::options::NodeOptions;
 use crate::permits::Stock;
 use crate::seams::{Context, NodeSeams};
-use crate::source::{Command, Held, Slots, Source, SourceStatus, SourceTask};
+use crate::source::{Command, Held, Slot, Slots, Source, SourceStatus, SourceTask};
 use crate::supervisor::{ObserveSupervisor, SupervisorSnapshot};
 use crate::tenants::Tenants;
 
@@ -83,7 +84,8 @@ impl NodeSnapshot {
 pub struct DrainReport {
     /// True when everything received was settled in time.
     pub drained: bool,
-    /// Events that were not: they stay in their source and are delivered again.
+    /// Events that were not, at most, dropped ones of partitions that broke included: they stay in their
+    /// source and are delivered again.
     pub unsettled_events: usize,
 }
 
@@ -155,29 +157,8 @@ impl Node {
 impl NodeHandle {
     /// Waits until every source is bounded, read to its end and settled, or until one fails.
     pub async fn ended(&self) -> Result<(), SourceFailed> {
-        for source in &self.sources {
-            let mut status = source.status.clone();
-            let settled = status
-                .wait_for(|status| !matches!(status, SourceStatus::Running))
-                .await
-                .map_or(SourceStatus::Stopped, |status| status.clone());
-            match settled {
-                SourceStatus::Failed { reason } => {
-                    return Err(SourceFailed {
-                        source_name: source.name.clone(),
-                        reason,
-                    });
-                }
-                SourceStatus::Stopped => {
-                    let reason = "it was stopped".to_owned();
-                    return Err(SourceFailed {
-                        source_name: source.name.clone(),
-                        reason,
-                    });
-                }
-                SourceStatus::Ended | SourceStatus::Drained | SourceStatus::Running => {}
-            }
-        }
+        // All at once: one that fails is told while the others run.
+        try_join_all(self.sources.iter().map(SourceHandle::ended)).await?;
         Ok(())
     }
 
@@ -272,10 +253,7 @@ impl NodeHandle {
     fn unsettled(&self) -> usize {
         let tracked = |source: &SourceHandle| -> usize {
             let slots = source.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots
-                .values()
-                .filter_map(|slot| Some(slot.owned()?.0.tracker().tracked()))
-                .sum()
+            slots.values().map(Slot::unsettled).sum()
         };
         self.sources.iter().map(tracked).sum()
     }
@@ -288,6 +266,24 @@ impl Drop for NodeHandle {
 }
 
 impl SourceHandle {
+    /// Waits until the source is read to its end and settled, or fails.
+    async fn ended(&self) -> Result<(), SourceFailed> {
+        let mut status = self.status.clone();
+        let settled = status
+            .wait_for(|status| !matches!(status, SourceStatus::Running))
+            .await
+            .map_or(SourceStatus::Stopped, |status| status.clone());
+        let reason = match settled {
+            SourceStatus::Failed { reason } => reason,
+            SourceStatus::Stopped => "it was stopped".to_owned(),
+            SourceStatus::Ended | SourceStatus::Drained | SourceStatus::Running => return Ok(()),
+        };
+        Err(SourceFailed {
+            source_name: self.name.clone(),
+            reason,
+        })
+    }
+
     fn committers(&self) -> Vec<actix::Addr<Committer>> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots

@@ -60,7 +60,7 @@ pub enum SourceStatus {
     Running,
     /// Bounded, and everything in it is settled.
     Ended,
-    /// It was drained: nothing received is unsettled.
+    /// It was drained: nothing more will be settled of what was received. What broke meanwhile is not.
     Drained,
     /// Some partition is stopped or quarantined, with the reason; the others go on.
     Failed {
@@ -239,7 +239,13 @@ impl SourceTask {
         deliveries: Vec<Delivery>,
         allowance: &mut Allotment,
     ) {
-        let Some((ownership, committer)) = self.lock().get(&partition).and_then(Slot::owned) else {
+        let next = deliveries.last().map(|delivery| delivery.next);
+        let owned = self.lock().get_mut(&partition).and_then(|slot| {
+            let owned = slot.owned()?;
+            slot.received(next?);
+            Some(owned)
+        });
+        let Some((ownership, committer)) = owned else {
             // Not claimed (any more): the claim will seek to where it has to go on.
             return;
         };

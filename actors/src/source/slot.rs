@@ -71,6 +71,17 @@ pub(crate) struct Slot {
     pub ended: Option<Offset>,
     /// To be given back once everything received is settled.
     pub revoked: bool,
+    /// Behind the last record that was received, by this ownership or one before it.
+    received_to: Offset,
+    left_behind: LeftBehind,
+}
+
+/// What was unsettled when an ownership broke. Its successor receives it again, unless the node drains.
+#[derive(Clone, Copy, Default)]
+struct LeftBehind {
+    events: usize,
+    /// All of it stands before this offset.
+    up_to: Offset,
 }
 
 /// What has to be done about a slot.
@@ -101,6 +112,8 @@ impl Slot {
             },
             ended: None,
             revoked: false,
+            received_to: Offset(0),
+            left_behind: LeftBehind::default(),
         }
     }
 
@@ -130,10 +143,52 @@ impl Slot {
         }
     }
 
+    /// Records up to there were received.
+    pub fn received(&mut self, next: Offset) {
+        self.received_to = self.received_to.max(next);
+    }
+
+    /// Events that were received and are not settled, at most: of a commit that broke with its ownership
+    /// only the next claim tells what it did. What is given back is its next owner's.
+    pub fn unsettled(&self) -> usize {
+        match &self.held {
+            Held::Owned { ownership, .. } => {
+                let tracker = ownership.tracker();
+                let LeftBehind { events, up_to } = self.left_behind;
+                let still = tracker.low_watermark() < up_to;
+                tracker.tracked().max(if still { events } else { 0 })
+            }
+            Held::Leaving { .. } => 0,
+            Held::Unclaimed(_) | Held::Claiming | Held::Quarantined { .. } => {
+                self.left_behind.events
+            }
+        }
+    }
+
+    /// The ownership ends without having settled everything.
+    fn leave_behind(&mut self) {
+        self.left_behind = LeftBehind {
+            events: self.unsettled(),
+            up_to: self.received_to,
+        };
+    }
+
+    /// True when nothing more will be settled of what was received, be it because all is, or because
+    /// what broke is not received again.
+    fn is_drained(&self) -> bool {
+        match &self.held {
+            Held::Owned { .. } => self.is_settled(),
+            // The claim tells what the ownership before it had written.
+            Held::Unclaimed(_) | Held::Claiming => self.left_behind.events == 0,
+            Held::Leaving { .. } | Held::Quarantined { .. } => true,
+        }
+    }
+
     /// Stops it with an alarm.
     pub fn quarantine(&mut self, reason: String) {
         tracing::error!(partition = %self.source_partition, %reason, "source partition stopped");
         self.end(&reason);
+        self.leave_behind();
         self.held = Held::Quarantined { reason };
     }
 
@@ -210,8 +265,13 @@ impl Slot {
                 reason: "the committer died".to_owned(),
             });
         }
-        match ownership.standing() {
-            Standing::Owned if self.revoked && ownership.tracker().tracked() == 0 => {
+        let standing = ownership.standing();
+        let is_settled = ownership.tracker().tracked() == 0;
+        if standing != Standing::Owned {
+            self.leave_behind();
+        }
+        match standing {
+            Standing::Owned if self.revoked && is_settled => {
                 self.end("given back");
                 self.leave(now);
             }
@@ -284,10 +344,7 @@ pub(super) fn status(
         };
     }
     if command == Command::Drain {
-        let drained = slots
-            .values()
-            .all(|slot| slot.is_settled() || !matches!(slot.held, Held::Owned { .. }));
-        return if drained {
+        return if slots.values().all(Slot::is_drained) {
             SourceStatus::Drained
         } else {
             SourceStatus::Running
