@@ -51,6 +51,10 @@ pub struct NodeOptions {
     /// [`RECLAIM_ATTEMPTS_MAX`](tidegate_engine::limits::RECLAIM_ATTEMPTS_MAX) times. Longer than a
     /// broker takes to tell who owns what, or two would fence each other meanwhile.
     pub reclaim_wait_first: Duration,
+    /// How long a source partition that the bus asks back is drained. Then it is given back as it is, and
+    /// its next owner does the rest: nothing is lost, and some of it is done again. As long as a node's
+    /// own drain, and well below what a broker waits for a consumer before it puts it out of its group.
+    pub release_limit: Duration,
     /// How long a commit or claim waits for the store's answer; then the outcome counts as unknown.
     /// Longer than the server's own limit of a statement, so that the server speaks first.
     pub store_answer_limit: Duration,
@@ -83,6 +87,7 @@ impl Default for NodeOptions {
             restarts_max: 10,
             restart_window: Duration::from_secs(60),
             reclaim_wait_first: Duration::from_millis(500),
+            release_limit: Duration::from_secs(30),
             store_answer_limit: Duration::from_secs(45),
             stall_limit: Duration::from_secs(30),
             watch_interval: Duration::from_secs(1),

@@ -149,7 +149,7 @@ impl SourceTask {
                     match received {
                         Ok(events) => {
                             failures = 0;
-                            self.take_events(events, allowance).await;
+                            self.take_events(events, allowance, &claims).await;
                         }
                         Err(error) => {
                             failures += 1;
@@ -189,7 +189,12 @@ impl SourceTask {
         })
     }
 
-    async fn take_events(&mut self, events: Vec<BusEvent>, mut allowance: Allotment) {
+    async fn take_events(
+        &mut self,
+        events: Vec<BusEvent>,
+        mut allowance: Allotment,
+        claims: &mpsc::Sender<Claimed>,
+    ) {
         for event in events {
             match event {
                 BusEvent::Assigned {
@@ -211,7 +216,7 @@ impl SourceTask {
                 }
                 BusEvent::Revoked { partition } => {
                     if let Some(slot) = self.lock().get_mut(&partition) {
-                        slot.revoked = true;
+                        slot.revoke(Instant::now());
                     }
                 }
                 BusEvent::Lost { partition } => {
@@ -222,7 +227,10 @@ impl SourceTask {
                 BusEvent::Delivered {
                     partition,
                     deliveries,
-                } => self.route(partition, deliveries, &mut allowance).await,
+                } => {
+                    self.route(partition, deliveries, &mut allowance, claims)
+                        .await
+                }
                 BusEvent::Ended { partition, end } => {
                     if let Some(slot) = self.lock().get_mut(&partition) {
                         slot.ended = Some(end);
@@ -238,6 +246,7 @@ impl SourceTask {
         partition: u32,
         deliveries: Vec<Delivery>,
         allowance: &mut Allotment,
+        claims: &mpsc::Sender<Claimed>,
     ) {
         let next = deliveries.last().map(|delivery| delivery.next);
         let owned = self.lock().get_mut(&partition).and_then(|slot| {
@@ -274,11 +283,20 @@ impl SourceTask {
             for events in self.cut(events) {
                 let (count, bytes) = (events.len(), events.iter().map(|event| event.bytes).sum());
                 let mut commands = self.commands.clone();
-                let taken = tokio::select! {
-                    biased;
-                    // A full lane stops the source; only the end of the node goes past it.
-                    _ = commands.wait_for(|command| *command == Command::Stop) => return,
-                    taken = lane.lane.take(count, bytes) => taken,
+                let mut lane_taken = std::pin::pin!(lane.lane.take(count, bytes));
+                let taken = loop {
+                    tokio::select! {
+                        biased;
+                        // A full lane stops the source; only the end of the node goes past it, …
+                        _ = commands.wait_for(|command| *command == Command::Stop) => return,
+                        taken = &mut lane_taken => break taken,
+                        // … and what is due to be given back.
+                        () = until(self.due()) => {}
+                    }
+                    self.look_after(claims).await;
+                    if !ownership.is_owned() {
+                        return;
+                    }
                 };
                 let route = Route {
                     ownership: ownership.clone(),

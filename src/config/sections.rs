@@ -226,6 +226,9 @@ section! {
         /// claimed again, if the source still assigns it to this one. Doubled each time, five times
         /// within `restart_window_seconds`; then it is set aside.
         reclaim_wait_first_ms: u64 [1..=60_000] = 500;
+        /// Seconds for which a source partition that the source asks back is drained. Then it is given
+        /// back as it is, and whoever gets it next does the rest.
+        release_limit_seconds: u64 [1..=3_600] = 30;
         /// Seconds that a commit or claim waits for the store's answer. Then its outcome counts as
         /// unknown, and the checkpoint is asked. Keep it above the server's `statement_timeout` (30 s
         /// as migrated), so that the server speaks first.
@@ -426,6 +429,7 @@ impl Config {
             restarts_max: limits.restarts_max,
             restart_window: Duration::from_secs(limits.restart_window_seconds),
             reclaim_wait_first: Duration::from_millis(limits.reclaim_wait_first_ms),
+            release_limit: Duration::from_secs(limits.release_limit_seconds),
             store_answer_limit: Duration::from_secs(limits.store_answer_limit_seconds),
             stall_limit: Duration::from_secs(limits.stall_limit_seconds),
             watch_interval: Duration::from_millis(limits.watch_interval_ms),

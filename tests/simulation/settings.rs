@@ -73,6 +73,8 @@ pub fn options(name: &str, dice: &mut Dice) -> NodeOptions {
         restarts_max: if dice.chance(150) { 8 } else { 1_000 },
         restart_window: Duration::from_secs(60),
         reclaim_wait_first: Duration::from_millis(200),
+        // After a stall is seen, and before the longest stalled call returns.
+        release_limit: Duration::from_secs(6),
         // Stalled calls take 6 to 8 seconds: in some seeds their outcome is asked for before the stall is
         // seen, in others long after.
         store_answer_limit: Duration::from_secs(if dice.chance(500) { 3 } else { 5 }),

@@ -154,8 +154,7 @@ impl SourceTask {
             }
             ErrorKind::Permanent | ErrorKind::Bug => {
                 if let Some(slot) = slots.get_mut(&partition) {
-                    slot.revoked = false;
-                    slot.quarantine(format!(
+                    slot.keep(format!(
                         "it was asked back and cannot be given back: {error}. Restart this node, so \
                          that another can have it"
                     ));

@@ -69,8 +69,10 @@ pub(crate) struct Slot {
     reclaim_back_off: BackOff,
     /// Behind its last record, once a bounded one was read to its end.
     pub ended: Option<Offset>,
-    /// To be given back once everything received is settled.
-    pub revoked: bool,
+    /// To be given back once everything received is settled, and at this moment at the latest: a broker
+    /// waits for it, and a store that is away may be so for long.
+    revoked: Option<Instant>,
+    release_limit: Duration,
     /// Behind the last record that was received, by this ownership or one before it.
     received_to: Offset,
     left_behind: LeftBehind,
@@ -111,7 +113,8 @@ impl Slot {
                 max: first.saturating_mul(1 << (RECLAIM_ATTEMPTS_MAX - 1)),
             },
             ended: None,
-            revoked: false,
+            revoked: None,
+            release_limit: options.release_limit,
             received_to: Offset(0),
             left_behind: LeftBehind::default(),
         }
@@ -141,6 +144,17 @@ impl Slot {
             // Full or closed, its own watch ends it.
             let _ = committer.try_send(crate::committer::Retire);
         }
+    }
+
+    /// The bus asks for it back.
+    pub fn revoke(&mut self, now: Instant) {
+        self.revoked.get_or_insert(now + self.release_limit);
+    }
+
+    /// It stays for an operator to look at, although the bus asked for it back.
+    pub fn keep(&mut self, reason: String) {
+        self.revoked = None;
+        self.quarantine(reason);
     }
 
     /// Records up to there were received.
@@ -214,6 +228,7 @@ impl Slot {
     pub fn due(&self) -> Option<Instant> {
         match self.held {
             Held::Leaving { not_before, .. } => Some(not_before),
+            Held::Owned { .. } => self.revoked,
             _ => None,
         }
     }
@@ -235,7 +250,7 @@ impl Slot {
     pub fn look(&mut self, now: Instant, claim_under_way: bool, random: u64) -> Action {
         self.look_at_ownership(now, random);
         let is_idle = !matches!(self.held, Held::Owned { .. } | Held::Leaving { .. });
-        if self.revoked && is_idle {
+        if self.revoked.is_some() && is_idle {
             // Nothing of it is received or unsettled. An alarm was said; who gets it next will meet
             // the same cause, or not.
             self.leave(now);
@@ -271,13 +286,19 @@ impl Slot {
             self.leave_behind();
         }
         match standing {
-            Standing::Owned if self.revoked && is_settled => {
+            Standing::Owned if self.revoked.is_some() && is_settled => {
                 self.end("given back");
+                self.leave(now);
+            }
+            Standing::Owned if self.revoked.is_some_and(|until| until <= now) => {
+                let limit_seconds = self.release_limit.as_secs_f64();
+                tracing::warn!(partition = %self.source_partition, limit_seconds, "asked back and not settled in time; its next owner does the rest");
+                self.end("given back unsettled");
                 self.leave(now);
             }
             Standing::Owned => {}
             Standing::Stopped { reason } => self.quarantine(reason),
-            Standing::Broken { .. } | Standing::Fenced if self.revoked => self.leave(now),
+            Standing::Broken { .. } | Standing::Fenced if self.revoked.is_some() => self.leave(now),
             Standing::Broken { reason } => match self.restarts.spend(now) {
                 Some(attempt) => {
                     tracing::warn!(partition = %self.source_partition, attempt, %reason, "ownership ended, claiming again");

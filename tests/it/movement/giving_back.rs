@@ -1,5 +1,7 @@
 //! What was asked back is given back, whatever state it is in.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidegate_actors::NodeOptions;
@@ -113,5 +115,67 @@ fn a_partition_asked_back_while_its_claim_waits_for_the_store_is_given_back() {
         let claims = scene.script.claims().len();
         tokio::time::sleep(60 * SECOND).await;
         assert_eq!(scene.script.claims().len(), claims, "nobody claims it here");
+    });
+}
+
+/// No commit arrives while the switch is on.
+fn away_while(switch: &Arc<AtomicBool>) -> Script {
+    let on = switch.clone();
+    Script {
+        store: Box::new(move |call, _| match call.operation {
+            StoreOperation::Commit if on.load(Ordering::SeqCst) => {
+                (Duration::ZERO, AtStart::Fail(away()))
+            }
+            _ => (Duration::ZERO, AtStart::Proceed),
+        }),
+        ..Script::default()
+    }
+}
+
+#[test]
+fn a_partition_asked_back_that_cannot_be_settled_in_time_goes_as_it_is_and_nothing_is_lost() {
+    on_virtual_time(async {
+        let switch = Arc::new(AtomicBool::new(true));
+        let scene = Scene::new(1, away_while(&switch));
+        scene.append_many(0, 50);
+        let options = NodeOptions::default();
+        let limit = options.release_limit;
+        let (node, id) = scene.start(options.clone(), &[0]);
+        let (next, next_id) = scene.start(options, &[]);
+        tokio::time::sleep(5 * SECOND).await;
+        scene.broker.revoke(0, id, Some(next_id));
+        tokio::time::sleep(limit - SECOND).await;
+        assert_eq!(scene.broker.holders(0), [id], "it may still be settled");
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!(scene.broker.holders(0), [next_id]);
+        switch.store(false, Ordering::SeqCst);
+        scene.settled_within(0, 30 * SECOND).await;
+        let counts = scene.checkpoint(0).await.unwrap().progress.counts;
+        assert_eq!((counts.applied, counts.duplicates), (50, 0));
+        for node in [&node, &next] {
+            assert_eq!(alarm(node).await, None);
+        }
+    });
+}
+
+#[test]
+fn a_partition_asked_back_goes_in_time_also_while_the_source_waits_for_another_ones_lane() {
+    on_virtual_time(async {
+        let switch = Arc::new(AtomicBool::new(true));
+        let scene = Scene::new(2, away_while(&switch));
+        scene.append(0, "first", "one", "s");
+        let options = NodeOptions {
+            tenant_events_max: 10,
+            ..NodeOptions::default()
+        };
+        let limit = options.release_limit;
+        let (_node, id) = scene.start(options, &[0, 1]);
+        tokio::time::sleep(SECOND).await;
+        let other = scene.broker.consumer();
+        scene.broker.revoke(0, id, Some(other.id()));
+        tokio::time::sleep(SECOND).await;
+        scene.append_many(1, 50);
+        tokio::time::sleep(limit).await;
+        assert_eq!(scene.broker.holders(0), [other.id()]);
     });
 }
