@@ -9,6 +9,7 @@ mod messages;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, WrapFuture,
@@ -51,6 +52,9 @@ pub struct Committer {
     /// Made on speculative state, waits for the batch in flight.
     next: Option<Assembled>,
     in_flight: Option<InFlight>,
+    /// The commit in flight waits for one of the node's slots: others have their turn, and that is no
+    /// stall of ours.
+    waits_for_slot: Arc<AtomicBool>,
     /// Rows of entities that the last settled batch created, for the batch that was made before.
     fresh_rows: BTreeMap<EntityName, EntityRow>,
     acknowledging: bool,
@@ -109,6 +113,7 @@ impl Committer {
             preparing: None,
             next: None,
             in_flight: None,
+            waits_for_slot: Arc::default(),
             fresh_rows: BTreeMap::new(),
             acknowledging: false,
             acknowledged,
@@ -329,7 +334,8 @@ impl Committer {
         if self.lanes.values().any(|lane| !lane.partition.connected()) {
             return self.broken("a partition's actor died", context);
         }
-        let waiting = self.ownership.tracker().tracked() > 0;
+        let waiting =
+            self.ownership.tracker().tracked() > 0 && !self.waits_for_slot.load(Ordering::Relaxed);
         if waiting && self.progressed_at.elapsed() > self.context.options.stall_limit {
             return self.broken("stalled: work is waiting and nothing moves", context);
         }

@@ -2,6 +2,7 @@
 //! resets the partitions so that they apply their events again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context as ActixContext, WrapFuture};
@@ -64,9 +65,16 @@ impl Committer {
             self.slots.clone(),
             in_flight.batch.clone(),
         );
+        let (ownership, waits) = (self.ownership.clone(), self.waits_for_slot.clone());
+        waits.store(true, Ordering::Relaxed);
         let address = context.address();
         self.context.seams.spawner.spawn(Box::pin(async move {
             let slot = slots.acquire_owned().await;
+            waits.store(false, Ordering::Relaxed);
+            if !ownership.is_owned() {
+                // It would be fenced, and those behind it would wait for that.
+                return;
+            }
             failpoint::hit(Failpoint::BeforeCommit);
             let reply = calls.commit(batch).await;
             failpoint::hit(Failpoint::AfterCommit);

@@ -101,3 +101,52 @@ fn a_claim_that_never_returns_is_made_again() {
         assert_eq!(scene.script.claims().len(), 2);
     });
 }
+
+/// One slot, and commits that take so long.
+fn in_turns(commit: Duration, partitions: u32) -> (Scene, NodeOptions) {
+    let script = Script {
+        store: Box::new(move |call, _| match call.operation {
+            StoreOperation::Commit => (commit, AtStart::Proceed),
+            _ => (Duration::ZERO, AtStart::Proceed),
+        }),
+        ..Script::default()
+    };
+    let scene = Scene::new(partitions, script);
+    for partition in 0..partitions {
+        scene.append_many(partition, 10);
+    }
+    let options = NodeOptions {
+        commit_slots: 1,
+        ..NodeOptions::default()
+    };
+    (scene, options)
+}
+
+#[test]
+fn a_commit_that_waits_for_its_turn_is_no_stall() {
+    on_virtual_time(async {
+        let limit = NodeOptions::default().stall_limit;
+        let (scene, options) = in_turns(limit * 2 / 3, 4);
+        let (node, _) = scene.start(options, &[0, 1, 2, 3]);
+        for partition in 0..4 {
+            scene.settled_within(partition, 10 * limit).await;
+        }
+        assert_eq!(scene.script.claims().len(), 4, "no ownership ended");
+        assert_eq!(alarm(&node).await, None);
+    });
+}
+
+#[test]
+fn a_commit_that_has_its_turn_and_is_not_answered_is_a_stall() {
+    on_virtual_time(async {
+        let limit = NodeOptions::default().stall_limit;
+        let (scene, options) = in_turns(100 * limit, 2);
+        let (_node, _) = scene.start(options, &[0, 1]);
+        tokio::time::sleep(limit + 5 * SECOND).await;
+        assert_eq!(
+            scene.script.claims().len(),
+            2 + 1,
+            "the one that has the slot"
+        );
+    });
+}
