@@ -51,6 +51,8 @@ pub enum Next {
     Stop {
         /// What happened.
         detail: String,
+        /// Nothing of ours was written, for certain. Otherwise only the next claim tells.
+        nothing_written: bool,
     },
 }
 
@@ -193,18 +195,14 @@ impl CommitProtocol {
         let checkpoint = match read {
             Ok(Some(checkpoint)) => checkpoint,
             Ok(None) => {
-                return self.over(Next::Stop {
-                    detail: "the checkpoint is gone from the store".to_owned(),
-                });
+                return self.stop("the checkpoint is gone from the store".to_owned());
             }
             Err(error) if error.kind() == ErrorKind::Transient => {
                 self.attempt += 1;
                 return Next::ReadCheckpoint(self.back_off.wait(self.attempt, random));
             }
             Err(error) => {
-                return self.over(Next::Stop {
-                    detail: error.to_string(),
-                });
+                return self.stop(error.to_string());
             }
         };
         if checkpoint.epoch != self.epoch {
@@ -261,9 +259,7 @@ impl CommitProtocol {
                 Next::Reapply(Surprises::default())
             }
             Disposition::Drop => self.over(Next::Drop),
-            Disposition::Stop => self.over(Next::Stop {
-                detail: error.to_string(),
-            }),
+            Disposition::Stop => self.stop(error.to_string()),
         }
     }
 
@@ -274,6 +270,14 @@ impl CommitProtocol {
         if self.at_large == AtLarge::TheSame {
             self.at_large = AtLarge::Another;
         }
+    }
+
+    fn stop(&mut self, detail: String) -> Next {
+        self.over(Next::Stop {
+            detail,
+            // A batch of unknown outcome may have arrived, or may still.
+            nothing_written: self.at_large == AtLarge::None,
+        })
     }
 
     fn over(&mut self, next: Next) -> Next {
@@ -402,8 +406,39 @@ mod tests {
         };
         assert!(matches!(
             protocol.on_reply(Err(error), 1, None, 0),
-            Next::Stop { .. }
+            Next::Stop {
+                nothing_written: true,
+                ..
+            }
         ));
+    }
+
+    #[test]
+    fn r25_what_stops_after_an_unknown_outcome_does_not_say_that_nothing_was_written() {
+        let error = || StoreError::Unexpected {
+            code: "XX000".to_owned(),
+            detail: "no".to_owned(),
+        };
+        let is_unknown = |next| {
+            matches!(
+                next,
+                Next::Stop {
+                    nothing_written: false,
+                    ..
+                }
+            )
+        };
+        for read in [Ok(None), Err(error())] {
+            let mut protocol = in_flight();
+            protocol.on_reply(Err(unknown()), 5, None, 0);
+            assert!(is_unknown(protocol.on_checkpoint(read, None, 0)));
+        }
+        // Handed over again and refused: the first one may still arrive.
+        let mut protocol = in_flight();
+        protocol.on_reply(Err(unknown()), 5, None, 0);
+        protocol.on_checkpoint(Ok(Some(checkpoint(3, 7))), None, 0);
+        protocol.submitted();
+        assert!(is_unknown(protocol.on_reply(Err(error()), 5, None, 0)));
     }
 
     #[test]

@@ -227,7 +227,7 @@ impl Operator<'_> {
                 Next::SubmitAgain(wait) => tokio::time::sleep(wait).await,
                 Next::Drop | Next::ClaimAgain => return Ok(Attempt::Fenced),
                 Next::Condemn { detail } => return Ok(Attempt::Refused(detail)),
-                Next::Stop { detail } => {
+                Next::Stop { detail, .. } => {
                     return Err(DecisionError::Impossible { id, why: detail });
                 }
                 Next::ReadCheckpoint(_) => {}

@@ -156,10 +156,16 @@ impl Committer {
                 "a batch that was given up was written after all; the store knows which",
                 context,
             ),
-            Next::Stop { detail } => {
-                let reason = format!(
-                    "{detail}; nothing of the batch was written. Fix the cause, then restart this node"
-                );
+            Next::Stop {
+                detail,
+                nothing_written,
+            } => {
+                let known = if nothing_written {
+                    "nothing of the batch was written"
+                } else {
+                    "whether the batch was written is not known here, the next claim finds out"
+                };
+                let reason = format!("{detail}; {known}. Fix the cause, then restart this node");
                 self.ownership.end(Standing::Stopped { reason });
                 self.retire(context);
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tidegate_actors::NodeOptions;
 use tidegate_connectors::store::memory::{AtEnd, AtStart, StoreOperation};
+use tidegate_engine::store::StoreError;
 
 use super::{SECOND, Scene, Script, alarm, on_virtual_time};
 
@@ -149,4 +150,42 @@ fn a_commit_that_has_its_turn_and_is_not_answered_is_a_stall() {
             "the one that has the slot"
         );
     });
+}
+
+#[test]
+fn r25_an_alarm_says_that_nothing_was_written_only_where_that_is_known() {
+    let refused = || {
+        AtStart::Fail(StoreError::Unexpected {
+            code: "XX000".to_owned(),
+            detail: "scripted".to_owned(),
+        })
+    };
+    for (is_known, said) in [
+        (true, "nothing of the batch was written"),
+        (false, "not known"),
+    ] {
+        on_virtual_time(async {
+            let script = Script {
+                store: Box::new(move |call, count| {
+                    let answer = match call.operation {
+                        StoreOperation::Commit if is_known => refused(),
+                        StoreOperation::Commit => AtStart::Fail(StoreError::OutcomeUnknown {
+                            detail: "scripted".to_owned(),
+                        }),
+                        // One is read before the claim.
+                        StoreOperation::Checkpoint if count == 2 => refused(),
+                        _ => AtStart::Proceed,
+                    };
+                    (Duration::ZERO, answer)
+                }),
+                ..Script::default()
+            };
+            let scene = Scene::new(1, script);
+            scene.append_many(0, 5);
+            let (node, _) = scene.start(NodeOptions::default(), &[0]);
+            tokio::time::sleep(5 * SECOND).await;
+            let reason = alarm(&node).await.expect("an alarm");
+            assert!(reason.contains(said), "{reason}");
+        });
+    }
 }
