@@ -22,6 +22,31 @@ use crate::ownership::Standing;
 use crate::partition::{Reset, Settle};
 use crate::store_calls::StoreCalls;
 
+/// The one event whose values the store refuses.
+struct Condemned {
+    tenant: TenantId,
+    offset: Offset,
+    detail: String,
+}
+
+impl Condemned {
+    /// Of a batch of one event, it is that.
+    fn the_one_of(assembled: &Assembled, detail: String) -> Option<Self> {
+        let (tenant, _) = assembled.created.first()?;
+        Some(Self {
+            tenant: tenant.clone(),
+            offset: *assembled.offsets.first()?,
+            detail,
+        })
+    }
+
+    /// Only the partition that has it in its queue hears of it: it forgets it when the event is settled,
+    /// and another one would remember it for ever.
+    fn told_to(&self, tenant: &TenantId) -> Option<(Offset, String)> {
+        (self.tenant == *tenant).then(|| (self.offset, self.detail.clone()))
+    }
+}
+
 impl Committer {
     // --- commit -------------------------------------------------------------------------------
 
@@ -129,16 +154,19 @@ impl Committer {
                 self.reset(surprises, None, context);
             }
             Next::Condemn { detail } => {
-                let offset = self
+                let condemned = self
                     .in_flight
                     .as_ref()
-                    .and_then(|in_flight| in_flight.assembled.offsets.first().copied());
-                tracing::error!(partition = %self.ownership.source_partition, offset = offset.map(|o| o.0), %detail, "the store refuses an event's values: it is dead");
-                self.reset(
-                    Surprises::default(),
-                    offset.map(|offset| (offset, detail)),
-                    context,
-                );
+                    .and_then(|in_flight| Condemned::the_one_of(&in_flight.assembled, detail));
+                if let Some(Condemned {
+                    tenant,
+                    offset,
+                    detail,
+                }) = &condemned
+                {
+                    tracing::error!(tenant_id = %tenant, partition = %self.ownership.source_partition, offset = offset.0, %detail, "the store refuses an event's values: it is dead");
+                }
+                self.reset(Surprises::default(), condemned, context);
             }
             Next::SubmitAgain(wait) => {
                 context.run_later(wait, |committer, context| {
@@ -244,7 +272,7 @@ impl Committer {
     fn reset(
         &mut self,
         surprises: Surprises,
-        condemned: Option<(Offset, String)>,
+        condemned: Option<Condemned>,
         context: &mut ActixContext<Self>,
     ) {
         self.in_flight = None;
@@ -269,12 +297,36 @@ impl Committer {
         for tenant in tenants {
             let reset = Reset {
                 surprises: surprises.clone(),
-                condemned: condemned.clone(),
+                condemned: condemned.as_ref().and_then(|it| it.told_to(&tenant)),
             };
             self.tell(&tenant, reset, context);
             if let Some(lane) = self.lanes.get_mut(&tenant) {
                 lane.prepared = 0;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_engine::partition::Part;
+    use tidegate_engine::position::Offset;
+    use tidegate_engine::tenant::TenantId;
+
+    use super::{Assembled, Condemned};
+
+    #[test]
+    fn only_the_partition_that_has_a_condemned_event_hears_of_it() {
+        let tenant = |name: &str| TenantId::new(name).unwrap();
+        let assembled = Assembled::new(vec![Part {
+            tenant: Some(tenant("a")),
+            events: 1,
+            offsets: vec![Offset(7)],
+            ..Part::default()
+        }]);
+        let condemned = Condemned::the_one_of(&assembled, "no".to_owned()).unwrap();
+        let told = Some((Offset(7), "no".to_owned()));
+        assert_eq!(condemned.told_to(&tenant("a")), told);
+        assert_eq!(condemned.told_to(&tenant("b")), None);
     }
 }
