@@ -75,6 +75,10 @@ impl FairQueue {
 
     /// Fills a batch: tenants in turn, each by its deficit, until the batch is full or all have had
     /// their say. `may_go` leaves tenants out for now. What is granted no longer counts as ready.
+    ///
+    /// The grants' bytes are within the batch's together, unless its first event is larger. Events of a
+    /// tenant are taken for as large as their average; what the batch has left over is shared out, so
+    /// that a few larger ones fit all the same.
     pub fn grant(
         &mut self,
         batch: Allowance,
@@ -92,8 +96,13 @@ impl FairQueue {
                 && may_go(&tenant)
                 && backlog.events > 0
             {
+                let average = backlog.bytes.div_ceil(backlog.events).max(1);
+                if average > bytes_left && !grants.is_empty() {
+                    // It does not fit any more, and begins the next batch.
+                    self.turn.push_front(tenant);
+                    break;
+                }
                 backlog.deficit_bytes += self.quantum_bytes;
-                let average = (backlog.bytes / backlog.events).max(1);
                 // At least one event a turn, so that an event larger than the quantum still goes.
                 let by_deficit = (backlog.deficit_bytes / average).max(1);
                 let events = by_deficit
@@ -128,19 +137,11 @@ impl FairQueue {
         for tenant in spent {
             self.set(&tenant, 0, 0);
         }
-        // Events differ in size: the grant counts them, the batch's own bound guards the bytes.
-        grants
-            .into_iter()
-            .map(|(tenant, grant)| {
-                (
-                    tenant,
-                    Allowance {
-                        bytes_max: batch.bytes_max,
-                        ..grant
-                    },
-                )
-            })
-            .collect()
+        let share = bytes_left / grants.len().max(1);
+        for grant in grants.values_mut() {
+            grant.bytes_max += share;
+        }
+        grants.into_iter().collect()
     }
 }
 
@@ -220,5 +221,55 @@ mod tests {
             |_| true,
         );
         assert_eq!(grants.len(), 1);
+    }
+
+    #[test]
+    fn what_all_tenants_may_put_into_a_batch_together_is_within_its_bytes() {
+        let batch = Allowance {
+            events_max: 1_000,
+            bytes_max: 100_000,
+        };
+        for (tenants, events, bytes) in [
+            (50, 100, 100_000),
+            (50, 3, 10_000),
+            (7, 90, 9_999),
+            (200, 1, 99_999),
+            (3, 2, 1_000),
+            (100, 1_000, 1_000_001),
+        ] {
+            let mut queue = FairQueue::new(1_000);
+            let names: Vec<_> = (0..tenants).map(|n| tenant(&format!("t{n}"))).collect();
+            for name in &names {
+                queue.set(name, events, bytes);
+            }
+            let (mut batches, mut served) = (0, std::collections::BTreeSet::new());
+            while served.len() < tenants {
+                let grants = queue.grant(batch, |_| true);
+                let sum: usize = grants.iter().map(|(_, grant)| grant.bytes_max).sum();
+                assert!(sum <= batch.bytes_max, "{sum} bytes of {tenants} tenants");
+                served.extend(grants.into_iter().map(|(who, _)| who));
+                batches += 1;
+                assert!(batches <= 2 * tenants, "everybody has a turn");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tenant_whose_event_does_not_fit_any_more_begins_the_next_batch() {
+        let mut queue = FairQueue::new(1_000);
+        queue.set(&tenant("a"), 5, 500);
+        queue.set(&tenant("large"), 1, 99_950);
+        queue.set(&tenant("z"), 5, 500);
+        let batch = Allowance {
+            events_max: 100,
+            bytes_max: 100_000,
+        };
+        let of = |grants: Vec<(TenantId, Allowance)>| -> Vec<String> {
+            let names = grants.iter().map(|(who, _)| who.as_str().to_owned());
+            names.collect()
+        };
+        assert_eq!(of(queue.grant(batch, |_| true)), ["a"]);
+        assert_eq!(of(queue.grant(batch, |_| true)), ["large"]);
+        assert_eq!(of(queue.grant(batch, |_| true)), ["z"]);
     }
 }
