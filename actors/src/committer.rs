@@ -49,6 +49,8 @@ pub struct Committer {
     /// Counts preparations; answers to one before a reset are recognised by it.
     round: u64,
     preparing: Option<Preparing>,
+    /// The last preparation was of a busy tenant alone; the rest has its turn next.
+    offered_alone: bool,
     /// Made on speculative state, waits for the batch in flight.
     next: Option<Assembled>,
     in_flight: Option<InFlight>,
@@ -67,7 +69,9 @@ pub struct Committer {
 struct Lane {
     partition: Addr<PartitionActor>,
     report: Report,
-    not_before: Option<Instant>,
+    /// Another transaction held its entities: from then on it is offered again, alone, until a batch of
+    /// it is settled. With others it would have their batches refused as well.
+    busy_until: Option<Instant>,
     /// Parts prepared and not settled.
     prepared: usize,
 }
@@ -111,6 +115,7 @@ impl Committer {
             queue,
             round: 0,
             preparing: None,
+            offered_alone: false,
             next: None,
             in_flight: None,
             waits_for_slot: Arc::default(),
@@ -142,7 +147,9 @@ impl Committer {
     /// While a commit is in flight, only a full batch is made ahead. A smaller one would be sealed with
     /// what happens to be there, and batches have to grow with the load.
     fn is_worth_preparing(&self) -> bool {
-        if self.queue.is_empty() {
+        // What is made behind the batch of a busy tenant would be thrown away with it.
+        let may_be_refused = self.in_flight.is_some() && self.offered_alone;
+        if self.queue.is_empty() || may_be_refused {
             return false;
         }
         let options = &self.context.options;
@@ -168,15 +175,15 @@ impl Committer {
             events_max,
             bytes_max: options.batch_bytes_max,
         };
-        let now = Instant::now();
         let holder = self.watermark_holder();
-        let grants = self.queue.grant(batch, |tenant| {
-            let waits = self
-                .lanes
-                .get(tenant)
-                .and_then(|lane| lane.not_before)
-                .is_some_and(|until| until > now);
-            !waits && holder.as_ref().is_none_or(|holder| holder == tenant)
+        let may_go = |tenant: &TenantId| holder.as_ref().is_none_or(|holder| holder == tenant);
+        let alone = self.to_offer_alone(may_go);
+        let grants = self.queue.grant(batch, |tenant| match &alone {
+            Some(alone) => alone == tenant,
+            None => {
+                let lane = self.lanes.get(tenant);
+                lane.is_none_or(|lane| lane.busy_until.is_none()) && may_go(tenant)
+            }
         });
         let asked: Vec<_> = grants
             .into_iter()
@@ -192,6 +199,7 @@ impl Committer {
         if asked.is_empty() {
             return;
         }
+        self.offered_alone = alone.is_some();
         self.round += 1;
         let round = self.round;
         self.preparing = Some(Preparing {
@@ -207,6 +215,23 @@ impl Committer {
                 });
             context.spawn(prepared);
         }
+    }
+
+    /// The busy tenant that has waited longest, in turns with the rest.
+    fn to_offer_alone(&self, may_go: impl Fn(&TenantId) -> bool) -> Option<TenantId> {
+        let now = Instant::now();
+        let ready = || {
+            let lanes = self.lanes.iter();
+            lanes.filter(|(tenant, _)| self.queue.is_ready(tenant) && may_go(tenant))
+        };
+        if self.offered_alone && ready().any(|(_, lane)| lane.busy_until.is_none()) {
+            return None;
+        }
+        ready()
+            .filter_map(|(tenant, lane)| Some((lane.busy_until?, tenant)))
+            .filter(|(until, _)| *until <= now)
+            .min()
+            .map(|(_, tenant)| tenant.clone())
     }
 
     /// While `done_above` has too many holes, only the tenant of the oldest unsettled event may go.
@@ -302,7 +327,7 @@ impl Committer {
                 let lane = Lane {
                     partition,
                     report,
-                    not_before: None,
+                    busy_until: None,
                     prepared: 0,
                 };
                 self.lanes.insert(ready.tenant.clone(), lane);

@@ -73,6 +73,11 @@ impl FairQueue {
         self.backlogs.values().map(|backlog| backlog.bytes).sum()
     }
 
+    /// True when a tenant has anything ready.
+    pub fn is_ready(&self, tenant: &TenantId) -> bool {
+        self.backlogs.contains_key(tenant)
+    }
+
     /// Fills a batch: tenants in turn, each by its deficit, until the batch is full or all have had
     /// their say. `may_go` leaves tenants out for now. What is granted no longer counts as ready.
     ///

@@ -40,7 +40,7 @@ pub struct NodeOptions {
     pub load_entities_max: usize,
     /// Spacing of retries.
     pub back_off: BackOff,
-    /// How long a tenant waits whose entities another transaction holds.
+    /// How long a tenant waits whose entities another transaction holds, before it is offered again alone.
     pub busy_wait: Duration,
     /// Rebuilds of one source partition within `restart_window` before it is quarantined.
     pub restarts_max: u32,

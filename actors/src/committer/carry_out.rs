@@ -232,6 +232,7 @@ impl Committer {
             self.tell(tenant, settle, context);
             if let Some(lane) = self.lanes.get_mut(tenant) {
                 lane.prepared -= 1;
+                lane.busy_until = None;
             }
         }
         let low_watermark = self.ownership.settle(&assembled.offsets);
@@ -279,10 +280,10 @@ impl Committer {
         self.next = None;
         self.preparing = None;
         self.round += 1;
-        let not_before = Instant::now() + self.context.options.busy_wait;
+        let busy_until = Instant::now() + self.context.options.busy_wait;
         for name in &surprises.busy {
             if let Some(lane) = self.lanes.get_mut(&name.tenant) {
-                lane.not_before = Some(not_before);
+                lane.busy_until = Some(busy_until);
             }
         }
         if !surprises.busy.is_empty() {

@@ -2,6 +2,7 @@
 //! scene that says exactly what. The simulation makes the same promises under everything at once.
 
 mod bounds;
+mod busy;
 mod drained;
 mod failing;
 mod fencing;
