@@ -6,6 +6,7 @@
 mod batch;
 mod carry_out;
 mod messages;
+mod notices;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -105,7 +105,7 @@ impl Node {
         // The duplicates that a store names of one batch must be remembered until it is applied again,
         // or the same batch would be refused for ever.
         let known_keys_max = &mut options.partition.known_keys_max;
-        *known_keys_max = (*known_keys_max).max(2 * options.batch_events_max);
+        *known_keys_max = (*known_keys_max).max(4 * options.batch_events_max);
         // Each source's poll holds one event at least, and half of the stock is for what was received.
         options.node_events_max = options.node_events_max.max(2 * sources.len());
         let node = Stock::new(options.node_events_max, options.node_bytes_max);

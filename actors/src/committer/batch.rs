@@ -6,7 +6,7 @@ use tidegate_engine::checkpoint::{Counts, Progress};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, EntityName, EntityRow};
 use tidegate_engine::commit_protocol::Terms;
-use tidegate_engine::partition::Part;
+use tidegate_engine::partition::{Notice, Part};
 use tidegate_engine::planted::{Bug, active};
 use tidegate_engine::position::{Offset, SourcePartition, Version};
 use tidegate_engine::tenant::TenantId;
@@ -22,6 +22,8 @@ pub(super) struct Assembled {
     pub counts: Counts,
     /// For each tenant, in order, how many entities its part creates.
     pub created: Vec<(TenantId, usize)>,
+    /// What to tell of its dead letters.
+    pub notices: Vec<Notice>,
 }
 
 impl Assembled {
@@ -32,7 +34,9 @@ impl Assembled {
         let mut counts = Counts::default();
         let mut offsets = Vec::with_capacity(parts.iter().map(|part| part.offsets.len()).sum());
         let mut created = Vec::with_capacity(parts.len());
-        for part in &parts {
+        let mut notices = Vec::new();
+        for part in &mut parts {
+            notices.append(&mut part.notices);
             counts.add(&part.counts);
             offsets.extend_from_slice(&part.offsets);
             let new = part
@@ -51,6 +55,7 @@ impl Assembled {
             offsets,
             counts,
             created,
+            notices,
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::batch::{self, Assembled};
 use super::messages::{CheckpointRead, Replied};
+use super::notices;
 use super::{Committer, InFlight};
 use crate::failpoint::{self, Failpoint};
 use crate::ownership::Standing;
@@ -217,6 +218,7 @@ impl Committer {
             return;
         };
         self.commits += 1;
+        notices::tell(&self.ownership.source_partition, &assembled.notices);
         self.counts = batch.progress.counts;
         self.fresh_rows = new_rows
             .as_deref()

@@ -109,7 +109,7 @@ impl Desk {
             "placed-90",
             "order.placed",
             90,
-            &json!({"total_cents": "?"}),
+            &json!({"total_cents": "hunter2?", "pin_code": "hunter2"}),
         ));
         text.push_str(&event(
             "0-paid",
