@@ -1,6 +1,8 @@
 //! Dead letters: what people read and act on. Each has an identity of its own, so that writing one
 //! twice keeps it once, and a fingerprint that groups failures of one cause.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
@@ -54,8 +56,8 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// A dead letter whose fingerprint is that of reason, machine and detail. The detail is cut to what a
-    /// store keeps, whoever wrote it.
+    /// A dead letter whose fingerprint is that of reason, machine and kind of fault. The detail is cut to
+    /// what a store keeps, whoever wrote it.
     pub fn new(
         tenant: TenantId,
         id: Hash128,
@@ -74,7 +76,7 @@ impl DeadLetter {
             &[
                 reason.as_str().as_bytes(),
                 machine.as_bytes(),
-                detail.as_bytes(),
+                kind_of_fault(reason, &detail).as_bytes(),
             ],
         );
         Self {
@@ -87,6 +89,33 @@ impl DeadLetter {
             at,
         }
     }
+}
+
+/// What details of one cause have in common. That of an unreadable delivery also says what was found and
+/// where, which differs from one delivery to the next: only its field and what was expected are left, in
+/// the words of [`Unreadable`](crate::event::Unreadable). All other details hold no values.
+fn kind_of_fault(reason: DeadReason, detail: &str) -> Cow<'_, str> {
+    if reason != DeadReason::Unreadable {
+        return Cow::Borrowed(detail);
+    }
+    let (field, said) = detail.split_once(": ").unwrap_or(("", detail));
+    // What was found stands between backticks and at the end; it may hold anything, also a backtick.
+    let expected = said
+        .split_once(", found ")
+        .map_or(said, |(expected, _)| expected);
+    let kind = expected
+        .split_once("key `")
+        .map_or(expected, |(kind, _)| kind);
+    // Counts, lines, columns and offsets, each as one.
+    let mut cause = format!("{field}: ");
+    for character in kind.chars() {
+        if !character.is_ascii_digit() {
+            cause.push(character);
+        } else if !cause.ends_with('#') {
+            cause.push('#');
+        }
+    }
+    Cow::Owned(cause)
 }
 
 /// Where a dead letter stands.
@@ -129,4 +158,84 @@ pub struct DeadLetterUpdate {
     pub state: DeadLetterState,
     /// When.
     pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{DeadLetter, DeadLetterSource};
+    use crate::clock::Timestamp;
+    use crate::event::Event;
+    use crate::hash::Hash128;
+    use crate::machine::DeadReason;
+    use crate::position::{Offset, SourceName, SourcePartition};
+    use crate::tenant::TenantId;
+
+    /// The letter of a delivery that lacks nothing but what `wrong` breaks.
+    fn letter(wrong: &str) -> DeadLetter {
+        let delivery = if wrong.starts_with('"') {
+            format!(r#"{{"specversion":"1.0","source":"/s","type":"t","tenantid":"acme",{wrong}}}"#)
+        } else {
+            wrong.to_owned()
+        };
+        let payload = Bytes::from(delivery);
+        let fault = Event::read_json(&payload).unwrap_err();
+        let source = DeadLetterSource::Raw {
+            source_partition: SourcePartition {
+                source: SourceName::new("s").unwrap(),
+                partition: 0,
+            },
+            offset: Offset(0),
+            payload,
+        };
+        let tenant = TenantId::new("acme").unwrap();
+        let detail = format!("{}: {}", fault.field, fault.reason);
+        let reason = DeadReason::Unreadable;
+        DeadLetter::new(tenant, Hash128(1), reason, detail, source, Timestamp(1))
+    }
+
+    #[test]
+    fn unreadable_deliveries_are_grouped_by_field_and_fault_and_not_by_what_was_found() {
+        let long = |of: &str| format!(r#""id":"{}""#, of.repeat(1_200));
+        let causes = [
+            vec![long("a"), long("`, found `7"), r#""id":"""#.to_owned()],
+            vec![r#""id":"1","subject":"""#.to_owned()],
+            vec![r#""id":7"#.to_owned(), r#""id":[8]"#.to_owned()],
+            vec![
+                r#""id":"1","time":"soon""#.to_owned(),
+                r#""id":"1","time":"""#.to_owned(),
+            ],
+            vec![
+                r#""id":"1","data":{"a":1,"a":2}"#.to_owned(),
+                r#""id":"1","data":{"k":0,"b`c":1,"b`c":2}"#.to_owned(),
+                r#""id":"1","data":{"key `":0,"key `":1}"#.to_owned(),
+            ],
+            vec![
+                r#""id":"1","data":"\u0000""#.to_owned(),
+                r#""id":"1","data":["at byte 7","\u0000"]"#.to_owned(),
+            ],
+            vec![
+                r#""id":"1","data_base64":"a-b=""#.to_owned(),
+                r#""id":"1","data_base64":"abcdefgh_""#.to_owned(),
+            ],
+            vec!["no".to_owned(), "{\n  no".to_owned()],
+            vec!["{".to_owned(), "{\"id\":".to_owned()],
+        ];
+        let mut seen = std::collections::BTreeMap::new();
+        for deliveries in &causes {
+            let first = letter(&deliveries[0]);
+            for delivery in deliveries {
+                let same = letter(delivery);
+                let both = (&first.detail, &same.detail);
+                assert_eq!(same.fingerprint, first.fingerprint, "{both:?}");
+            }
+            let other = seen.insert(first.fingerprint, first.detail.clone());
+            assert_eq!(
+                other, None,
+                "one fingerprint for another cause: {}",
+                first.detail
+            );
+        }
+    }
 }
