@@ -1,56 +1,64 @@
-//! What a machine emits is kept, whole, or its cause is dead: nothing is left out on the way.
+//! What a machine hands back is kept, whole, or its event is dead: nothing is left out on the way, and
+//! nothing is let through that no store or reader could take.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 
-use super::{apply, open_work_of};
+use super::{Transition, apply, open_work_of};
 use crate::clock::Timestamp;
+use crate::dead_letter::{DeadLetter, DeadLetterSource};
 use crate::event::{Event, EventType};
-use crate::limits::{ENTITY_DATA_BYTES_MAX, JSON_DEPTH_MAX, MACHINE_EMITS_MAX};
+use crate::hash::Hash128;
+use crate::limits::{ENTITY_DATA_BYTES_MAX, JSON_DEPTH_MAX, MACHINE_EMITS_MAX, REASON_CHARS_MAX};
 use crate::machine::{
     Change, DeadReason, Definition, Emitted, EventContext, Fault, Processor, Verdict,
 };
 use crate::position::{RecordPosition, Sequence, SourceName, SourcePartition, StreamName, Version};
 use crate::record::Outcome;
 use crate::state::{EntityKey, EntityState, MachineName, StateData, Status};
+use crate::tenant::TenantId;
 
 /// When every event here is admitted.
 const ADMITTED: Timestamp = Timestamp(1_795_328_220_000_000);
 
-/// Emits what it was told to.
-struct Emitter {
+/// A machine that answers what it is told to, whatever the event. It has a field of every type.
+struct Answers {
     definition: Definition,
-    emitted: Vec<Emitted>,
+    verdict: Verdict,
 }
 
-impl Emitter {
-    fn new(payloads: Vec<String>) -> Self {
-        let (machine, open) = (
-            MachineName::new("emitter").unwrap(),
-            Status::new("open").unwrap(),
-        );
-        let emitted = payloads.into_iter().map(|data| Emitted {
-            event_type: EventType::new("made").unwrap(),
-            subject: None,
-            data: Arc::from(data),
-        });
+impl Answers {
+    fn new(verdict: Verdict) -> Self {
+        let machine = MachineName::new("m").unwrap();
         Self {
             definition: Definition {
                 hash: Definition::hash_of(&machine, 1, ""),
                 machine,
                 version: 1,
                 text: Arc::from(""),
-                states: vec![open.clone()],
-                initial: open,
-                fields: Vec::new(),
+                states: vec![Status::new("a").unwrap()],
+                initial: Status::new("a").unwrap(),
+                fields: [
+                    ("int", "int"),
+                    ("double", "double"),
+                    ("decimal", "decimal"),
+                    ("string", "string"),
+                    ("bool", "bool"),
+                    ("timestamp", "timestamp"),
+                    ("list", "list"),
+                    ("map", "map"),
+                ]
+                .map(|(name, kind)| (name.to_owned(), kind))
+                .to_vec(),
             },
-            emitted: emitted.collect(),
+            verdict,
         }
     }
 }
 
-impl Processor for Emitter {
+impl Processor for Answers {
     fn definition(&self) -> &Definition {
         &self.definition
     }
@@ -68,15 +76,11 @@ impl Processor for Emitter {
     }
 
     fn key(&self, _: &EventContext<'_>) -> Result<EntityKey, Fault> {
-        Ok(EntityKey::new("one").unwrap())
+        Ok(EntityKey::new("k").unwrap())
     }
 
-    fn apply(&self, _: &EventContext<'_>, entity: &EntityState) -> Verdict {
-        Verdict::Applied(Change {
-            status: entity.status.clone(),
-            data: entity.data.clone(),
-            emitted: self.emitted.clone(),
-        })
+    fn apply(&self, _: &EventContext<'_>, _: &EntityState) -> Verdict {
+        self.verdict.clone()
     }
 }
 
@@ -84,15 +88,15 @@ impl Processor for Emitter {
 fn cause() -> Event {
     let long = |first: &str| format!("{first}{}", "é".repeat(511));
     let (id, source, correlation) = (long("i/"), long("s/"), long("c/"));
-    let json = serde_json::json!({
+    let json = json!({
         "specversion": "1.0", "id": id, "source": source, "type": "go", "tenantid": "acme",
         "correlationid": correlation, "subject": "one",
     });
     Event::read_json(&Bytes::from(json.to_string())).unwrap()
 }
 
-fn transition_of(payloads: Vec<String>) -> super::Transition {
-    let (machine, cause) = (Emitter::new(payloads), cause());
+fn answered(verdict: Verdict) -> Transition {
+    let (machine, cause) = (Answers::new(verdict), cause());
     let context = EventContext {
         event: &cause,
         admitted_at: ADMITTED,
@@ -101,63 +105,182 @@ fn transition_of(payloads: Vec<String>) -> super::Transition {
     apply(&machine, &context, &key, &machine.initial())
 }
 
-#[test]
-fn what_cannot_be_read_as_an_event_again_makes_its_cause_dead() {
-    let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
-    let long = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
-    let many = |count: usize| vec!["1".to_owned(); count];
-    let one = |data: &str| vec![data.to_owned()];
-    for (payloads, expected) in [
-        (many(MACHINE_EMITS_MAX), None),
-        (many(MACHINE_EMITS_MAX + 1), Some(DeadReason::Size)),
-        (one(&long(ENTITY_DATA_BYTES_MAX)), None),
-        (
-            one(&long(ENTITY_DATA_BYTES_MAX + 1)),
-            Some(DeadReason::Size),
-        ),
-        (one(&nested(JSON_DEPTH_MAX - 1)), None),
-        (one(&nested(JSON_DEPTH_MAX)), Some(DeadReason::Expression)),
-        (one("{\"a\":1,\"a\":2}"), Some(DeadReason::Expression)),
-        (one("\"\\u0000\""), Some(DeadReason::Expression)),
-        (one("no json"), Some(DeadReason::Expression)),
-        (one(""), Some(DeadReason::Expression)),
-        (one("1} , {"), Some(DeadReason::Expression)),
-        // The one at fault stands behind one that is well.
-        (
-            vec!["1".to_owned(), "{".to_owned()],
-            Some(DeadReason::Expression),
-        ),
-    ] {
-        let shown: String = payloads.concat().chars().take(40).collect();
-        let transition = transition_of(payloads);
-        let found = transition.fault.as_ref().map(|fault| fault.reason);
-        assert_eq!(found, expected, "{shown}");
-        let dead = transition.effect.outcome == Outcome::Dead;
-        assert_eq!(
-            (dead, transition.moved.is_none()),
-            (expected.is_some(), expected.is_some()),
-            "{shown}: dead, and nothing else happened"
-        );
-    }
-}
-
-#[test]
-fn r04_every_emitted_event_becomes_open_work_that_reads_back_as_it_was_made() {
-    let payloads = vec!["{\"n\":1}".to_owned(), "[2]".to_owned(), "null".to_owned()];
-    let (cause, moved) = (cause(), transition_of(payloads.clone()).moved.unwrap());
-    let machine = MachineName::new("m".repeat(63).as_str()).unwrap();
-    let position = RecordPosition {
+fn position() -> RecordPosition {
+    RecordPosition {
         stream: StreamName::new("orders").unwrap(),
         source_partition: SourcePartition {
             source: SourceName::new("orders").unwrap(),
             partition: 0,
         },
         sequence: Sequence(7),
+    }
+}
+
+fn sound() -> Value {
+    json!({
+        "int": 1, "double": 1.5, "decimal": "1.5", "string": "\\u0000 is no NUL", "bool": true,
+        "timestamp": "2026-01-01T00:00:00Z", "list": [null], "map": {"a": {}},
+    })
+}
+
+fn change(data: Value, emitted: Vec<Emitted>) -> Verdict {
+    let Value::Object(data) = data else {
+        panic!("data is an object")
     };
+    Verdict::Applied(Change {
+        status: Status::new("a").unwrap(),
+        data: StateData(data),
+        emitted,
+    })
+}
+
+/// Sound data but for one field.
+fn with(field: &str, value: Value) -> Verdict {
+    let mut data = sound();
+    data[field] = value;
+    change(data, Vec::new())
+}
+
+/// Sound data, and an emitted event for each payload.
+fn emits_each(payloads: &[String]) -> Verdict {
+    let emitted = payloads.iter().map(|data| Emitted {
+        event_type: EventType::new("made").unwrap(),
+        subject: None,
+        data: Arc::from(data.as_str()),
+    });
+    change(sound(), emitted.collect())
+}
+
+fn emits(data: &str) -> Verdict {
+    emits_each(&[data.to_owned()])
+}
+
+fn many(count: usize) -> Verdict {
+    emits_each(&vec!["1".to_owned(); count])
+}
+
+/// JSON text of that many bytes.
+fn long(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}
+
+fn deep(levels: usize) -> Value {
+    serde_json::from_str(&nested(levels, "")).unwrap()
+}
+
+fn nested(levels: usize, inside: &str) -> String {
+    format!("{}{inside}{}", "[".repeat(levels), "]".repeat(levels))
+}
+
+#[test]
+fn what_is_just_within_the_bounds_is_kept() {
+    for (case, verdict) in [
+        change(sound(), Vec::new()),
+        many(MACHINE_EMITS_MAX),
+        emits(&long(ENTITY_DATA_BYTES_MAX)),
+        emits(&nested(JSON_DEPTH_MAX - 1, "1")),
+        emits("{}"),
+        with("list", deep(JSON_DEPTH_MAX)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let found = answered(verdict);
+        assert_eq!(found.effect.outcome, Outcome::Applied, "{case}: {found:?}");
+    }
+}
+
+#[test]
+fn what_no_store_or_reader_could_take_is_dead_whoever_made_it() {
+    let mut without = sound();
+    without.as_object_mut().unwrap().remove("bool");
+
+    let (expression, size) = (DeadReason::Expression, DeadReason::Size);
+    let unreadable = "could not be read";
+    for (verdict, reason, part) in [
+        // What `serde_json` makes of NaN.
+        (with("double", json!(f64::NAN)), expression, "`double`"),
+        (with("int", json!(1.5)), expression, "`int`"),
+        (with("int", json!(u64::MAX)), expression, "`int`"),
+        (with("decimal", json!("1e5")), expression, "`decimal`"),
+        (with("string", json!(null)), expression, "`string`"),
+        (with("bool", json!(0)), expression, "`bool`"),
+        (with("timestamp", json!("soon")), expression, "`timestamp`"),
+        (with("list", json!({})), expression, "`list`"),
+        (with("map", json!([])), expression, "`map`"),
+        (change(without, Vec::new()), expression, "`bool`"),
+        (with("string", json!("a\0b")), expression, "U+0000"),
+        (with("string", json!("\\\0")), expression, "U+0000"),
+        (with("map", json!({"a\0": 1})), expression, "U+0000"),
+        (
+            with("list", deep(JSON_DEPTH_MAX + 1)),
+            expression,
+            "nest deeper",
+        ),
+        (with("string", json!("x".repeat(64 * 1024))), size, "65536"),
+        (many(MACHINE_EMITS_MAX + 1), size, "more than 16"),
+        (
+            emits(&long(ENTITY_DATA_BYTES_MAX + 1)),
+            size,
+            "larger than 65536",
+        ),
+        (emits(&nested(JSON_DEPTH_MAX, "1")), expression, unreadable),
+        (emits(&nested(JSON_DEPTH_MAX, "")), expression, unreadable),
+        (emits("{\"a\":1,\"a\":2}"), expression, unreadable),
+        (emits("\"\\u0000\""), expression, unreadable),
+        (emits("{\"a\":\"\\u0000\"}"), expression, unreadable),
+        (emits("no json"), expression, unreadable),
+        (emits("{"), expression, unreadable),
+        (emits(""), expression, unreadable),
+        (emits("1} , {"), expression, unreadable),
+        // The one at fault stands behind one that is well.
+        (
+            emits_each(&["1".to_owned(), "{".to_owned()]),
+            expression,
+            unreadable,
+        ),
+    ] {
+        let shown: String = format!("{part}: {verdict:?}").chars().take(400).collect();
+        let found = answered(verdict);
+        assert!(found.moved.is_none(), "{shown}: nothing else happens");
+        assert_eq!(found.effect.outcome, Outcome::Dead, "{shown}");
+        let fault = found.fault.unwrap();
+        assert_eq!(fault.reason, reason, "{shown}: {}", fault.detail);
+        assert!(fault.detail.contains(part), "{shown}: {}", fault.detail);
+    }
+}
+
+#[test]
+fn what_a_fault_says_is_cut_and_without_nul_in_the_log_and_in_its_letter() {
+    let detail = format!("\0{}", "ü".repeat(REASON_CHARS_MAX * 2));
+    let kept = "ü".repeat(REASON_CHARS_MAX);
+    let dead = answered(Verdict::Dead(Fault {
+        reason: DeadReason::Expression,
+        detail: detail.clone(),
+    }));
+    assert_eq!(dead.fault.unwrap().detail, kept);
+    assert_eq!(dead.effect.reason, Some(format!("expression: {kept}")));
+    let source = DeadLetterSource::Record {
+        position: position(),
+        machine: MachineName::new("m").unwrap(),
+        key: None,
+    };
+    let tenant = TenantId::new("acme").unwrap();
+    let reason = DeadReason::Expression;
+    let letter = DeadLetter::new(tenant, Hash128(1), reason, detail, source, ADMITTED);
+    assert_eq!(letter.detail, kept);
+}
+
+#[test]
+fn r04_every_emitted_event_becomes_open_work_that_reads_back_as_it_was_made() {
+    let payloads = ["{\"n\":1}", "[2]", "null"].map(str::to_owned);
+    let (cause, moved) = (cause(), answered(emits_each(&payloads)).moved.unwrap());
+    assert_eq!(moved.emitted.len(), payloads.len(), "none is left out");
+    let machine = MachineName::new("m".repeat(63).as_str()).unwrap();
     let work = open_work_of(
         &cause.tenant,
         &cause,
-        &position,
+        &position(),
         &machine,
         &moved.emitted,
         ADMITTED,
