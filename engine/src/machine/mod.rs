@@ -12,6 +12,7 @@ mod document;
 mod expression;
 mod field;
 mod field_type;
+mod finite;
 mod load_error;
 mod moment;
 mod numbers;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::field_type::{FieldType, from_json};
+use super::finite;
 use super::numbers::exact_int;
 use super::processor::{
     Change, DeadReason, Definition, Emitted, EventContext, Fault, Processor, Verdict,
@@ -158,6 +159,8 @@ pub enum Answer<D> {
     Ignore,
     /// No transition fits: says no, with a reason that names the type and the status.
     Unmatched,
+    /// The machine contradicts itself, as with [`Answer::emit`] on a refusal: the event is dead.
+    Faulty(Fault),
 }
 
 /// An event that a typed machine emits.
@@ -177,7 +180,11 @@ impl<D> Answer<D> {
         Answer::Reject(reason.into())
     }
 
-    /// Also emits an event, whose subject is the cause's.
+    /// Also emits an event, whose subject is the cause's. Only an entity that moves emits: on any other
+    /// answer this makes the event dead, since neither the answer nor the emission can be left out.
+    ///
+    /// JSON has no NaN, and `json!` has written null for it before anything here could see it: numbers
+    /// that are computed are the machine's to check.
     pub fn emit(self, event_type: &'static str, data: Value) -> Self {
         match self {
             Answer::Change {
@@ -196,7 +203,10 @@ impl<D> Answer<D> {
                     emitted,
                 }
             }
-            other => other,
+            faulty @ Answer::Faulty(_) => faulty,
+            Answer::Reject(_) | Answer::Ignore | Answer::Unmatched => Answer::Faulty(fault(
+                format!("`{event_type}` is emitted by an answer that moves nothing"),
+            )),
         }
     }
 }
@@ -271,6 +281,7 @@ impl<M: TypedMachine> Typed<M> {
         let (status, data, emitted) = match answer {
             Answer::Reject(reason) => return Ok(Verdict::Rejected(reason)),
             Answer::Ignore => return Ok(Verdict::Ignored),
+            Answer::Faulty(fault) => return Err(fault),
             Answer::Unmatched => {
                 let reason = unmatched_reason(&context.event.event_type, &before.status);
                 return Ok(Verdict::Rejected(reason));
@@ -290,11 +301,14 @@ impl<M: TypedMachine> Typed<M> {
                 .cloned()
                 .ok_or_else(|| fault(format!("`{name}` is no declared state")))?,
         };
+        // JSON has no NaN and writes null for it, also deep inside; in an `Option` that would be read
+        // back as nothing.
+        if !finite::is_finite(&data) {
+            return Err(fault("the data has a NaN or an infinity in it"));
+        }
         let data = encoded(&data).ok_or_else(|| fault("the data has no JSON form"))?;
-        // JSON has no NaN and writes null for it, also deep inside; what cannot be read again would be
-        // an entity that no event can ever move.
-        M::Data::deserialize(&data.0)
-            .map_err(|_| fault("the data could not be read again, as with NaN in it"))?;
+        // What cannot be read again would be an entity that no event can ever move.
+        M::Data::deserialize(&data.0).map_err(|_| fault("the data could not be read again"))?;
         let emitted = emitted
             .into_iter()
             .map(|emission| {

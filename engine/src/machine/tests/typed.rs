@@ -49,6 +49,13 @@ impl<const DECLARED: usize> TypedMachine for Counter<DECLARED> {
             0 => return Ok(Answer::Ignore),
             1 => return Ok(Answer::Unmatched),
             2 => return Ok(entity.to("nowhere")),
+            -1 => return Ok(Answer::reject("no").emit("refused", json!({}))),
+            -2 => {
+                return Ok(Answer::Ignore
+                    .emit("refused", json!({}))
+                    .emit("more", json!({})));
+            }
+            -3 => return Ok(Answer::Unmatched.emit("refused", json!({}))),
             _ => {}
         }
         entity.data = Data { n, note };
@@ -102,6 +109,21 @@ fn answers_become_verdicts() {
         machine.key(&at(&go(json!({})))).map(|key| key.to_string()),
         Ok("k".to_owned())
     );
+}
+
+#[test]
+fn an_emission_by_an_answer_that_moves_nothing_is_said_and_not_dropped() {
+    let machine = Typed::new(Counter::<0>).expect("a valid machine");
+    for n in [-1, -2, -3] {
+        let event = go(json!({ "n": n, "note": "x" }));
+        let Verdict::Dead(fault) = machine.apply(&at(&event), &machine.initial()) else {
+            panic!("{n}: not dead")
+        };
+        assert_eq!(
+            fault.detail,
+            "machine `counter`: `refused` is emitted by an answer that moves nothing"
+        );
+    }
 }
 
 #[test]
@@ -174,6 +196,85 @@ fn a_machine_that_computes_nan_does_not_end_its_entity() {
     }
     let fine = apply(json!({ "rate": 1.0, "rates": [2.0] }));
     assert!(matches!(fine, Verdict::Applied(_)), "{fine:?}");
+}
+
+/// A part of data that has no default of JSON's own: every way in which serde nests a number.
+#[derive(Clone, Default, Serialize, Deserialize)]
+enum Part {
+    #[default]
+    Nothing,
+    One(Option<f64>),
+    Two(u8, Option<f32>),
+    Named {
+        rate: Option<f64>,
+    },
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Wrapped(Option<f64>);
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Maybe {
+    rates: std::collections::BTreeMap<String, Option<f64>>,
+    list: (Vec<Option<f64>>, Wrapped, Part),
+}
+
+/// Keeps what the test hands it, in data whose numbers may be absent.
+struct Keeper(Maybe);
+
+impl TypedMachine for Keeper {
+    type Data = Maybe;
+    const NAME: &'static str = "keeper";
+    const VERSION: u64 = 1;
+    const SOURCE: &'static str = "keeper 1";
+    const STATES: &'static [&'static str] = &["open"];
+    const EVENTS: &'static [&'static str] = &["go"];
+    const FIELDS: &'static [(&'static str, FieldType)] =
+        &[("rates", FieldType::Map), ("list", FieldType::List)];
+
+    fn apply(
+        &self,
+        _: &TypedEvent<'_>,
+        mut entity: Entity<'_, Maybe>,
+    ) -> Result<Answer<Maybe>, Fault> {
+        entity.data = self.0.clone();
+        Ok(entity.stay())
+    }
+}
+
+#[test]
+fn nan_where_nothing_may_stand_is_not_read_back_as_nothing() {
+    let of = |rate: Option<f64>| {
+        let data = Maybe::default;
+        let narrow = rate.map(|rate| rate as f32);
+        let rates = [("a".to_owned(), rate)].into_iter().collect();
+        let list = |list| Maybe { list, ..data() };
+        [
+            Maybe { rates, ..data() },
+            list((vec![None, rate], Wrapped(None), Part::Nothing)),
+            list((Vec::new(), Wrapped(rate), Part::Nothing)),
+            list((Vec::new(), Wrapped(None), Part::One(rate))),
+            list((Vec::new(), Wrapped(None), Part::Two(1, narrow))),
+            list((Vec::new(), Wrapped(None), Part::Named { rate })),
+        ]
+    };
+    let event = go(json!({}));
+    let apply = |data| {
+        let machine = Typed::new(Keeper(data)).expect("a valid machine");
+        machine.apply(&at(&event), &machine.initial())
+    };
+    for sound in of(Some(1.5)).into_iter().chain(of(None)) {
+        let verdict = apply(sound);
+        assert!(matches!(verdict, Verdict::Applied(_)), "{verdict:?}");
+    }
+    for rate in [f64::NAN, f64::INFINITY] {
+        for (case, data) in of(Some(rate)).into_iter().enumerate() {
+            let Verdict::Dead(fault) = apply(data) else {
+                panic!("case {case} of {rate}: not dead")
+            };
+            assert!(fault.detail.contains("NaN"), "{}", fault.detail);
+        }
+    }
 }
 
 #[test]
