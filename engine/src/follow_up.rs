@@ -155,8 +155,12 @@ pub fn retry(
                 &position,
                 &machine.definition().machine,
                 &moved.emitted,
-                desk.at,
+                // As it would have been emitted at once; only when it is due is the decision's.
+                pointed.admitted_at,
             );
+            for work in &mut batch.open_work {
+                work.due = desk.at;
+            }
             batch.open_work.sort_by_key(|work| work.id);
             counts.emitted = batch.open_work.len() as u64;
         }

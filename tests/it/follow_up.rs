@@ -225,7 +225,15 @@ fn a_retried_event_takes_effect_once_on_the_state_as_it_is_now_and_replays() {
         &tidegate_engine::follow_up::operator(),
         10,
     ));
-    assert_eq!(work.unwrap().len(), 1);
+    let work = work.unwrap();
+    assert_eq!(work.len(), 1);
+    // Its time is the cause's: without one in the envelope, when the cause was admitted, not retried.
+    let acme = tenant();
+    let cause = stored_record(&fixture.store, &acme, &of);
+    let cause = fixture.runtime.block_on(cause).unwrap().unwrap();
+    let emitted: serde_json::Value = serde_json::from_slice(&work[0].event).unwrap();
+    assert_eq!(emitted["time"], json!(cause.admitted_at.to_rfc3339()));
+    assert!(record.admitted_at > cause.admitted_at);
     fixture.verify();
 
     let again = fixture.decide(id, &RETRY).unwrap_err();
