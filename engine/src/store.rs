@@ -253,7 +253,8 @@ pub trait StateStore: Send + Sync + 'static {
     async fn definitions(&self) -> Result<Vec<StoredDefinition>, StoreError>;
 
     /// Stores a definition if its hash is new, and makes it the active one of its machine.
-    /// Whether it *may* be is decided by the engine before.
+    /// Whether it *may* be is decided by the engine before, on what it read then; a version that is
+    /// stored with another text meanwhile, or is below a stored one, is refused.
     async fn activate_definition(
         &self,
         definition: NewDefinition,

@@ -87,7 +87,8 @@ revoke all on function tidegate.let_read from public;
 grant execute on function tidegate.let_read to tidegate_admin;
 
 -- Stores a definition whose hash is new, makes it the active one and its view `state_<machine>`.
--- Whether it may be is decided by the engine before. Belongs to the owner and uses dynamic SQL, since a
+-- Whether it may be is decided by the engine before, on what it read: what another process stored
+-- meanwhile is refused here. Belongs to the owner and uses dynamic SQL, since a
 -- view and its columns cannot be parameters: every identifier goes through %I, every literal through
 -- %L, and types come from a list.
 create function tidegate.activate_definition(
@@ -116,6 +117,12 @@ begin
                     where d.machine_id = v_machine and d.version = p_version and d.hash = p_hash) then
         raise exception 'this version of the machine is stored with another text'
             using errcode = 'TG005';
+    end if;
+    -- Under the machine's lock: of two processes that start at once, the older version is refused
+    -- whichever comes last.
+    if exists (select from tidegate.machine_definitions d
+                where d.machine_id = v_machine and d.version > p_version) then
+        raise exception 'a higher version of the machine is stored already' using errcode = 'TG005';
     end if;
     insert into tidegate.active_definitions (machine_id, hash, activated_at)
     values (v_machine, p_hash, p_at)

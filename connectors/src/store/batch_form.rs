@@ -6,6 +6,7 @@
 use tidegate_engine::commit::CommitBatch;
 use tidegate_engine::limits::{BATCH_EVENTS_MAX, DONE_ABOVE_RANGES_MAX, ENTITY_DATA_BYTES_MAX};
 use tidegate_engine::position::Version;
+use tidegate_engine::state::MachineName;
 use tidegate_engine::store::StoreError;
 use tidegate_engine::tenant::TenantId;
 
@@ -23,8 +24,15 @@ pub const CODE_DEAD_LETTER_NOT_OPEN: &str = "TG003";
 /// An entity's row number is another entity's, or of no entity at all.
 pub const CODE_ROW: &str = "TG004";
 
-/// A machine's version is stored already, with another text.
+/// A machine's version is stored already with another text, or a higher version is.
 pub const CODE_DEFINITION: &str = "TG005";
+
+/// What a store says that keeps a higher version of a machine than the one to be activated.
+pub fn higher_is_stored(machine: &MachineName, version: u64, higher: u64) -> String {
+    format!(
+        "version {higher} of machine `{machine}` is stored, so version {version} may not become active again"
+    )
+}
 
 /// Checks the form of a batch; the error names the array and the place, never a value.
 pub fn check(batch: &CommitBatch) -> Result<(), StoreError> {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tidegate_engine::machine::Definition;
 use tidegate_engine::state::MachineName;
-use tidegate_engine::store::{NewDefinition, StateStore, StoredDefinition};
+use tidegate_engine::store::{NewDefinition, StateStore, StoreError, StoredDefinition};
 
 use super::{StoreUnderTest, begin};
+use crate::store::batch_form::CODE_DEFINITION;
 
 fn definition(machine: &str, version: u64, text: &str) -> NewDefinition {
     let machine = MachineName::new(machine).unwrap();
@@ -59,19 +60,24 @@ pub(super) async fn one_definition_of_a_machine_is_active(subject: StoreUnderTes
         stored(&payment, true),
     ];
     assert_eq!(all(store).await, expected);
-    // Again, and back to an older one: nothing is stored twice.
-    for new in [&order[1], &order[1], &order[0]] {
+    // Again: nothing is stored twice.
+    for _ in 0..2 {
         store
-            .activate_definition(new.clone(), begin())
+            .activate_definition(order[1].clone(), begin())
             .await
             .unwrap();
     }
-    let expected = vec![
-        stored(&order[0], true),
-        stored(&order[1], false),
-        stored(&payment, true),
-    ];
     assert_eq!(all(store).await, expected);
+    // Never back, be the older one stored or not: a process that read the definitions before another one
+    // activated a higher version must not take it back from that one.
+    for older in [order[0].clone(), definition("order", 9, "machine: order\n")] {
+        let answer = store.activate_definition(older, begin()).await;
+        assert!(
+            matches!(&answer, Err(StoreError::Unexpected { code, .. }) if code == CODE_DEFINITION),
+            "{answer:?}"
+        );
+        assert_eq!(all(store).await, expected);
+    }
 }
 
 pub(super) async fn a_stored_version_never_gets_another_text(subject: StoreUnderTest) {

@@ -80,6 +80,19 @@ impl Tables {
                 ),
             });
         }
+        let of_machine = |stored: &&StoredDefinition| stored.machine == definition.machine;
+        let versions = self.definitions.values().filter(of_machine);
+        let highest = versions.map(|stored| stored.version).max();
+        if let Some(higher) = highest.filter(|highest| *highest > definition.version) {
+            return Err(StoreError::Unexpected {
+                code: batch_form::CODE_DEFINITION.to_owned(),
+                detail: batch_form::higher_is_stored(
+                    &definition.machine,
+                    definition.version,
+                    higher,
+                ),
+            });
+        }
         for stored in self.definitions.values_mut() {
             if stored.machine == definition.machine {
                 stored.active = false;

@@ -10,7 +10,7 @@ use tidegate_engine::store::{NewDefinition, StoreError, StoredDefinition};
 use super::errors::{store_error, unreadable};
 use super::rows::{column, execute, fetch, hash, number, valid};
 use super::writer::{End, Writer};
-use crate::store::batch_form::CODE_DEFINITION;
+use crate::store::batch_form::{CODE_DEFINITION, higher_is_stored};
 
 /// Columns that every view has; a field of such a name is shown as `field_<name>`.
 const COLUMNS: [&str; 7] = [
@@ -108,23 +108,35 @@ async fn machine_id(
     found.first().copied().ok_or_else(|| unreadable("machine"))
 }
 
-/// Adds the definition, unless this version stands there already with the same text.
+/// Adds the definition, unless this version stands there already with the same text. What another process
+/// stored since the engine looked is refused: another text, and any version below a stored one.
 async fn store(
     connection: &mut SqliteConnection,
     machine_id: i64,
     definition: &NewDefinition,
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    let stored: Vec<Hash128> = fetch(
+    let stored: Vec<(Hash128, u64)> = fetch(
         &mut *connection,
-        "SELECT hash FROM machine_definitions WHERE machine_id = ?1 AND version = ?2",
+        "SELECT hash, version FROM machine_definitions
+          WHERE machine_id = ?1 AND version >= ?2
+          ORDER BY version DESC",
         |binds| {
             binds.int(machine_id).number(definition.version);
         },
-        |row| hash(row, 0),
+        |row| Ok((hash(row, 0)?, number(row, 1)?)),
     )
     .await?;
-    match stored.first() {
+    if let Some((_, higher)) = stored
+        .first()
+        .filter(|(_, stored)| *stored > definition.version)
+    {
+        return Err(StoreError::Unexpected {
+            code: CODE_DEFINITION.to_owned(),
+            detail: higher_is_stored(&definition.machine, definition.version, *higher),
+        });
+    }
+    match stored.first().map(|(hash, _)| hash) {
         Some(stored) if *stored == definition.hash => Ok(()),
         Some(_) => Err(StoreError::Unexpected {
             code: CODE_DEFINITION.to_owned(),
