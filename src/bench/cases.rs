@@ -20,7 +20,7 @@ use tidegate_engine::state::{EntityKey, EntityState, MachineName};
 use tidegate_engine::tenant::TenantId;
 use tidegate_engine::transition;
 
-use super::load::{FILES, Load, TenantBooks, bytes, paths};
+use super::load::{Load, TenantBooks, bytes, paths};
 use crate::demo::generate::Tenant;
 
 /// The time of events that give none, 2026-01-01T00:00:00Z: without one it would be the admission's,
@@ -108,16 +108,17 @@ impl Case {
 
 type Played = Result<Event, InvalidValue>;
 
-/// Writes `events` events of `cases` into files. A tenant's events stand in one file, so that their
+/// Writes `events` events of `cases` into `files` files, or fewer. A tenant's events stand in one file, so that their
 /// order, and with it their outcome, is known also where a key is the same each time.
 pub fn load(
     directory: &Path,
     events: u64,
     tenants: &[Tenant],
+    files: usize,
     cases: &[Case],
     machines: &MachineSet,
 ) -> io::Result<Load> {
-    let files = FILES.min(tenants.len()).max(1);
+    let files = files.min(tenants.len()).max(1);
     let paths = paths(directory, files);
     let mut out = paths
         .iter()

@@ -12,9 +12,6 @@ use tidegate_engine::tenant::TenantId;
 use crate::demo::compare::Figure;
 use crate::demo::generate::{self, FileBooks, TENANTS, Tenant};
 
-/// Files of one round, and so source partitions: as many as commits that may be in flight by default.
-pub const FILES: usize = 4;
-
 /// Rows read from the store at once.
 const PAGE: u32 = 10_000;
 
@@ -70,9 +67,14 @@ pub fn tenants(run: &str, round: u32, count: u32) -> Vec<Tenant> {
 }
 
 impl Load {
-    /// The demo's orders.
-    pub fn orders(directory: &Path, events: u64, tenants: &[Tenant]) -> io::Result<Self> {
-        let paths = paths(directory, FILES);
+    /// The demo's orders, in so many files.
+    pub fn orders(
+        directory: &Path,
+        events: u64,
+        tenants: &[Tenant],
+        files: usize,
+    ) -> io::Result<Self> {
+        let paths = paths(directory, files);
         let books = generate::files(&paths, events, SEED, tenants)?;
         let mut counts = Counts::default();
         for file in &books {

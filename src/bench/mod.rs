@@ -180,9 +180,12 @@ impl Run<'_> {
     fn load(&self, round: u32) -> Result<Load, Failure> {
         let tenants = load::tenants(&self.name, round, self.wanted.tenants);
         let (directory, events) = (self.directory.path(), self.wanted.events);
+        let files = self.wanted.partitions as usize;
         let load = match &self.events {
-            Events::Orders => Load::orders(directory, events, &tenants),
-            Events::Cases(cases) => cases::load(directory, events, &tenants, cases, &self.machines),
+            Events::Orders => Load::orders(directory, events, &tenants, files),
+            Events::Cases(cases) => {
+                cases::load(directory, events, &tenants, files, cases, &self.machines)
+            }
         };
         load.map_err(|error| Failure::usage(format!("{}: {error}", directory.display())))
     }

@@ -57,6 +57,11 @@ fn bench_measures_a_temporary_store_and_leaves_nothing() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(left, ["order.yaml"]);
+    let more = desk
+        .run("bench --events 4000 --partitions 7 --rounds 1 -o json")
+        .ended_with(0);
+    assert_eq!(more.lines()[0]["source_partitions"], json!(7));
+    desk.run("bench --partitions 0").ended_with(2);
     let table = desk.run("bench --events 1000 --rounds 1").ended_with(0);
     assert!(table.out.contains("EVENTS PER SECOND"), "{}", table.out);
     assert!(table.out.contains("\nmedian"), "{}", table.out);
