@@ -10,7 +10,7 @@ fn assert_measured(said: &Said, rounds: usize, store: &str) {
     let lines = said.lines();
     assert_eq!(lines[0]["store"], json!(store));
     assert_eq!(lines[0]["source_partitions"], json!(4));
-    assert_eq!(lines[0]["batch_events_max"], json!(1_000));
+    assert_eq!(lines[0]["batch_events_max"], json!(5_000));
     let names: Vec<&str> = lines[1..]
         .iter()
         .map(|line| line["round"].as_str().unwrap())
