@@ -194,17 +194,29 @@ pub async fn activate(
     Ok(MachineSet::new(machines))
 }
 
-/// The active machines of a store.
-pub async fn active(store: &dyn StateStore) -> Result<MachineSet, MachinesError> {
-    activate(store, Vec::new(), Timestamp(0)).await
+/// The active machines of a store, and activates nothing. `own` are the machines of this binary: what is
+/// stored of a machine in Rust is only a name for it.
+pub async fn active(
+    store: &dyn StateStore,
+    own: &[Arc<dyn Processor>],
+) -> Result<MachineSet, MachinesError> {
+    let stored = store.definitions().await?;
+    let active = stored.iter().filter(|stored| stored.active);
+    let machines = active.map(|stored| own_or_reloaded(stored, own));
+    Ok(MachineSet::new(
+        machines.collect::<Result<Vec<_>, MachinesError>>()?,
+    ))
 }
 
 /// Every stored definition that can be read, by its hash: what `verify` replays with. Those that cannot
-/// (of a Rust machine, which only the binary that has it can replay) are left out.
-pub async fn by_hash(store: &dyn StateStore) -> Result<MachinesByHash, StoreError> {
+/// (of a machine in Rust, which only the binary that has it among its `own` can replay) are left out.
+pub async fn by_hash(
+    store: &dyn StateStore,
+    own: &[Arc<dyn Processor>],
+) -> Result<MachinesByHash, StoreError> {
     let mut machines = BTreeMap::<Hash128, Arc<dyn Processor>>::new();
     for stored in store.definitions().await? {
-        match reload(&stored) {
+        match own_or_reloaded(&stored, own) {
             Ok(machine) => {
                 machines.insert(stored.hash, machine);
             }
@@ -212,6 +224,17 @@ pub async fn by_hash(store: &dyn StateStore) -> Result<MachinesByHash, StoreErro
         }
     }
     Ok(machines)
+}
+
+fn own_or_reloaded(
+    stored: &StoredDefinition,
+    own: &[Arc<dyn Processor>],
+) -> Result<Arc<dyn Processor>, MachinesError> {
+    let mut own = own.iter();
+    match own.find(|machine| machine.definition().hash == stored.hash) {
+        Some(machine) => Ok(machine.clone()),
+        None => reload(stored),
+    }
 }
 
 fn reload(stored: &StoredDefinition) -> Result<Arc<dyn Processor>, MachinesError> {

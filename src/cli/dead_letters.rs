@@ -1,10 +1,13 @@
 //! `tidegate dead-letters`: what needs a person, and what a person decides.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tidegate_engine::dead_letter::{DeadLetterSource, DeadLetterState};
 use tidegate_engine::event::CausedBy;
 use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
+use tidegate_engine::machine::Processor;
 use tidegate_engine::record::Outcome;
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoreError, StoredDeadLetter};
 use tidegate_engine::tenant::TenantId;
@@ -165,13 +168,14 @@ pub async fn show(
 /// `tidegate dead-letters retry` and `discard`
 pub async fn decide(
     store: &dyn StateStore,
+    own: &[Arc<dyn Processor>],
     owner: &str,
     wanted: &Decide,
     decision: &Decision,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     known_tenant(store, &wanted.tenant).await?;
-    let machines = machines::active(store)
+    let machines = machines::active(store, own)
         .await
         .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     let operator = Operator {

@@ -1,5 +1,6 @@
 //! `tidegate ingest`: files, or the configured sources, into the store.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use tidegate_engine::checkpoint::Counts;
 use tidegate_engine::clock::Clock as _;
 use tidegate_engine::follow_up;
 use tidegate_engine::hash::hash_bytes;
-use tidegate_engine::machine::Processor;
+use tidegate_engine::machine::{CompiledMachine, Processor};
 use tidegate_engine::position::{SourceName, StreamName};
+use tidegate_engine::state::MachineName;
 use tidegate_engine::store::{StateStore, StoreError};
 use tidegate_engine::tenant::TenantBinding;
 
@@ -45,7 +47,12 @@ struct Named {
 }
 
 /// Runs `tidegate ingest`.
-pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit, Failure> {
+pub fn run(
+    global: &Global,
+    wanted: &Ingest,
+    own: &[Arc<dyn Processor>],
+    output: &mut Output,
+) -> Result<Exit, Failure> {
     // What can be wrong without a store is said before one is opened.
     let config = session::config(global)?;
     let named = named(wanted, &config)?;
@@ -58,14 +65,11 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
     if given.is_empty() && !paths.is_empty() {
         return Err(Failure::usage(none_there(paths)));
     }
+    let given = together(given, own)?;
     let session = Session::fill(global)?;
     if wanted.tenant_from_event_unsafe {
         session::warn_unsafe("--tenant-from-event-unsafe");
     }
-    let given: Vec<Arc<dyn Processor>> = given
-        .into_iter()
-        .map(|machine| machine as Arc<dyn Processor>)
-        .collect();
     let now = SystemClock.now();
     let activate = async || machines::activate(session.store(), given.clone(), now).await;
     let machines = session
@@ -109,6 +113,35 @@ pub fn run(global: &Global, wanted: &Ingest, output: &mut Output) -> Result<Exit
     let done = matches!(ended, Ended::Done);
     report(&difference(&after, &before), seconds, done, output)?;
     told(&ended)
+}
+
+/// The machines of the files and those of this binary.
+fn together(
+    loaded: Vec<Arc<CompiledMachine>>,
+    own: &[Arc<dyn Processor>],
+) -> Result<Vec<Arc<dyn Processor>>, Failure> {
+    let name = |machine: &Arc<dyn Processor>| machine.definition().machine.clone();
+    let mut given: Vec<Arc<dyn Processor>> = own.to_vec();
+    let mut taken: BTreeSet<MachineName> = BTreeSet::new();
+    for machine in own {
+        if !taken.insert(name(machine)) {
+            return Err(Failure::usage(format!(
+                "this binary has two machines `{}`; each machine has one definition",
+                name(machine)
+            )));
+        }
+    }
+    for machine in loaded {
+        if taken.contains(&machine.definition().machine) {
+            return Err(Failure::usage(format!(
+                "machine `{}` stands in {} and in this binary; each machine has one definition",
+                machine.definition().machine,
+                machine.file()
+            )));
+        }
+        given.push(machine);
+    }
+    Ok(given)
 }
 
 fn failure(error: MachinesError) -> Failure {
@@ -165,7 +198,7 @@ fn tenant_of(wanted: &Ingest) -> Result<TenantBinding, Failure> {
 
 /// A file that is named twice would be two owners of one checkpoint, each fencing the other.
 fn named_once(each: &[Named]) -> Result<(), Failure> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for source in each {
         if !seen.insert(&source.name) {
             let path = source.paths.first().cloned().unwrap_or_default();

@@ -13,8 +13,10 @@ mod session;
 pub mod verify;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser as _;
+use tidegate_engine::machine::Processor;
 use tidegate_engine::verify::VerifyOptions;
 
 use crate::bench;
@@ -29,9 +31,20 @@ use session::Session;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    main_with(Vec::new())
+}
+
+/// Runs the command line of this process with machines written in Rust. `ingest` activates them beside
+/// the definitions in files that it is given, `dead-letters retry` applies and `verify` replays with them.
+pub fn main_with(machines: Vec<Arc<dyn Processor>>) -> ExitCode {
     // Help and version end with 0, a command line that cannot be read with 2: clap's own codes are ours.
-    let cli = Cli::parse();
-    let exit = match run(cli) {
+    carry_out(Cli::parse(), &machines).into()
+}
+
+/// Carries out a command line that was read already, with the machines of this binary. Says what went
+/// wrong, and how the process should end.
+pub fn carry_out(cli: Cli, machines: &[Arc<dyn Processor>]) -> Exit {
+    match run(cli, machines) {
         Ok(exit) => exit,
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -39,11 +52,10 @@ pub fn main() -> ExitCode {
             }
             failure.exit
         }
-    };
-    exit.into()
+    }
 }
 
-fn run(cli: Cli) -> Result<Exit, Failure> {
+fn run(cli: Cli, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
     let mut output = Output::stdout(cli.global.output);
     let output = &mut output;
     let global = &cli.global;
@@ -55,11 +67,11 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Validate(files) => check::validate(&files.files, config, output),
         Command::Test(files) => check::test(&files.files, config, output),
-        Command::Ingest(wanted) => ingest::run(global, &wanted, output),
+        Command::Ingest(wanted) => ingest::run(global, &wanted, own, output),
         Command::State(wanted) => state(global, &wanted, output),
         Command::Events(wanted) => events(global, &wanted, output),
-        Command::DeadLetters(wanted) => dead_letters(global, &wanted, output),
-        Command::Verify(wanted) => verify(global, wanted, output),
+        Command::DeadLetters(wanted) => dead_letters(global, &wanted, own, output),
+        Command::Verify(wanted) => verify(global, wanted, own, output),
         Command::Migrate(wanted) => {
             let config = session::config(global)?;
             session::logs(global, &config, LogLevel::Warn)?;
@@ -114,6 +126,7 @@ fn events(global: &Global, wanted: &Events, output: &mut Output) -> Result<Exit,
 fn dead_letters(
     global: &Global,
     wanted: &DeadLetters,
+    own: &[Arc<dyn Processor>],
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let session = Session::look(global)?;
@@ -137,13 +150,13 @@ fn dead_letters(
             let stream = decide.stream.clone();
             let decision = Decision::Retry { stream };
             session.block_on(dead_letters::decide(
-                store, owner, decide, &decision, output,
+                store, own, owner, decide, &decision, output,
             ))
         }
         DeadLetters::Discard(decide) => {
             let decision = Decision::Discard;
             session.block_on(dead_letters::decide(
-                store, owner, decide, &decision, output,
+                store, own, owner, decide, &decision, output,
             ))
         }
     }?;
@@ -151,7 +164,12 @@ fn dead_letters(
     Ok(exit)
 }
 
-fn verify(global: &Global, wanted: args::Verify, output: &mut Output) -> Result<Exit, Failure> {
+fn verify(
+    global: &Global,
+    wanted: args::Verify,
+    own: &[Arc<dyn Processor>],
+    output: &mut Output,
+) -> Result<Exit, Failure> {
     let session = Session::look(global)?;
     let bar = Bar::start("verify", Unit::Count, &session.log);
     let options = VerifyOptions {
@@ -159,7 +177,7 @@ fn verify(global: &Global, wanted: args::Verify, output: &mut Output) -> Result<
         held_max: usize::try_from(wanted.held_max).unwrap_or(usize::MAX),
         ..VerifyOptions::default()
     };
-    let exit = session.block_on(verify::run(session.store(), &options, &bar, output))?;
+    let exit = session.block_on(verify::run(session.store(), own, &options, &bar, output))?;
     session.close()?;
     Ok(exit)
 }

@@ -1,6 +1,9 @@
 //! `tidegate verify`: runs the verification with a progress bar, and says what it found.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use tidegate_engine::machine::Processor;
 use tidegate_engine::store::StateStore;
 use tidegate_engine::verify::{VerifyOptions, VerifyReport, verify};
 
@@ -13,6 +16,7 @@ use crate::progress::Bar;
 /// Verifies a store and writes the report.
 pub async fn run(
     store: &dyn StateStore,
+    own: &[Arc<dyn Processor>],
     options: &VerifyOptions,
     bar: &Bar,
     output: &mut Output,
@@ -20,7 +24,7 @@ pub async fn run(
     for tenant in &options.tenants {
         known_tenant(store, tenant).await?;
     }
-    let report = report(store, options, bar).await?;
+    let report = report(store, own, options, bar).await?;
     output.fields(&[
         ("tenants", json!(report.tenants)),
         ("stream_partitions", json!(report.stream_partitions)),
@@ -58,13 +62,14 @@ pub async fn run(
     Ok(Exit::Differs)
 }
 
-/// Verifies a store with the definitions that it keeps.
+/// Verifies a store with the definitions that it keeps, and this binary's `own` machines.
 pub async fn report(
     store: &dyn StateStore,
+    own: &[Arc<dyn Processor>],
     options: &VerifyOptions,
     bar: &Bar,
 ) -> Result<VerifyReport, Failure> {
-    let machines = machines::by_hash(store).await?;
+    let machines = machines::by_hash(store, own).await?;
     let report = verify(store, &machines, options, &mut |progress| {
         bar.set(progress.records_done, progress.records_total);
     })

@@ -254,7 +254,7 @@ fn verified(
         tokio::select! {
             biased;
             () = stop_asked.asked() => Err(stopped()),
-            report = verify::report(opened.store(), &options, &bar) => report,
+            report = verify::report(opened.store(), &[], &options, &bar) => report,
         }
     })?;
     match report.differences.first() {

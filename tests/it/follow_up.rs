@@ -168,7 +168,7 @@ impl Fixture {
 
     fn verify(&self) {
         let report = self.runtime.block_on(async {
-            let machines = machines::by_hash(&self.store).await.unwrap();
+            let machines = machines::by_hash(&self.store, &[]).await.unwrap();
             let options = VerifyOptions::default();
             verify(&self.store, &machines, &options, &mut |_| {}).await
         });

@@ -149,7 +149,7 @@ fn replay(log: &[String], machines: &MachinesByHash) -> States {
 }
 
 async fn replayed(store: &dyn StateStore) -> States {
-    let machines = machines::by_hash(store).await.unwrap();
+    let machines = machines::by_hash(store, &[]).await.unwrap();
     replay(&dump_log(store).await, &machines)
 }
 

@@ -7,6 +7,7 @@ mod documents;
 mod ingest;
 mod look;
 mod mistakes;
+mod own_machines;
 mod postgres;
 
 use std::path::{Path, PathBuf};
