@@ -102,8 +102,8 @@ pub struct SourceFailed {
 impl Node {
     /// Starts a node inside an actix system. Its sources run as owned tasks of the spawner.
     pub fn start(mut options: NodeOptions, seams: NodeSeams, sources: Vec<Source>) -> NodeHandle {
-        // The duplicates that a store names of one batch must be remembered until it is applied again,
-        // or the same batch would be refused for ever.
+        // The keys of two unsettled batches, and the duplicates that a store names of them, must be
+        // remembered until they are settled or applied again, or the same batch would be refused for ever.
         let known_keys_max = &mut options.partition.known_keys_max;
         *known_keys_max = (*known_keys_max).max(4 * options.batch_events_max);
         // Each source's poll holds one event at least, and half of the stock is for what was received.
