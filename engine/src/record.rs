@@ -73,6 +73,10 @@ pub struct Effect {
 }
 
 /// What an entry is about.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every record is an event, and none is kept"
+)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RecordBody {
     /// An admitted event.
