@@ -120,12 +120,19 @@ sources:
             .to_string()
             .contains("take another")
     );
+    let one = "{ name: a, paths: [x], stream: s, tenant: t }";
+    let twice = format!("sources: [{one}, {one}]");
+    assert!(
+        parse(&twice)
+            .unwrap_err()
+            .to_string()
+            .contains("sources[1].name: `a` is the name of an earlier source too")
+    );
     let problems = parse(text).unwrap_err().to_string();
     for says in [
         "t.yaml:1: store.postgres.url: is needed",
         "t.yaml:2: limits.tenant_events_max: 160000 is more than `node_events_max`, 100000",
         "sources[0].tenant: is needed",
-        "sources[1].name: `a` is the name of an earlier source too",
         "sources[1].tenant: is given, and `tenant_from_event_unsafe` too",
     ] {
         assert!(problems.contains(says), "{says} not in:\n{problems}");
