@@ -94,7 +94,7 @@ impl DeadLetter {
 /// What details of one cause have in common. That of an unreadable delivery also says what was found and
 /// where, which differs from one delivery to the next: only its field and what was expected are left, in
 /// the words of [`Unreadable`](crate::event::Unreadable). All other details hold no values.
-fn kind_of_fault(reason: DeadReason, detail: &str) -> Cow<'_, str> {
+pub(crate) fn kind_of_fault(reason: DeadReason, detail: &str) -> Cow<'_, str> {
     if reason != DeadReason::Unreadable {
         return Cow::Borrowed(detail);
     }

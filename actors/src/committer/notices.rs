@@ -21,7 +21,7 @@ pub(super) fn tell(partition: &SourcePartition, notices: &[Notice]) {
             %partition,
             dead_letter = %notice.id,
             reason = notice.reason.as_str(),
-            detail = notice.detail,
+            cause = notice.cause,
             "a dead letter is kept"
         );
     }

@@ -4,7 +4,7 @@
 use super::prepare::{Draft, Part};
 use super::{Partition, Queued};
 use crate::admission::Content;
-use crate::dead_letter::{DeadLetter, DeadLetterSource};
+use crate::dead_letter::{DeadLetter, DeadLetterSource, kind_of_fault};
 use crate::event::{CorrelationId, Event, EventId, EventType};
 use crate::hash::{Hash128, hash_fields};
 use crate::machine::{DeadReason, EventContext, Fault};
@@ -22,8 +22,8 @@ pub struct Notice {
     pub id: Hash128,
     /// Why.
     pub reason: DeadReason,
-    /// Where in the definition, or which field.
-    pub detail: String,
+    /// Where in the definition, or which field and what was expected of it.
+    pub cause: String,
     /// The machine for which a stored event is dead.
     pub machine: Option<MachineName>,
     /// The event, where the delivery could be read.
@@ -61,7 +61,7 @@ impl Part {
             tenant: letter.tenant.clone(),
             id: letter.id,
             reason: letter.reason,
-            detail: letter.detail.clone(),
+            cause: kind_of_fault(letter.reason, &letter.detail).into_owned(),
             machine,
             event: event.map(NoticedEvent::of),
         });
