@@ -115,7 +115,9 @@ impl FairQueue {
                     .min(events_left)
                     .min((bytes_left / average).max(1));
                 let bytes = (events * average).min(backlog.bytes);
-                backlog.deficit_bytes = backlog.deficit_bytes.saturating_sub(bytes);
+                // No more than a turn is carried over, also by who was cut short again and again.
+                let left = backlog.deficit_bytes.saturating_sub(bytes);
+                backlog.deficit_bytes = left.min(self.quantum_bytes);
                 backlog.events -= events;
                 backlog.bytes -= bytes;
                 if backlog.events == 0 {
@@ -181,6 +183,23 @@ mod tests {
         };
         assert_eq!(of("quiet"), 20, "all that the quiet tenant has");
         assert_eq!(of("noisy"), 80, "the rest of the batch");
+    }
+
+    #[test]
+    fn two_noisy_tenants_share_every_batch_however_long_they_are_noisy() {
+        let mut queue = FairQueue::new(1_000);
+        let batch = Allowance {
+            events_max: 30,
+            bytes_max: 1_000_000,
+        };
+        for _ in 0..1_000 {
+            queue.set(&tenant("a"), 1_000, 100_000);
+            queue.set(&tenant("b"), 1_000, 100_000);
+            let grants = queue.grant(batch, |_| true);
+            assert_eq!(grants.len(), 2, "{grants:?}");
+            let least = grants.iter().map(|(_, grant)| grant.events_max).min();
+            assert!(least >= Some(10), "a turn each at least: {grants:?}");
+        }
     }
 
     #[test]

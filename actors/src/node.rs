@@ -108,6 +108,8 @@ impl Node {
         *known_keys_max = (*known_keys_max).max(4 * options.batch_events_max);
         // Each source's poll holds one event at least, and half of the stock is for what was received.
         options.node_events_max = options.node_events_max.max(2 * sources.len());
+        // What permits can count, so that the sources' shares are of the same.
+        options.node_bytes_max = options.node_bytes_max.min(u32::MAX as usize);
         let node = Stock::new(options.node_events_max, options.node_bytes_max);
         let poll = options.poll(sources.len());
         let commit_slots = Arc::new(Semaphore::new(options.commit_slots.max(1)));
@@ -173,8 +175,11 @@ impl NodeHandle {
             let mut status = source.status.clone();
             let waited = tokio::time::timeout_at(
                 deadline,
-                status.wait_for(|status| {
-                    !matches!(status, SourceStatus::Running | SourceStatus::Ended)
+                status.wait_for(|status| match status {
+                    SourceStatus::Running | SourceStatus::Ended => false,
+                    SourceStatus::Drained | SourceStatus::Stopped => true,
+                    // Said of what was set aside before; the rest may still be on its way.
+                    SourceStatus::Failed { .. } => source.is_drained(),
                 }),
             )
             .await;
@@ -266,6 +271,11 @@ impl Drop for NodeHandle {
 }
 
 impl SourceHandle {
+    fn is_drained(&self) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.values().all(Slot::is_drained)
+    }
+
     /// Waits until the source is read to its end and settled, or fails.
     async fn ended(&self) -> Result<(), SourceFailed> {
         let mut status = self.status.clone();

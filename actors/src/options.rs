@@ -28,7 +28,8 @@ pub struct NodeOptions {
     pub receive_bytes_max: usize,
     /// Events of one commit.
     pub batch_events_max: usize,
-    /// Bytes of one commit; an event that is larger goes alone.
+    /// Bytes of one commit, by the average size of what each tenant has ready: an event that is larger goes
+    /// all the same.
     pub batch_bytes_max: usize,
     /// Bytes that one tenant may put into a batch per turn of the round robin.
     pub fair_quantum_bytes: usize,

@@ -63,6 +63,15 @@ impl Stock {
         }
     }
 
+    fn give_back(&self, share: Share) {
+        if share.events > 0 {
+            self.events.add_permits(share.events);
+        }
+        if share.bytes > 0 {
+            self.bytes.add_permits(share.bytes);
+        }
+    }
+
     /// Events and bytes that are taken.
     pub fn in_use(&self) -> (usize, usize) {
         (
@@ -81,17 +90,15 @@ pub struct Allotment {
 }
 
 impl Allotment {
-    /// Splits off a smaller allotment, at most what is left.
-    pub fn split(&mut self, events: usize, bytes: usize) -> Allotment {
-        let events = events.min(self.events);
-        let bytes = bytes.min(self.bytes);
-        self.events -= events;
-        self.bytes -= bytes;
-        Allotment {
-            stock: self.stock.clone(),
-            events,
-            bytes,
-        }
+    /// Takes a share out, at most what is left. The caller gives it back.
+    fn take_share(&mut self, bytes: usize) -> Share {
+        let share = Share {
+            events: self.events.min(1),
+            bytes: self.bytes.min(bytes),
+        };
+        self.events -= share.events;
+        self.bytes -= share.bytes;
+        share
     }
 
     /// Takes another allotment of the same stock in, so that both are given back in one step.
@@ -103,26 +110,52 @@ impl Allotment {
 
 impl Drop for Allotment {
     fn drop(&mut self) {
-        if self.events > 0 {
-            self.stock.events.add_permits(self.events);
-        }
-        if self.bytes > 0 {
-            self.stock.bytes.add_permits(self.bytes);
-        }
+        let (events, bytes) = (self.events, self.bytes);
+        self.stock.give_back(Share { events, bytes });
     }
+}
+
+/// Events and bytes that are taken from a stock.
+#[derive(Clone, Copy, Default, Debug)]
+struct Share {
+    events: usize,
+    bytes: usize,
+}
+
+/// The stocks of the events of one message.
+#[derive(Debug)]
+struct Stocks {
+    node: Arc<Stock>,
+    tenant: Arc<Stock>,
 }
 
 /// What one event holds until it is settled: its share of the node and of its tenant's lane.
 #[derive(Debug)]
 pub struct Permit {
-    node: Allotment,
-    tenant: Allotment,
+    /// One for all events of a message: what every event of a node counted up and down would be a
+    /// processor's cache line that is never its own.
+    stocks: Arc<Stocks>,
+    node: Share,
+    tenant: Share,
 }
 
 impl Permit {
-    /// Joins both shares.
-    pub fn new(node: Allotment, tenant: Allotment) -> Self {
-        Self { node, tenant }
+    /// A permit for each event of a message, of so many bytes each, out of what was taken for them.
+    pub fn each(
+        node: &mut Allotment,
+        mut tenant: Allotment,
+        bytes: impl IntoIterator<Item = usize>,
+    ) -> Vec<Permit> {
+        let stocks = Arc::new(Stocks {
+            node: node.stock.clone(),
+            tenant: tenant.stock.clone(),
+        });
+        let one = |bytes| Permit {
+            stocks: stocks.clone(),
+            node: node.take_share(bytes),
+            tenant: tenant.take_share(bytes),
+        };
+        bytes.into_iter().map(one).collect()
     }
 
     /// Gives many permits of one tenant back in one step.
@@ -134,9 +167,23 @@ impl Permit {
         }
         let Some(mut sum) = permits.pop() else { return };
         for permit in &mut permits {
-            sum.node.absorb(&mut permit.node);
-            sum.tenant.absorb(&mut permit.tenant);
+            sum.node.absorb(std::mem::take(&mut permit.node));
+            sum.tenant.absorb(std::mem::take(&mut permit.tenant));
         }
+    }
+}
+
+impl Share {
+    fn absorb(&mut self, other: Share) {
+        self.events += other.events;
+        self.bytes += other.bytes;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.stocks.node.give_back(self.node);
+        self.stocks.tenant.give_back(self.tenant);
     }
 }
 
@@ -151,7 +198,7 @@ mod tests {
         let (node, lane) = (Stock::new(10, 1_000), Stock::new(4, 1_000));
         let mut allowance = node.take(10, 1_000).await;
         let tenant = lane.take(4, 400).await;
-        let permit = Permit::new(allowance.split(4, 400), tenant);
+        let permits = Permit::each(&mut allowance, tenant, [100; 4]);
         assert_eq!((node.in_use(), lane.in_use()), ((10, 1_000), (4, 400)));
         drop(allowance);
         assert_eq!(node.in_use(), (4, 400));
@@ -159,7 +206,7 @@ mod tests {
         let wait = tokio::time::timeout(Duration::from_millis(5), node.take(6, 1_000)).await;
         assert!(wait.is_err());
         assert_eq!(node.in_use(), (4, 400));
-        Permit::release_all(vec![permit]);
+        Permit::release_all(permits);
         assert_eq!((node.in_use(), lane.in_use()), ((0, 0), (0, 0)));
     }
 

@@ -155,7 +155,9 @@ impl SourceTask {
                             failures += 1;
                             tracing::warn!(source = %self.source.bus.source(), %error, "nothing received");
                             if error.kind() != tidegate_engine::error::ErrorKind::Transient {
-                                stop_all(&self.slots, &error.to_string());
+                                if self.failed.is_none() {
+                                    stop_all(&self.slots, &error.to_string());
+                                }
                                 self.failed = Some(error.to_string());
                             }
                         }
@@ -261,12 +263,21 @@ impl SourceTask {
         // A delivery may be larger than a whole poll. It waits here and not beside the bus: no claim may
         // seek between receipt and routing, or it would be routed for a position that is over.
         let bytes = deliveries.iter().map(admission::bytes_held).sum();
-        let mut commands = self.commands.clone();
-        tokio::select! {
-            biased;
-            _ = commands.wait_for(|command| *command == Command::Stop) => return,
-            () = self.node.raise(allowance, bytes) => {}
+        let (mut commands, node) = (self.commands.clone(), self.node.clone());
+        let mut raised = Box::pin(node.raise(allowance, bytes));
+        loop {
+            tokio::select! {
+                biased;
+                _ = commands.wait_for(|command| *command == Command::Stop) => return,
+                () = &mut raised => break,
+                () = until(self.due()) => {}
+            }
+            self.look_after(claims).await;
+            if !ownership.is_owned() {
+                return;
+            }
         }
+        drop(raised);
         let admitted_at = self.context.seams.clock.now();
         let binding = Binding {
             stream: self.source.stream.clone(),
@@ -385,15 +396,10 @@ fn note_receipt(ownership: &Ownership, deliveries: Vec<Delivery>) -> Vec<Deliver
 fn permitted(
     events: Vec<Received>,
     node: &mut Allotment,
-    mut tenant: Allotment,
+    tenant: Allotment,
 ) -> Vec<(Received, Permit)> {
-    events
-        .into_iter()
-        .map(|event| {
-            let permit = Permit::new(node.split(1, event.bytes), tenant.split(1, event.bytes));
-            (event, permit)
-        })
-        .collect()
+    let permits = Permit::each(node, tenant, events.iter().map(|event| event.bytes));
+    events.into_iter().zip(permits).collect()
 }
 
 /// Waits for a moment, for ever when there is none.

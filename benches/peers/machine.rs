@@ -1,6 +1,6 @@
 //! The order machine by hand: read the orders of the batch, apply its events to them one after another,
 //! write what moved. This is what a consumer comes to once an event may be refused by the state that it
-//! meets (`order.paid` of an order that is paid): arithmetic in the upsert cannot refuse.
+//! meets (`order.paid` of an order that is paid): arithmetic folded over a batch cannot refuse one of it.
 
 use std::collections::HashMap;
 

@@ -7,7 +7,7 @@ use tidegate_engine::dead_letter::{DeadLetterSource, DeadLetterState};
 use tidegate_engine::event::CausedBy;
 use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
-use tidegate_engine::machine::Processor;
+use tidegate_engine::machine::{MachineSet, Processor};
 use tidegate_engine::record::Outcome;
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoreError, StoredDeadLetter};
 use tidegate_engine::tenant::TenantId;
@@ -175,9 +175,13 @@ pub async fn decide(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     known_tenant(store, &wanted.tenant).await?;
-    let machines = machines::active(store, own)
-        .await
-        .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
+    // Nothing is applied for a letter that is given up, so no machine has to be there.
+    let machines = match decision {
+        Decision::Discard => MachineSet::default(),
+        Decision::Retry { .. } => machines::active(store, own)
+            .await
+            .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?,
+    };
     let operator = Operator {
         store,
         machines: &machines,

@@ -197,7 +197,7 @@ section! {
         /// Events of one commit, at most: a commit is only as large as what waits for it. Under full load
         /// 5,000 carry a fifth more than 1,000, and an event waits for five times as many others.
         batch_events_max: usize [1..=limits::BATCH_EVENTS_MAX as u64] = 5_000;
-        /// Bytes of one commit; an event that is larger goes alone.
+        /// Bytes of one commit, by the average size of what each tenant has ready.
         batch_bytes_max: usize [1_024..=268_435_456] = 4_194_304;
         /// Bytes that one tenant may put into a commit before it is the next tenant's turn.
         fair_quantum_bytes: usize [1_024..=16_777_216] = 65_536;

@@ -210,7 +210,7 @@ impl Draft<'_> {
         match partition.prepare(allowance) {
             Prepared::Part(part) => Ok(*part),
             Prepared::Waiting | Prepared::Empty => Err(Unmade::Impossible(
-                "an entity's stored data cannot be read; run `tidegate verify`".to_owned(),
+                "the entities that it concerns were not loaded".to_owned(),
             )),
         }
     }

@@ -189,7 +189,7 @@ impl Slot {
 
     /// True when nothing more will be settled of what was received, be it because all is, or because
     /// what broke is not received again.
-    fn is_drained(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         match &self.held {
             Held::Owned { .. } => self.is_settled(),
             // The claim tells what the ownership before it had written.
@@ -347,6 +347,10 @@ pub(super) fn status(
     failed: Option<&str>,
     command: Command,
 ) -> SourceStatus {
+    // What is broken is no reason to leave what is whole unsettled.
+    if command == Command::Drain && !slots.values().all(Slot::is_drained) {
+        return SourceStatus::Running;
+    }
     if let Some(reason) = failed {
         return SourceStatus::Failed {
             reason: reason.to_owned(),
@@ -365,11 +369,7 @@ pub(super) fn status(
         };
     }
     if command == Command::Drain {
-        return if slots.values().all(Slot::is_drained) {
-            SourceStatus::Drained
-        } else {
-            SourceStatus::Running
-        };
+        return SourceStatus::Drained;
     }
     if !slots.is_empty() && slots.values().all(Slot::is_finished) {
         return SourceStatus::Ended;

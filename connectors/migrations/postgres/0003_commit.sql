@@ -4,7 +4,7 @@ set local role tidegate_writer;
 
 -- Commits one batch of one source partition: all of it, or nothing.
 --
--- The fast path writes and counts. A unique violation or a short count undoes the block, and the
+-- The fast path writes and counts. A unique violation, a held row or a short count undoes the block, and the
 -- careful path asks the costly questions first and answers with everything that stands in the way.
 --
 -- outcome is 'committed' (new_rows: the rows of the new entities, in their order), 'fenced', or
@@ -275,8 +275,9 @@ begin
             end if;
             outcome := 'committed';
             return;
-        exception when unique_violation or sqlstate 'TG009' then
-            -- Nothing of the block stands. Whatever it stumbled over is committed by now, or aborted.
+        exception when unique_violation or lock_not_available or sqlstate 'TG009' then
+            -- Nothing of the block stands. Whatever it stumbled over is committed by now, or aborted, or
+            -- a row that is held for longer: the careful path skips it and says whose it is.
             v_careful := true;
             new_rows := null;
         end;

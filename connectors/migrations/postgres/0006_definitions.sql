@@ -122,7 +122,9 @@ begin
     -- whichever comes last.
     if exists (select from tidegate.machine_definitions d
                 where d.machine_id = v_machine and d.version > p_version) then
-        raise exception 'a higher version of the machine is stored already' using errcode = 'TG005';
+        raise exception 'version % of the machine % is stored: version % may not become active again',
+            (select max(d.version) from tidegate.machine_definitions d where d.machine_id = v_machine),
+            p_machine, p_version using errcode = 'TG005';
     end if;
     insert into tidegate.active_definitions (machine_id, hash, activated_at)
     values (v_machine, p_hash, p_at)

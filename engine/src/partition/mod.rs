@@ -233,6 +233,7 @@ impl<P> Partition<P> {
         };
         self.head = overlay.head;
         self.settle_entities(&overlay, new_rows);
+        self.forget_shared(overlay.events);
         let mut permits = Vec::with_capacity(overlay.events);
         self.looked_through = self.looked_through.saturating_sub(overlay.events);
         for queued in self.queue.drain(..overlay.events) {
@@ -401,6 +402,27 @@ impl<P> Partition<P> {
             let value = self.entities.get(entity);
             if value.is_some_and(|value| value.batch <= overlay.number) {
                 self.entities.remove(entity);
+            }
+        }
+    }
+
+    /// A shared entity is not kept between batches, also when the settled events only read it: whoever
+    /// shares it may have moved it since.
+    fn forget_shared(&mut self, settled_events: usize) {
+        if self.shared.is_empty() {
+            return;
+        }
+        let pinned = self.pinned();
+        for queued in self.queue.iter().take(settled_events) {
+            for entity in queued
+                .targets
+                .iter()
+                .filter_map(|it| it.entity.as_ref().ok())
+            {
+                let value = self.entities.get(entity);
+                if self.shared.contains(entity) && value.is_some_and(|value| !pinned(value)) {
+                    self.entities.remove(entity);
+                }
             }
         }
     }

@@ -263,3 +263,23 @@ fn stored_data_that_cannot_be_read_kills_its_own_events_and_stops_nobody() {
     );
     assert_eq!(part.entities[0].name, name("sound"));
 }
+
+#[test]
+fn a_shared_entity_is_asked_for_again_also_when_it_was_only_read() {
+    let mut partition = partition();
+    let mut theirs = stored("o1", 5, 4, 1000);
+    theirs.status = Status::new("paid").unwrap();
+    let surprises = Surprises {
+        entities: vec![(name("o1"), Some(theirs))],
+        ..Surprises::default()
+    };
+    partition.reset(&surprises);
+    for offset in 0..2 {
+        offer(&mut partition, offset, &format!("e{offset}"), "paid", "o1");
+    }
+    let part = part(&mut partition).unwrap();
+    assert_eq!((part.events, part.counts.rejected), (2, 2), "paid already");
+    partition.settle(Some(&[]));
+    offer(&mut partition, 2, "e2", "paid", "o1");
+    assert_eq!(partition.wanted(10), [name("o1")]);
+}

@@ -10,7 +10,7 @@ use tidegate_connectors::store::memory::{AtEnd, AtStart, StoreOperation};
 use tidegate_engine::store::StoreError;
 use tokio::time::Instant;
 
-use super::{SECOND, Scene, Script, another_source, on_virtual_time, unreadable};
+use super::{SECOND, Scene, Script, another_source, on_virtual_time, source_partition, unreadable};
 
 #[test]
 fn a_source_that_fails_is_told_while_another_runs() {
@@ -95,5 +95,37 @@ fn what_broke_and_was_written_after_all_is_settled() {
         let (report, _) = drain(&scene, 60 * SECOND).await;
         assert_eq!(scene.script.claims().len(), 2, "it stalled and was rebuilt");
         assert_eq!((report.drained, report.unsettled_events), (true, 0));
+    });
+}
+
+#[test]
+fn what_is_whole_is_drained_also_beside_what_was_set_aside_before() {
+    on_virtual_time(async {
+        let script = Script {
+            store: Box::new(|call, _| {
+                let first = call.source_partition == Some(&source_partition(0));
+                match call.operation {
+                    StoreOperation::Commit if first => {
+                        let error = StoreError::Unexpected {
+                            code: "XX000".to_owned(),
+                            detail: "scripted".to_owned(),
+                        };
+                        (Duration::ZERO, AtStart::Fail(error))
+                    }
+                    StoreOperation::Commit => (5 * SECOND, AtStart::Proceed),
+                    _ => (Duration::ZERO, AtStart::Proceed),
+                }
+            }),
+            ..Script::default()
+        };
+        let scene = Scene::new(2, script);
+        scene.append_many(0, 15);
+        scene.append_many(1, 15);
+        let (node, _) = scene.start(NodeOptions::default(), &[0, 1]);
+        let failed = tokio::time::timeout(3 * SECOND, node.ended()).await;
+        assert!(failed.is_ok_and(|ended| ended.is_err()), "one is set aside");
+        let report = node.drain(60 * SECOND).await;
+        assert!(scene.is_settled(1).await, "the other is settled first");
+        assert_eq!((report.drained, report.unsettled_events), (false, 15));
     });
 }
