@@ -7,10 +7,12 @@ use tidegate_actors::node::DrainReport;
 use tidegate_actors::{NodeHandle, NodeOptions};
 use tidegate_connectors::bus::memory::{BusFault, BusOperation, NoFaults};
 use tidegate_connectors::store::memory::{AtEnd, AtStart, StoreOperation};
-use tidegate_engine::store::StoreError;
 use tokio::time::Instant;
 
-use super::{SECOND, Scene, Script, another_source, on_virtual_time, source_partition, unreadable};
+use super::{
+    SECOND, Scene, Script, another_source, on_virtual_time, source_partition, unexpected,
+    unreadable,
+};
 
 #[test]
 fn a_source_that_fails_is_told_while_another_runs() {
@@ -64,13 +66,7 @@ fn what_was_set_aside_while_it_was_drained_is_unsettled_and_the_report_says_so()
     on_virtual_time(async {
         let script = Script {
             store: Box::new(|call, _| match call.operation {
-                StoreOperation::Commit => {
-                    let error = StoreError::Unexpected {
-                        code: "XX000".to_owned(),
-                        detail: "scripted".to_owned(),
-                    };
-                    (5 * SECOND, AtStart::Fail(error))
-                }
+                StoreOperation::Commit => (5 * SECOND, unexpected()),
                 _ => (Duration::ZERO, AtStart::Proceed),
             }),
             ..Script::default()
@@ -105,13 +101,7 @@ fn what_is_whole_is_drained_also_beside_what_was_set_aside_before() {
             store: Box::new(|call, _| {
                 let first = call.source_partition == Some(&source_partition(0));
                 match call.operation {
-                    StoreOperation::Commit if first => {
-                        let error = StoreError::Unexpected {
-                            code: "XX000".to_owned(),
-                            detail: "scripted".to_owned(),
-                        };
-                        (Duration::ZERO, AtStart::Fail(error))
-                    }
+                    StoreOperation::Commit if first => (Duration::ZERO, unexpected()),
                     StoreOperation::Commit => (5 * SECOND, AtStart::Proceed),
                     _ => (Duration::ZERO, AtStart::Proceed),
                 }

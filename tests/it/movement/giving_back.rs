@@ -9,9 +9,8 @@ use tidegate_connectors::bus::memory::{BusFault, BusOperation};
 use tidegate_connectors::store::memory::{AtStart, StoreOperation};
 use tidegate_engine::bus::BusError;
 use tidegate_engine::position::SourceName;
-use tidegate_engine::store::StoreError;
 
-use super::{SECOND, Scene, Script, alarm, away, bus_away, on_virtual_time, until};
+use super::{SECOND, Scene, Script, alarm, away, bus_away, on_virtual_time, unexpected, until};
 
 /// Another consumer, to whom partition 0 is promised.
 async fn goes_to_another(scene: &Scene, from: tidegate_connectors::bus::memory::ConsumerId) {
@@ -75,13 +74,7 @@ fn a_quarantined_partition_that_is_asked_back_is_given_back() {
     on_virtual_time(async {
         let script = Script {
             store: Box::new(|call, _| match call.operation {
-                StoreOperation::Commit => {
-                    let error = StoreError::Unexpected {
-                        code: "XX000".to_owned(),
-                        detail: "scripted".to_owned(),
-                    };
-                    (Duration::ZERO, AtStart::Fail(error))
-                }
+                StoreOperation::Commit => (Duration::ZERO, unexpected()),
                 _ => (Duration::ZERO, AtStart::Proceed),
             }),
             ..Script::default()

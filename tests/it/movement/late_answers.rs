@@ -6,7 +6,7 @@ use tidegate_actors::NodeOptions;
 use tidegate_connectors::store::memory::{AtEnd, AtStart, StoreOperation};
 use tidegate_engine::store::StoreError;
 
-use super::{SECOND, Scene, Script, alarm, on_virtual_time};
+use super::{SECOND, Scene, Script, alarm, on_virtual_time, unexpected};
 
 /// One commit at a time in the whole node, and no stall before the time limit of an answer.
 fn one_slot() -> NodeOptions {
@@ -154,12 +154,6 @@ fn a_commit_that_has_its_turn_and_is_not_answered_is_a_stall() {
 
 #[test]
 fn r25_an_alarm_says_that_nothing_was_written_only_where_that_is_known() {
-    let refused = || {
-        AtStart::Fail(StoreError::Unexpected {
-            code: "XX000".to_owned(),
-            detail: "scripted".to_owned(),
-        })
-    };
     for (is_known, said) in [
         (true, "nothing of the batch was written"),
         (false, "not known"),
@@ -168,12 +162,12 @@ fn r25_an_alarm_says_that_nothing_was_written_only_where_that_is_known() {
             let script = Script {
                 store: Box::new(move |call, count| {
                     let answer = match call.operation {
-                        StoreOperation::Commit if is_known => refused(),
+                        StoreOperation::Commit if is_known => unexpected(),
                         StoreOperation::Commit => AtStart::Fail(StoreError::OutcomeUnknown {
                             detail: "scripted".to_owned(),
                         }),
                         // One is read before the claim.
-                        StoreOperation::Checkpoint if count == 2 => refused(),
+                        StoreOperation::Checkpoint if count == 2 => unexpected(),
                         _ => AtStart::Proceed,
                     };
                     (Duration::ZERO, answer)

@@ -313,6 +313,14 @@ fn away() -> StoreError {
     }
 }
 
+/// What no list of the store's knows: the source partition stops.
+fn unexpected() -> AtStart {
+    AtStart::Fail(StoreError::Unexpected {
+        code: "XX000".to_owned(),
+        detail: "scripted".to_owned(),
+    })
+}
+
 fn bus_away() -> BusFault {
     BusFault::Fail(BusError::Unavailable {
         source_name: SourceName::new("orders").unwrap(),
