@@ -101,14 +101,16 @@ async fn live(settings: Settings) -> Outcome {
     let mut world = World::new(settings);
     let stage = world.stage.clone();
     world.run().await;
+    // Before anything is checked: while a checker reads, what was on its way may still arrive, and that is
+    // no part of the run.
+    let (trace_hash, tail, trace) =
+        stage.with_trace(|trace| (trace.hash(), trace.tail(), trace.lines().to_vec()));
     let mut census = None;
     if world.checked && stage.violations().is_empty() {
         unplant();
         world.logs.look(&stage).await;
         census = Some(checker::check(&stage).await);
     }
-    let (trace_hash, tail, trace) =
-        stage.with_trace(|trace| (trace.hash(), trace.tail(), trace.lines().to_vec()));
     Outcome {
         seed: world.seed,
         violations: stage.violations(),
