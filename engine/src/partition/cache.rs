@@ -1,5 +1,5 @@
-//! Bounded memories of a partition: entities as they were last committed, and idempotency keys that are
-//! known to be admitted. Both only save questions; the store decides.
+//! Bounded memories of a partition: entities as the newest batch leaves them, and idempotency keys that
+//! are known to be admitted. Both only save questions; the store decides.
 
 use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;

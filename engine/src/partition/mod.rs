@@ -1,6 +1,6 @@
 //! A partition: one tenant's events of one source partition, in order, from admission to settlement.
-//! Keeps committed and speculative state apart, one batch ahead of the one in flight. Pure: it asks for
-//! entities and hands out parts of batches; whoever drives it does the I/O.
+//! Applies events one batch ahead of the one in flight, and can take back what is not committed. Pure: it
+//! asks for entities and hands out parts of batches; whoever drives it does the I/O.
 
 mod cache;
 mod letters;
