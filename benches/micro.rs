@@ -267,6 +267,7 @@ fn partition(
             let all = Allowance {
                 events_max: usize::MAX,
                 bytes_max: usize::MAX,
+                before: None,
             };
             let prepared = partition.prepare(all);
             assert!(matches!(&prepared, Prepared::Part(part) if part.events == EVENTS as usize));

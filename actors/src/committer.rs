@@ -19,6 +19,7 @@ use tidegate_engine::bus::EventBus;
 use tidegate_engine::checkpoint::Counts;
 use tidegate_engine::commit::{CommitBatch, EntityName, EntityRow};
 use tidegate_engine::commit_protocol::CommitProtocol;
+use tidegate_engine::limits::DONE_ABOVE_FRAGMENTED;
 use tidegate_engine::partition::{Allowance, Part};
 use tidegate_engine::position::Offset;
 use tidegate_engine::tenant::TenantId;
@@ -172,12 +173,18 @@ impl Committer {
         } else {
             options.batch_events_max
         };
+        // A stream whose settled events have too many holes between them goes on in their order.
+        let window = options.batch_events_max.max(DONE_ABOVE_FRAGMENTED);
+        let before = self.ownership.tracker().settle_before(window);
         let batch = Allowance {
             events_max,
             bytes_max: options.batch_bytes_max,
+            before,
         };
-        let holder = self.watermark_holder();
-        let may_go = |tenant: &TenantId| holder.as_ref().is_none_or(|holder| holder == tenant);
+        let oldest = |tenant: &TenantId| self.lanes.get(tenant)?.report.oldest;
+        let may_go = |tenant: &TenantId| {
+            before.is_none_or(|before| oldest(tenant).is_some_and(|oldest| oldest < before))
+        };
         let alone = self.to_offer_alone(may_go);
         let grants = self.queue.grant(batch, |tenant| match &alone {
             Some(alone) => alone == tenant,
@@ -231,19 +238,6 @@ impl Committer {
         ready()
             .filter_map(|(tenant, lane)| Some((lane.busy_until?, tenant)))
             .filter(|(until, _)| *until <= now)
-            .min()
-            .map(|(_, tenant)| tenant.clone())
-    }
-
-    /// While `done_above` has too many holes, only the tenant of the oldest unsettled event may go.
-    fn watermark_holder(&self) -> Option<TenantId> {
-        if !self.ownership.tracker().is_fragmented() {
-            return None;
-        }
-        let oldest = |lane: &Lane| lane.report.oldest;
-        self.lanes
-            .iter()
-            .filter_map(|(tenant, lane)| Some((oldest(lane)?, tenant)))
             .min()
             .map(|(_, tenant)| tenant.clone())
     }

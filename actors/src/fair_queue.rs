@@ -128,6 +128,7 @@ impl FairQueue {
                 let grant = grants.entry(tenant.clone()).or_insert(Allowance {
                     events_max: 0,
                     bytes_max: 0,
+                    before: batch.before,
                 });
                 grant.events_max += events;
                 grant.bytes_max += bytes;
@@ -172,6 +173,7 @@ mod tests {
             Allowance {
                 events_max: 100,
                 bytes_max: 100_000,
+                before: None,
             },
             |_| true,
         );
@@ -191,6 +193,7 @@ mod tests {
         let batch = Allowance {
             events_max: 30,
             bytes_max: 1_000_000,
+            before: None,
         };
         for _ in 0..1_000 {
             queue.set(&tenant("a"), 1_000, 100_000);
@@ -210,6 +213,7 @@ mod tests {
         let batch = Allowance {
             events_max: 4,
             bytes_max: 10_000,
+            before: None,
         };
         let grants = queue.grant(batch, |who| *who != tenant("a"));
         assert_eq!(
@@ -219,6 +223,7 @@ mod tests {
                 Allowance {
                     events_max: 4,
                     bytes_max: 10_000
+                    before: None,
                 }
             )]
         );
@@ -241,6 +246,7 @@ mod tests {
             Allowance {
                 events_max: 10,
                 bytes_max: 100,
+                before: None,
             },
             |_| true,
         );
@@ -252,6 +258,7 @@ mod tests {
         let batch = Allowance {
             events_max: 1_000,
             bytes_max: 100_000,
+            before: None,
         };
         for (tenants, events, bytes) in [
             (50, 100, 100_000),
@@ -287,6 +294,7 @@ mod tests {
         let batch = Allowance {
             events_max: 100,
             bytes_max: 100_000,
+            before: None,
         };
         let of = |grants: Vec<(TenantId, Allowance)>| -> Vec<String> {
             let names = grants.iter().map(|(who, _)| who.as_str().to_owned());

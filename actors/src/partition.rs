@@ -82,7 +82,7 @@ pub struct Report {
     pub events: usize,
     /// Their bytes.
     pub bytes: usize,
-    /// The offset of its oldest event that is not settled.
+    /// The offset of its oldest event that is not in a batch, whether it could go or waits for entities.
     pub oldest: Option<Offset>,
 }
 
@@ -215,7 +215,7 @@ impl PartitionActor {
             Some(state) => state.ready(),
             None => (0, 0),
         };
-        let oldest = self.state.as_ref().and_then(Partition::oldest_unsettled);
+        let oldest = self.state.as_ref().and_then(Partition::oldest_ready);
         Report {
             number: self.reports,
             events,

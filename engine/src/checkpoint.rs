@@ -274,12 +274,24 @@ impl OffsetTracker {
         }
     }
 
-    /// True when `done_above` has no room for more holes, or too much is settled above the watermark:
-    /// only the holder of the watermark may go on.
-    pub fn is_fragmented(&self) -> bool {
-        if self.records.len() >= TRACKED_RECORDS_MAX {
-            return true;
-        }
+    /// Where settling has to end for now: at the oldest `window` records that are not settled, while
+    /// `done_above` has too many holes, and at the very oldest while too much is settled above it. What
+    /// is settled within the window can add no more ranges than the window has records.
+    pub fn settle_before(&self, window: usize) -> Option<Offset> {
+        let window = if self.records.len() >= TRACKED_RECORDS_MAX {
+            1
+        } else if self.is_fragmented() {
+            window
+        } else {
+            return None;
+        };
+        let mut unsettled = self.records.iter().filter(|record| !record.settled);
+        let received_to = self.records.back().map(|last| last.offset.next());
+        let behind = unsettled.nth(window).map(|record| record.offset);
+        behind.or(received_to)
+    }
+
+    fn is_fragmented(&self) -> bool {
         let mut ranges = self.resumed.0.len();
         let mut extend = false;
         for record in &self.records {
@@ -324,8 +336,10 @@ impl OffsetTracker {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+
     use super::{Counts, DoneAbove, DoneRange, OffsetTracker, Progress, Receipt};
-    use crate::limits::TRACKED_RECORDS_MAX;
+    use crate::limits::{DONE_ABOVE_FRAGMENTED, TRACKED_RECORDS_MAX};
     use crate::position::Offset;
 
     fn at(next_offset: u64, done: &[(u64, u64)]) -> Progress {
@@ -398,14 +412,94 @@ mod tests {
         receive(&mut tracker, 0);
         for offset in 1..TRACKED_RECORDS_MAX as u64 {
             assert!(
-                offset % 100_000 != 0 || !tracker.is_fragmented(),
+                offset % 100_000 != 0 || tracker.settle_before(1_000).is_none(),
                 "one range of done records is no hole"
             );
             receive(&mut tracker, offset);
             tracker.settle(Offset(offset));
         }
-        assert!(tracker.is_fragmented(), "only the holder may go on");
+        receive(&mut tracker, TRACKED_RECORDS_MAX as u64);
+        let only_the_oldest = Some(Offset(TRACKED_RECORDS_MAX as u64));
+        assert_eq!(tracker.settle_before(1_000), only_the_oldest);
         tracker.settle(Offset(0));
-        assert_eq!((tracker.tracked(), tracker.is_fragmented()), (0, false));
+        assert_eq!((tracker.tracked(), tracker.settle_before(1_000)), (1, None));
+    }
+
+    /// Whoever gets the next batch, and however its events are spread over the stream: with one batch
+    /// in flight and one behind it, `done_above` has a bound, and the watermark goes on.
+    #[test]
+    fn what_is_settled_out_of_order_never_has_more_ranges_than_a_checkpoint_may() {
+        let mut random = Random(7);
+        for round in 0..20 {
+            let batch_max = 1 + random.below(400);
+            let window = batch_max.max(DONE_ABOVE_FRAGMENTED);
+            let ranges_max = DONE_ABOVE_FRAGMENTED + 2 * batch_max + window;
+            let lanes = 2 + random.below(5) as u64;
+            let mut tracker = OffsetTracker::resume(&at(0, &[]));
+            let mut received = 0;
+            let mut batches: VecDeque<Vec<Offset>> = VecDeque::new();
+            let mut taken = BTreeSet::new();
+            for _ in 0..400 {
+                for _ in 0..random.below(1_000) {
+                    receive(&mut tracker, received);
+                    received += 1;
+                }
+                let before = tracker.settle_before(window);
+                let may_go = |offset: &u64| before.is_none_or(|before| *offset < before.0);
+                // One lane in its order, as a source of many tenants that has one of them ready.
+                let lane = random.below(lanes as usize) as u64;
+                let mut batch = Vec::with_capacity(batch_max);
+                let low = tracker.low_watermark().0;
+                let of_lane = (low..received).filter(|offset| hash(*offset) % lanes == lane);
+                for offset in of_lane.take_while(may_go) {
+                    if batch.len() < batch_max && taken.insert(offset) {
+                        batch.push(Offset(offset));
+                    }
+                }
+                batches.push_back(batch);
+                if batches.len() < 2 {
+                    continue;
+                }
+                let settled = batches.pop_front().unwrap();
+                let progress = tracker.progress_with(&settled, Counts::default());
+                let ranges = progress.done_above.0.len();
+                assert!(ranges <= ranges_max, "round {round}: {ranges} ranges");
+                for offset in settled {
+                    tracker.settle(offset);
+                }
+                // A node that takes over knows as much.
+                if random.below(50) == 0 {
+                    batches.clear();
+                    tracker = OffsetTracker::resume(&progress);
+                    let low = progress.next_offset.0;
+                    received = low;
+                    taken = (0..low)
+                        .chain(
+                            progress
+                                .done_above
+                                .0
+                                .iter()
+                                .flat_map(|range| range.first.0..=range.last.0),
+                        )
+                        .collect();
+                }
+            }
+            let low = tracker.low_watermark().0 as usize;
+            assert!(low > 20 * batch_max, "round {round}: got to {low}");
+        }
+    }
+
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 += 1;
+            (hash(self.0) % end as u64) as usize
+        }
+    }
+
+    fn hash(of: u64) -> u64 {
+        let mixed = (of ^ 0x9e37_79b9).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 33
     }
 }

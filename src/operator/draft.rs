@@ -206,6 +206,7 @@ impl Draft<'_> {
         let allowance = Allowance {
             events_max: 1,
             bytes_max: DELIVERY_BYTES_MAX,
+            before: None,
         };
         match partition.prepare(allowance) {
             Prepared::Part(part) => Ok(*part),

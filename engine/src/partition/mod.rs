@@ -309,9 +309,10 @@ impl<P> Partition<P> {
         self.queue.len()
     }
 
-    /// The offset of the oldest event that is not settled.
-    pub fn oldest_unsettled(&self) -> Option<Offset> {
-        self.queue.front().map(|queued| queued.received.offset)
+    /// The offset of the oldest event that is not prepared.
+    pub fn oldest_ready(&self) -> Option<Offset> {
+        let queued = self.queue.get(self.prepared_events())?;
+        Some(queued.received.offset)
     }
 
     /// Batches prepared and not settled.
@@ -357,8 +358,8 @@ impl<P> Partition<P> {
         move |value| value.batch > settled
     }
 
-    /// Gives the entities that a settled batch created their rows, and forgets those that may not be
-    /// kept: their rows are not known, or other partitions move them too.
+    /// Gives the entities that a settled batch created their rows, and forgets them where those are not
+    /// known.
     fn settle_entities(&mut self, overlay: &Overlay, new_rows: Option<&[EntityRow]>) {
         if let Some(new_rows) = new_rows {
             assert_eq!(
@@ -373,34 +374,24 @@ impl<P> Partition<P> {
                 rows.insert(entity, new_rows.and_then(|rows| rows.get(place)).copied());
             }
         }
-        let moved = overlay.moved.iter().map(|(entity, _)| entity);
-        let shared: HashSet<&EntityRef> = match self.shared.is_empty() {
-            true => HashSet::default(),
-            false => moved
-                .filter(|entity| self.shared.contains(*entity))
-                .collect(),
-        };
-        if rows.is_empty() && shared.is_empty() {
+        if rows.is_empty() && self.shared.is_empty() {
             return;
         }
         // What the next batch would go back to is what this one left.
         for (entity, before) in self.overlays.iter_mut().flat_map(|next| &mut next.moved) {
             let row = rows.get(&*entity);
-            if row == Some(&None) || shared.contains(&*entity) {
+            if row == Some(&None) || self.shared.contains(&*entity) {
                 *before = None;
             } else if let (Some(row), Some(value)) = (row, before) {
                 value.row = *row;
             }
         }
-        for (entity, row) in &rows {
-            if let Some(value) = self.entities.get_mut(entity) {
-                value.row = *row;
-            }
-        }
-        let lost = rows.into_iter().filter(|(_, row)| row.is_none());
-        for entity in lost.map(|(entity, _)| entity).chain(shared) {
-            let value = self.entities.get(entity);
-            if value.is_some_and(|value| value.batch <= overlay.number) {
+        for (entity, row) in rows {
+            let Some(value) = self.entities.get_mut(entity) else {
+                continue;
+            };
+            value.row = row;
+            if row.is_none() && value.batch <= overlay.number {
                 self.entities.remove(entity);
             }
         }

@@ -26,6 +26,8 @@ pub struct Allowance {
     pub events_max: usize,
     /// Bytes at most; a first event that is larger goes alone.
     pub bytes_max: usize,
+    /// Only events in front of this offset, if there is one.
+    pub before: Option<Offset>,
 }
 
 /// What a partition can put into a batch.
@@ -35,7 +37,7 @@ pub enum Prepared {
     Part(Box<Part>),
     /// The next event waits for entities: load [`Partition::wanted`] first.
     Waiting,
-    /// Nothing is queued that is not prepared already.
+    /// Nothing is queued that may go and is not prepared already.
     Empty,
 }
 
@@ -82,8 +84,12 @@ pub(super) struct Draft {
 impl<P> Partition<P> {
     /// Applies queued events, in order, up to the allowance, and hands out their part of a batch.
     pub fn prepare(&mut self, allowance: Allowance) -> Prepared {
+        let waits = |queued: &Queued<P>| {
+            let before = allowance.before;
+            before.is_some_and(|before| queued.received.offset >= before)
+        };
         let first = self.prepared_events();
-        if first == self.queue.len() || self.overlays.len() >= PREPARED_MAX {
+        if self.queue.get(first).is_none_or(waits) || self.overlays.len() >= PREPARED_MAX {
             return Prepared::Empty;
         }
         let mut draft = self.draft(allowance);
@@ -92,7 +98,7 @@ impl<P> Partition<P> {
         for (place, queued) in queue.iter().enumerate().skip(first) {
             let full = draft.part.events >= allowance.events_max
                 || draft.part.bytes + queued.received.bytes > allowance.bytes_max;
-            if full && draft.part.events > 0 {
+            if waits(queued) || full && draft.part.events > 0 {
                 break;
             }
             if let Some(missing) = self.missing_entity(queued) {

@@ -20,6 +20,7 @@ use crate::tenant::{TenantBinding, TenantId};
 const ALL: Allowance = Allowance {
     events_max: usize::MAX,
     bytes_max: usize::MAX,
+    before: None,
 };
 
 /// A partition of the order machine with room for so few entities that it forgets all the time.

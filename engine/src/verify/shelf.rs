@@ -205,6 +205,7 @@ impl Shelf {
         let allowance = Allowance {
             events_max: 100,
             bytes_max: 1 << 20,
+            before: None,
         };
         let Prepared::Part(part) = writer.prepare(allowance) else {
             panic!("everything is loaded")

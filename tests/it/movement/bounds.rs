@@ -1,7 +1,7 @@
 //! The bounds of the movement, felt one by one: at its limit each holds, and what is one more waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidegate_actors::{NodeHandle, NodeOptions, NodeSnapshot};
@@ -9,6 +9,7 @@ use tidegate_connectors::bus::memory::NoFaults;
 use tidegate_connectors::store::memory::{AtStart, StoreOperation};
 use tidegate_engine::commit::Segment;
 use tidegate_engine::dead_letter::DeadLetterState;
+use tidegate_engine::limits::DONE_ABOVE_FRAGMENTED;
 use tidegate_engine::machine::DeadReason;
 use tidegate_engine::partition::PREPARED_MAX;
 use tidegate_engine::record::split_segment;
@@ -255,4 +256,50 @@ fn r26_a_poison_event_stops_at_its_attempts_and_the_partition_moves_on() {
         assert_eq!(found, [(DeadReason::Store, DeadLetterState::Open)]);
         assert_eq!(alarm(&node).await, None);
     });
+}
+
+#[test]
+fn r45_a_tenant_that_does_not_get_going_lets_the_others_go_only_as_far_as_a_checkpoint_can_tell() {
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = most.clone();
+    on_virtual_time(async move {
+        let script = Script {
+            store: Box::new(move |call, count| {
+                if let Some(batch) = call.batch {
+                    seen.fetch_max(batch.progress.done_above.0.len(), Ordering::SeqCst);
+                }
+                match call.operation {
+                    // Of the tenant that comes first.
+                    StoreOperation::StreamHeads if count == 1 => (5 * SECOND, AtStart::Proceed),
+                    StoreOperation::Commit => (Duration::from_millis(1), AtStart::Proceed),
+                    _ => (Duration::ZERO, AtStart::Proceed),
+                }
+            }),
+            ..Script::default()
+        };
+        let scene = Scene::new(1, script);
+        for n in 0..5_000 {
+            scene.append(0, "slow", &n.to_string(), "s");
+            scene.append(0, "quick", &n.to_string(), "s");
+        }
+        let options = NodeOptions {
+            batch_events_max: 100,
+            ..NodeOptions::default()
+        };
+        let (node, _) = scene.start(options, &[0]);
+        tokio::time::sleep(4 * SECOND).await;
+        let applied = node.snapshot().await.counts().applied as usize;
+        assert!(
+            applied >= DONE_ABOVE_FRAGMENTED,
+            "the other went on: {applied}"
+        );
+        scene.settled_within(0, 60 * SECOND).await;
+        assert_eq!(alarm(&node).await, None);
+        assert_eq!(node.snapshot().await.counts().applied, 10_000);
+    });
+    let most = most.load(Ordering::SeqCst);
+    assert!(
+        most <= DONE_ABOVE_FRAGMENTED + 2 * 100 + DONE_ABOVE_FRAGMENTED,
+        "{most} ranges"
+    );
 }
