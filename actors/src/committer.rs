@@ -53,6 +53,8 @@ pub struct Committer {
     preparing: Option<Preparing>,
     /// The last preparation was of a busy tenant alone; the rest has its turn next.
     offered_alone: bool,
+    /// The last preparation was of the oldest events alone, for what is settled has too many holes.
+    in_order: bool,
     /// Made on speculative state, waits for the batch in flight.
     next: Option<Assembled>,
     in_flight: Option<InFlight>,
@@ -80,7 +82,7 @@ struct Lane {
 
 impl Lane {
     fn is_idle(&self) -> bool {
-        self.report.events == 0 && self.report.oldest.is_none() && self.prepared == 0
+        self.report.unsettled == 0 && self.prepared == 0
     }
 }
 
@@ -118,6 +120,7 @@ impl Committer {
             round: 0,
             preparing: None,
             offered_alone: false,
+            in_order: false,
             next: None,
             in_flight: None,
             waits_for_slot: Arc::default(),
@@ -149,9 +152,10 @@ impl Committer {
     /// While a commit is in flight, only a full batch is made ahead. A smaller one would be sealed with
     /// what happens to be there, and batches have to grow with the load.
     fn is_worth_preparing(&self) -> bool {
-        // What is made behind the batch of a busy tenant would be thrown away with it.
-        let may_be_refused = self.in_flight.is_some() && self.offered_alone;
-        if self.queue.is_empty() || may_be_refused {
+        // What is made behind the batch of a busy tenant would be thrown away with it, and in order there is
+        // little to make before that batch is settled.
+        let waits = self.in_flight.is_some() && (self.offered_alone || self.in_order);
+        if self.queue.is_empty() || waits {
             return false;
         }
         let options = &self.context.options;
@@ -173,8 +177,10 @@ impl Committer {
         } else {
             options.batch_events_max
         };
-        // A stream whose settled events have too many holes between them goes on in their order.
+        // A stream whose settled events have too many holes between them goes on in their order. The window
+        // is larger than a poll: the source may wait for a lane with the rest of one in its hands.
         let window = options.batch_events_max.max(DONE_ABOVE_FRAGMENTED);
+        let window = window.max(options.receive_events_max + 1);
         let before = self.ownership.tracker().settle_before(window);
         let batch = Allowance {
             events_max,
@@ -208,6 +214,7 @@ impl Committer {
             return;
         }
         self.offered_alone = alone.is_some();
+        self.in_order = before.is_some();
         self.round += 1;
         let round = self.round;
         self.preparing = Some(Preparing {
@@ -317,6 +324,7 @@ impl Committer {
                     events: 0,
                     bytes: 0,
                     oldest: None,
+                    unsettled: 0,
                 };
                 let partition = ready.partition.clone();
                 let lane = Lane {

@@ -222,7 +222,7 @@ mod tests {
                 tenant("b"),
                 Allowance {
                     events_max: 4,
-                    bytes_max: 10_000
+                    bytes_max: 10_000,
                     before: None,
                 }
             )]

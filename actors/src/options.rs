@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tidegate_engine::admission::ENVELOPE_BYTES;
 use tidegate_engine::bus::ReceiveLimit;
+use tidegate_engine::limits::RECEIVE_EVENTS_MAX;
 use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::retry::BackOff;
 
@@ -113,6 +114,7 @@ impl NodeOptions {
         let bytes = share(self.node_bytes_max);
         let events_max = self
             .receive_events_max
+            .min(RECEIVE_EVENTS_MAX)
             .min(share(self.node_events_max))
             // Half of the bytes at least stay for payload.
             .min(bytes / (2 * ENVELOPE_BYTES))

@@ -84,6 +84,8 @@ pub struct Report {
     pub bytes: usize,
     /// The offset of its oldest event that is not in a batch, whether it could go or waits for entities.
     pub oldest: Option<Offset>,
+    /// Events that are not settled, those in batches included.
+    pub unsettled: usize,
 }
 
 /// The oldest prepared part is durable.
@@ -221,6 +223,7 @@ impl PartitionActor {
             events,
             bytes,
             oldest,
+            unsettled: self.unsettled_events(),
         }
     }
 

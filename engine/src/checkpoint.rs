@@ -274,21 +274,21 @@ impl OffsetTracker {
         }
     }
 
-    /// Where settling has to end for now: at the oldest `window` records that are not settled, while
-    /// `done_above` has too many holes, and at the very oldest while too much is settled above it. What
-    /// is settled within the window can add no more ranges than the window has records.
+    /// Where settling has to end for now. While `done_above` has too many holes: behind the oldest `window`
+    /// records that are not settled, in flight and not yet routed ones included; what is settled within
+    /// adds no more ranges than the window has records. While too much is settled above the watermark:
+    /// behind the oldest `window` records, settled or not, so that no more comes above it.
     pub fn settle_before(&self, window: usize) -> Option<Offset> {
-        let window = if self.records.len() >= TRACKED_RECORDS_MAX {
-            1
+        let behind = if self.records.len() >= TRACKED_RECORDS_MAX {
+            self.records.get(window)
         } else if self.is_fragmented() {
-            window
+            let mut unsettled = self.records.iter().filter(|record| !record.settled);
+            unsettled.nth(window)
         } else {
             return None;
         };
-        let mut unsettled = self.records.iter().filter(|record| !record.settled);
-        let received_to = self.records.back().map(|last| last.offset.next());
-        let behind = unsettled.nth(window).map(|record| record.offset);
-        behind.or(received_to)
+        let received_to = || self.records.back().map(|last| last.offset.next());
+        behind.map(|record| record.offset).or_else(received_to)
     }
 
     fn is_fragmented(&self) -> bool {
@@ -419,7 +419,7 @@ mod tests {
             tracker.settle(Offset(offset));
         }
         receive(&mut tracker, TRACKED_RECORDS_MAX as u64);
-        let only_the_oldest = Some(Offset(TRACKED_RECORDS_MAX as u64));
+        let only_the_oldest = Some(Offset(1_000));
         assert_eq!(tracker.settle_before(1_000), only_the_oldest);
         tracker.settle(Offset(0));
         assert_eq!((tracker.tracked(), tracker.settle_before(1_000)), (1, None));

@@ -13,7 +13,7 @@ const FORMAT: u8 = 1;
 /// Bytes of format and checksum.
 const FRAME_BYTES: usize = 9;
 
-/// No internal value is larger: a full `done_above` is some 20 KiB.
+/// No internal value is larger: a full `done_above` is some 500 KiB.
 const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why bytes cannot be decoded.

@@ -36,18 +36,23 @@ pub const HOPS_MAX: u8 = 16;
 /// Events of one commit. Measured: 500 to 5,000 adds a fifth of throughput for eight times the latency.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 
+/// Events asked of a source at once.
+pub const RECEIVE_EVENTS_MAX: usize = BATCH_EVENTS_MAX;
+
 /// Ranges in `done_above` from which only the oldest unsettled events are settled, about a batch of them,
 /// until the watermark moves: a checkpoint is written with every commit, so it has to stay small.
 pub const DONE_ABOVE_FRAGMENTED: usize = 512;
 
-/// Records above the low watermark that are remembered, from which only the oldest unsettled event is
-/// settled: permits bound what is unsettled, and nothing else bounds what others settle while one
-/// tenant stays behind. About 64 MiB.
+/// Records above the low watermark that are remembered, from which only what stands among the oldest of
+/// them is settled: permits bound what is unsettled, and nothing else bounds what others settle while
+/// one tenant stays behind. About 64 MiB.
 pub const TRACKED_RECORDS_MAX: usize = 1_000_000;
 
 /// Ranges in `done_above` at most. Before it counts as fragmented, the batch in flight and the one behind
-/// it can each add one an event; from then on ranges come only within a window of a batch's events.
-pub const DONE_ABOVE_RANGES_MAX: usize = DONE_ABOVE_FRAGMENTED + 3 * BATCH_EVENTS_MAX;
+/// it can each add one an event; from then on ranges come only within a window of a batch's or a poll's
+/// events.
+pub const DONE_ABOVE_RANGES_MAX: usize =
+    DONE_ABOVE_FRAGMENTED + 2 * BATCH_EVENTS_MAX + RECEIVE_EVENTS_MAX + 1;
 
 /// Attempts of one event at one machine before a panicking machine makes it `dead`. Machines are
 /// pure, so a second attempt only guards against a panic that came from outside (memory, a bug of ours).

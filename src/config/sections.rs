@@ -133,7 +133,9 @@ section! {
     /// Postgres 15 or later.
     pub struct PostgresSection {
         /// The address: `postgres://tidegate_engine@host:5432/database`. A password comes from outside:
-        /// `postgres://tidegate_engine:${file:/run/secrets/password}@host/database`.
+        /// `postgres://tidegate_engine:${file:/run/secrets/password}@host/database`. Over a network add
+        /// `?sslmode=verify-full`: without it TLS is taken when the server offers it, and its
+        /// certificate is not checked.
         url: Option<Secret> = None;
         /// The address for `tidegate migrate`: as somebody who may create in the database. `url` when
         /// it is null.
@@ -141,7 +143,7 @@ section! {
         /// What the names of the roles begin with. Roles belong to the whole server: two databases
         /// that must not reach each other need two prefixes.
         role_prefix: String = "tidegate".to_owned();
-        /// Connections of one process: one for each of `limits.commits_max`, and a few that read.
+        /// Connections of one process: one for each of `limits.commits_max`, and at least one that reads.
         connections_max: u32 [1..=200] = 8;
         /// Milliseconds until a connection must be had from the pool.
         acquire_timeout_ms: u64 [100..=600_000] = 10_000;
@@ -191,7 +193,7 @@ section! {
         /// Bytes of those events.
         tenant_bytes_max: usize [4_194_304..=1_099_511_627_776] = 67_108_864;
         /// Events asked of a source at once.
-        receive_events_max: usize [1..=100_000] = 2_000;
+        receive_events_max: usize [1..=limits::RECEIVE_EVENTS_MAX as u64] = 2_000;
         /// Payload bytes asked of a source at once. One event may have 1 MiB.
         receive_bytes_max: usize [1_048_576..=268_435_456] = 2_097_152;
         /// Events of one commit, at most: a commit is only as large as what waits for it. Under full load
@@ -259,6 +261,8 @@ section! {
     /// How long the log is kept.
     pub struct Retention {
         /// Days, or null to keep everything. Entities stay; a dropped log can no longer be replayed.
+        /// Dead letters stay as well, decided ones too, with the bytes of what never entered the log,
+        /// and so do emitted events.
         log_days: Option<u64> [1..=36_500] = None;
     }
 
@@ -292,6 +296,20 @@ impl Check for Config {
                 }
                 seen.push(name);
             }
+        }
+        let (commits, connections) = (
+            self.limits.commits_max,
+            self.store.postgres.connections_max as usize,
+        );
+        if self.store.kind == StoreKind::Postgres && commits >= connections {
+            problems.add(
+                line,
+                "store.postgres.connections_max",
+                format!(
+                    "{connections} is not more than `limits.commits_max`, {commits}: each commit \
+                     in flight needs a connection, and so does who reads"
+                ),
+            );
         }
     }
 }

@@ -140,6 +140,15 @@ sources:
 }
 
 #[test]
+fn commits_in_flight_have_to_fit_the_connections() {
+    let text = "store: { kind: postgres, postgres: { url: \"postgres://h/d\" } }\n";
+    assert!(parse(text).is_ok());
+    let refused = parse(&format!("{text}limits: {{ commits_max: 8 }}\n")).unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains("`limits.commits_max`, 8"), "{said}");
+}
+
+#[test]
 fn filled_text_may_stand_for_a_number_and_a_literal_may_not() {
     let config = parse("limits: { commits_max: \"${env:SIZE}\" }\nlog:\n  level: debug\n").unwrap();
     assert_eq!(config.limits.commits_max, 123);

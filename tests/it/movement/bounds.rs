@@ -284,6 +284,7 @@ fn r45_a_tenant_that_does_not_get_going_lets_the_others_go_only_as_far_as_a_chec
         }
         let options = NodeOptions {
             batch_events_max: 100,
+            receive_events_max: 500,
             ..NodeOptions::default()
         };
         let (node, _) = scene.start(options, &[0]);
