@@ -46,7 +46,7 @@ const RUNS: u32 = 300;
 const ORDER_YAML: &str = include_str!("../deploy/examples/order.yaml");
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> Result<()> {
     let load = Load::generate(Shape {

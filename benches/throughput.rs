@@ -18,7 +18,7 @@ use peers::{BatchConsumer, PerEventConsumer, RawCopy, RawType, State, Tables};
 
 /// What the node is shipped with; the peers get it too.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
 const URL: &str = "TIDEGATE_TEST_POSTGRES_URL";

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-/// Events are made on one thread and freed on another, which the system's allocator pays for dearly.
+/// Events are made on one thread and freed on another, which most allocators pay for dearly (ADR 0012).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     tidegate::cli::main()
