@@ -24,7 +24,8 @@ Examples:
   tidegate bench --rounds 5                           what this machine does
   tidegate ingest -c postgres.yaml                    into Postgres, as the file says";
 
-/// A multi-tenant stream-processing engine: events become state exactly once, in your own database.
+/// A multi-tenant stream-processing engine: events become state in your own database, each once per tenant
+/// and idempotency key.
 #[derive(Debug, Parser)]
 #[command(
     name = "tidegate",
@@ -118,7 +119,8 @@ pub struct Demo {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Reads newline-delimited CloudEvents (JSON) from files, or from standard input for `-`, until their end. \
-Run again, it goes on at its checkpoint: nothing is lost and nothing takes effect twice. Without FILE, \
+Run again, it goes on at its checkpoint: nothing is lost, and nothing takes effect twice within the \
+dedupe window. Without FILE, \
 the sources of the configuration are read. Machines are those given here or in the configuration; \
 without any, the ones that are active in the store. Without -c, everything is kept in ./tidegate.db.
 

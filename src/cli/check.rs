@@ -1,5 +1,6 @@
 //! `tidegate validate` and `tidegate test`: definitions and configuration looked at without a store.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +39,19 @@ pub fn validate(
             }
         } else {
             findings.extend(config_findings(&path));
+        }
+    }
+    let mut files: HashMap<&str, &str> = HashMap::new();
+    for machine in &machines {
+        let name = machine.definition().machine.as_str();
+        if let Some(first) = files.insert(name, machine.file()) {
+            findings.push(Finding {
+                file: machine.file().to_owned(),
+                line: None,
+                path: "machine".to_owned(),
+                message: format!("`{name}` stands in {first} too; each machine has one definition"),
+                is_error: true,
+            });
         }
     }
     for warning in warnings(machines.iter().map(Arc::as_ref)) {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tidegate_engine::dead_letter::{DeadLetterSource, DeadLetterState};
+use tidegate_engine::dead_letter::{DeadLetter, DeadLetterSource, DeadLetterState};
 use tidegate_engine::event::CausedBy;
 use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::machine::{MachineSet, Processor};
+use tidegate_engine::position::SourcePartition;
 use tidegate_engine::record::Outcome;
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoreError, StoredDeadLetter};
 use tidegate_engine::tenant::TenantId;
@@ -70,10 +71,8 @@ async fn letters(
     let mut found: Vec<StoredDeadLetter> = Vec::new();
     loop {
         let missing = limit - found.len() as u32;
-        let filter = DeadLetterFilter {
-            state,
-            after: found.last().map(|stored| stored.letter.id),
-        };
+        let after = found.last().map(|stored| stored.letter.id);
+        let filter = DeadLetterFilter { state, after };
         let page = store
             .dead_letters(tenant, filter, missing.min(PAGE))
             .await?;
@@ -82,6 +81,44 @@ async fn letters(
         if is_last || found.len() as u32 >= limit {
             return Ok(found);
         }
+    }
+}
+
+/// Every open letter, in the order of their events: what one entity missed has to reach it as it came.
+/// Only places are kept, for the letters together may be larger than the memory.
+async fn open_in_order(
+    store: &dyn StateStore,
+    tenant: &TenantId,
+) -> Result<Vec<Hash128>, StoreError> {
+    let mut places = Vec::new();
+    let (state, mut after) = (Some(DeadLetterState::Open), None);
+    loop {
+        let filter = DeadLetterFilter { state, after };
+        let page = store.dead_letters(tenant, filter, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.letter.id);
+        places.extend(
+            page.iter()
+                .map(|stored| (place(&stored.letter), stored.letter.id)),
+        );
+    }
+    places.sort();
+    Ok(places.into_iter().map(|(_, id)| id).collect())
+}
+
+/// Where a letter's event stands: those of the log in its order, then what never entered it.
+fn place(letter: &DeadLetter) -> (bool, SourcePartition, u64) {
+    match &letter.source {
+        DeadLetterSource::Record { position, .. } => (
+            false,
+            position.source_partition.clone(),
+            position.sequence.0,
+        ),
+        DeadLetterSource::Raw {
+            source_partition,
+            offset,
+            ..
+        } => (true, source_partition.clone(), offset.0),
     }
 }
 
@@ -191,9 +228,7 @@ pub async fn decide(
         by: by(wanted.by.as_deref())?,
     };
     let ids = if wanted.all {
-        let open = Some(DeadLetterState::Open);
-        let letters = letters(store, &wanted.tenant, open, u32::MAX).await?;
-        letters.iter().map(|stored| stored.letter.id).collect()
+        open_in_order(store, &wanted.tenant).await?
     } else {
         let ids = wanted.ids.iter().map(|id| parse_id(id));
         ids.collect::<Result<Vec<_>, _>>()?

@@ -271,9 +271,9 @@ begin
 end
 $$;
 
--- Goes on with the index of events: about so many events, at least one segment, and as many rows that
--- retention left behind as so many events would be. Returns how many it indexed, and how many it knows to
--- be left. Each stream partition is followed by its own gapless sequence, so no fence is needed.
+-- Goes on with the index of events: about so many events or 32 MiB, at least one segment, and as many
+-- rows that retention left behind as so many events would be. Returns how many it indexed, and how many it
+-- knows to be left. Each stream partition is followed by its own gapless sequence, so no fence is needed.
 --
 -- Fair: those that waited longest come first, each with its share of 512 segments, and first segments go
 -- before second ones. However much one stream partition writes, no other waits for it to be done.
@@ -317,16 +317,21 @@ begin
             order by l.indexed_at nulls first, l.tenant_id, l.stream_partition_id)
          order by turn limit 512),
     candidates as materialized (
-        select g.*, sum(g.event_count) over (order by g.place, b.turn) - g.event_count as events_before
+        select g.*, sum(g.event_count) over in_turn - g.event_count as events_before,
+               sum(g.bytes) over in_turn - g.bytes as bytes_before
           from behind b
          cross join lateral (
                select s.tenant_id, s.stream_partition_id, s.first_sequence, s.event_count, s.body,
+                      octet_length(s.body) as bytes,
                       row_number() over (order by s.first_sequence) as place
                  from (select s.* from tidegate.segments s
                         where s.tenant_id = b.tenant_id and s.stream_partition_id = b.stream_partition_id
                           and s.first_sequence >= b.from_sequence
-                        order by s.first_sequence limit b.share) s) g),
-    chosen as materialized (select c.* from candidates c where c.events_before < p_events),
+                        order by s.first_sequence limit b.share) s) g
+        window in_turn as (order by g.place, b.turn)),
+    -- As much text as is taken apart well within a statement's time limit.
+    chosen as materialized (
+        select c.* from candidates c where c.events_before < p_events and c.bytes_before < 33554432),
     indexed as (
         insert into tidegate.event_index
             (tenant_id, stream_partition_id, sequence, event_id, correlation_id)

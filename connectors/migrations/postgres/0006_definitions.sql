@@ -101,8 +101,10 @@ as $$
 declare
     v_machine int4;
     v_view text := 'state_' || p_machine;
-    v_columns text := '';
+    v_columns text;
     v_column text;
+    v_names text[] := '{}';
+    v_texts text[] := '{}';
     v_sql text;
 begin
     if cardinality(p_fields) <> cardinality(p_types) then
@@ -149,7 +151,8 @@ begin
         if octet_length(v_column) > 63 then
             raise exception 'a field''s name is longer than a column''s may be' using errcode = '22023';
         end if;
-        v_columns := v_columns || case p_types[i]
+        v_names := v_names || v_column;
+        v_texts := v_texts || case p_types[i]
             when 'int' then format(', (e.data::json ->> %L)::int8 as %I', p_fields[i], v_column)
             when 'double' then format(', (e.data::json ->> %L)::float8 as %I', p_fields[i], v_column)
             when 'decimal' then format(', (e.data::json ->> %L)::numeric as %I', p_fields[i], v_column)
@@ -160,6 +163,11 @@ begin
             else format(', e.data::json -> %L as %I', p_fields[i], v_column)
         end;
     end loop;
+    -- What the view has keeps its place, so that adding a field anywhere only adds a column behind.
+    select coalesce(string_agg(f.text, '' order by a.attnum nulls last, f.place), '') into v_columns
+      from unnest(v_names, v_texts) with ordinality as f(name, text, place)
+      left join pg_attribute a
+        on a.attrelid = to_regclass(format('tidegate.%I', v_view)) and a.attname = f.name;
     v_sql := format('view tidegate.%I with (security_invoker = true, security_barrier = true) as
         select t.name as tenant, e.key, e.status, e.version, e.created_at, e.changed_at,
                e.data::json as data%s

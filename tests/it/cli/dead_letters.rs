@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Desk;
+use super::{Desk, event};
 
 fn letters(desk: &Desk) -> Vec<Value> {
     desk.run("dead-letters list -o json").ended_with(0).lines()
@@ -99,5 +99,65 @@ fn dead_letters_are_given_up() {
     desk.run("dead-letters show 00000000000000000000000000000007 --tenant acme")
         .ended_with(4);
     desk.run("dead-letters show 7 --tenant acme").ended_with(2);
+    desk.run("verify").ended_with(0);
+}
+
+const DOOR: &str = "
+apiVersion: tidegate/v1
+kind: Machine
+machine: door
+version: 1
+key: event.subject
+initial: shut
+states: [shut, open]
+data:
+  turns: { type: int, initial: 0 }
+events:
+  door.opened:
+    - from: [shut]
+      to: open
+      set:
+        turns: event.data.turns
+  door.shut:
+    - from: [open]
+      to: shut
+on_unmatched: dead_letter
+";
+
+#[test]
+fn all_dead_letters_are_retried_in_the_order_of_their_events() {
+    let desk = Desk::new();
+    desk.write("door.yaml", DOOR);
+    let mut text = String::new();
+    for event_type in ["door.opened", "door.shut"] {
+        for door in 0..8 {
+            let id = format!("{event_type}-{door}");
+            text.push_str(&event(&id, event_type, door, &json!({})));
+        }
+    }
+    desk.write("doors.ndjson", &text);
+    let ingest =
+        "ingest doors.ndjson --tenant-from-event-unsafe --machines door.yaml --source doors";
+    desk.run(ingest).ended_with(0);
+    assert_eq!(
+        letters(&desk).len(),
+        16,
+        "opened in vain, so not to be shut"
+    );
+    let fixed = DOOR
+        .replace("version: 1", "version: 2")
+        .replace("turns: event.data.turns", "turns: state.turns + 1");
+    desk.write("door.yaml", &fixed);
+    desk.run(ingest).ended_with(0);
+    let retried = desk
+        .run("dead-letters retry --all --tenant acme -o json")
+        .ended_with(0)
+        .lines();
+    let applied = retried.iter().filter(|row| row["result"] == "applied");
+    assert_eq!((applied.count(), retried.len()), (16, 16), "{retried:?}");
+    let state = desk
+        .run("state get door o-3 --tenant acme -o json")
+        .ended_with(0);
+    assert_eq!(state.lines()[0]["version"], json!(2));
     desk.run("verify").ended_with(0);
 }

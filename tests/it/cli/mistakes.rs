@@ -68,6 +68,9 @@ fn definitions_and_configurations_are_checked_without_a_store() {
     assert_eq!(found[0]["path"], json!("nod"));
     assert_eq!(found[1]["file"], json!("worse.yaml"));
     assert_eq!(found.len(), 2, "{found:?}");
+    desk.write("twin.yaml", &machine);
+    let twice = desk.run("validate order.yaml twin.yaml").ended_with(2).out;
+    assert!(twice.contains("each machine has one definition"), "{twice}");
     let wrong = machine.replacen("paid_cents: 1000 }", "paid_cents: 999 }", 1);
     desk.write("wrong.yaml", &wrong);
     let failed = desk.run("test wrong.yaml -o json").ended_with(1).lines();

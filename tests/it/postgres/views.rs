@@ -122,7 +122,7 @@ async fn a_new_definition_keeps_what_others_built_on_a_view_or_is_refused() {
         .execute("create view public.mine as select key, total_cents from tidegate.state_order")
         .await
         .unwrap();
-    let more = [("total_cents", "int"), ("paid_cents", "int")];
+    let more = [("paid_cents", "int"), ("total_cents", "int")];
     store
         .activate_definition(definition(2, &more), now())
         .await
