@@ -179,9 +179,12 @@ impl Committer {
         };
         // A stream whose settled events have too many holes between them goes on in their order. The window
         // is larger than a poll: the source may wait for a lane with the rest of one in its hands.
-        let window = options.batch_events_max.max(DONE_ABOVE_FRAGMENTED);
-        let window = window.max(options.receive_events_max + 1);
-        let before = self.ownership.tracker().settle_before(window);
+        let ranges_max = options.done_above_ranges_max.min(DONE_ABOVE_FRAGMENTED);
+        let window = options.batch_events_max.max(options.receive_events_max + 1);
+        let before = self
+            .ownership
+            .tracker()
+            .settle_before(ranges_max, window.max(ranges_max));
         let batch = Allowance {
             events_max,
             bytes_max: options.batch_bytes_max,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_engine::admission::ENVELOPE_BYTES;
 use tidegate_engine::bus::ReceiveLimit;
-use tidegate_engine::limits::RECEIVE_EVENTS_MAX;
+use tidegate_engine::limits::{DONE_ABOVE_FRAGMENTED, RECEIVE_EVENTS_MAX};
 use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::retry::BackOff;
 
@@ -32,6 +32,9 @@ pub struct NodeOptions {
     /// Bytes of one commit, by the average size of what each tenant has ready: an event that is larger goes
     /// all the same.
     pub batch_bytes_max: usize,
+    /// Ranges in `done_above` from which only the oldest events are settled, until the watermark moves; at
+    /// most [`DONE_ABOVE_FRAGMENTED`].
+    pub done_above_ranges_max: usize,
     /// Bytes that one tenant may put into a batch per turn of the round robin.
     pub fair_quantum_bytes: usize,
     /// Commits in flight in the whole node, each of another source partition.
@@ -80,6 +83,7 @@ impl Default for NodeOptions {
             receive_bytes_max: 2 * 1024 * 1024,
             batch_events_max: 5_000,
             batch_bytes_max: 4 * 1024 * 1024,
+            done_above_ranges_max: DONE_ABOVE_FRAGMENTED,
             fair_quantum_bytes: 64 * 1024,
             commit_slots: 4,
             partition: PartitionLimits::default(),

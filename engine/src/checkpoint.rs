@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Hash128;
-use crate::limits::{DONE_ABOVE_FRAGMENTED, TRACKED_RECORDS_MAX};
+use crate::limits::TRACKED_RECORDS_MAX;
 use crate::position::{Epoch, Incarnation, Offset, Revision, SourcePartition};
 
 /// How often each outcome happened in a source partition, ever. What was delivered adds up:
@@ -274,14 +274,14 @@ impl OffsetTracker {
         }
     }
 
-    /// Where settling has to end for now. While `done_above` has too many holes: behind the oldest `window`
-    /// records that are not settled, in flight and not yet routed ones included; what is settled within
-    /// adds no more ranges than the window has records. While too much is settled above the watermark:
-    /// behind the oldest `window` records, settled or not, so that no more comes above it.
-    pub fn settle_before(&self, window: usize) -> Option<Offset> {
+    /// Where settling has to end for now. While `done_above` has `ranges_max` ranges or more: behind the
+    /// oldest `window` records that are not settled, in flight and not yet routed ones included; what is
+    /// settled within adds no more ranges than the window has records. While too much is settled above the
+    /// watermark: behind the oldest `window` records, settled or not, so that no more comes above it.
+    pub fn settle_before(&self, ranges_max: usize, window: usize) -> Option<Offset> {
         let behind = if self.records.len() >= TRACKED_RECORDS_MAX {
             self.records.get(window)
-        } else if self.is_fragmented() {
+        } else if self.ranges() >= ranges_max {
             let mut unsettled = self.records.iter().filter(|record| !record.settled);
             unsettled.nth(window)
         } else {
@@ -291,7 +291,8 @@ impl OffsetTracker {
         behind.map(|record| record.offset).or_else(received_to)
     }
 
-    fn is_fragmented(&self) -> bool {
+    /// Ranges that `done_above` would have now.
+    fn ranges(&self) -> usize {
         let mut ranges = self.resumed.0.len();
         let mut extend = false;
         for record in &self.records {
@@ -300,7 +301,7 @@ impl OffsetTracker {
             }
             extend = record.settled;
         }
-        ranges >= DONE_ABOVE_FRAGMENTED
+        ranges
     }
 
     fn find(&mut self, offset: Offset) -> Option<&mut Tracked> {
@@ -412,7 +413,10 @@ mod tests {
         receive(&mut tracker, 0);
         for offset in 1..TRACKED_RECORDS_MAX as u64 {
             assert!(
-                offset % 100_000 != 0 || tracker.settle_before(1_000).is_none(),
+                offset % 100_000 != 0
+                    || tracker
+                        .settle_before(DONE_ABOVE_FRAGMENTED, 1_000)
+                        .is_none(),
                 "one range of done records is no hole"
             );
             receive(&mut tracker, offset);
@@ -420,9 +424,18 @@ mod tests {
         }
         receive(&mut tracker, TRACKED_RECORDS_MAX as u64);
         let only_the_oldest = Some(Offset(1_000));
-        assert_eq!(tracker.settle_before(1_000), only_the_oldest);
+        assert_eq!(
+            tracker.settle_before(DONE_ABOVE_FRAGMENTED, 1_000),
+            only_the_oldest
+        );
         tracker.settle(Offset(0));
-        assert_eq!((tracker.tracked(), tracker.settle_before(1_000)), (1, None));
+        assert_eq!(
+            (
+                tracker.tracked(),
+                tracker.settle_before(DONE_ABOVE_FRAGMENTED, 1_000)
+            ),
+            (1, None)
+        );
     }
 
     /// Whoever gets the next batch, and however its events are spread over the stream: with one batch
@@ -444,7 +457,7 @@ mod tests {
                     receive(&mut tracker, received);
                     received += 1;
                 }
-                let before = tracker.settle_before(window);
+                let before = tracker.settle_before(DONE_ABOVE_FRAGMENTED, window);
                 let may_go = |offset: &u64| before.is_none_or(|before| *offset < before.0);
                 // One lane in its order, as a source of many tenants that has one of them ready.
                 let lane = random.below(lanes as usize) as u64;

@@ -41,15 +41,22 @@ pub async fn list(
         None => store.tenants().await?,
     };
     let mut rows = Vec::new();
+    let mut cut = Vec::new();
     for tenant in &tenants {
-        for stored in letters(store, tenant, wanted(state), limit).await? {
-            rows.push(row(&stored));
+        let found = letters(store, tenant, wanted(state), limit + 1).await?;
+        if found.len() > limit as usize {
+            cut.push(tenant.as_str());
         }
+        rows.extend(found.iter().take(limit as usize).map(row));
     }
     let headings = [
         "tenant", "id", "state", "reason", "attempts", "at", "machine", "key", "about", "detail",
     ];
     output.rows(&headings, &rows)?;
+    if !cut.is_empty() {
+        let of = cut.join(", ");
+        crate::say!("there are more than {limit} of {of}: -n shows more");
+    }
     Ok(Exit::Done)
 }
 

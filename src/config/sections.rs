@@ -432,6 +432,7 @@ impl Config {
             receive_bytes_max: limits.receive_bytes_max,
             batch_events_max: limits.batch_events_max,
             batch_bytes_max: limits.batch_bytes_max,
+            done_above_ranges_max: limits::DONE_ABOVE_FRAGMENTED,
             fair_quantum_bytes: limits.fair_quantum_bytes,
             commit_slots: limits.commits_max,
             partition: PartitionLimits {

@@ -144,6 +144,8 @@ fn all_dead_letters_are_retried_in_the_order_of_their_events() {
         16,
         "opened in vain, so not to be shut"
     );
+    let first = desk.run("dead-letters list -n 15").ended_with(0);
+    assert!(first.err.contains("more than 15 of acme"), "{}", first.err);
     let fixed = DOOR
         .replace("version: 1", "version: 2")
         .replace("turns: event.data.turns", "turns: state.turns + 1");
