@@ -94,5 +94,15 @@ pub async fn compare(admin: &mut PgConnection, files: &[PathBuf]) -> i64 {
         wrong.join("\n")
     );
     assert!(!rows.is_empty(), "the comparison saw no account");
+    let totals = sqlx::query(include_str!("totals.sql"))
+        .fetch_all(&mut *admin)
+        .await
+        .unwrap();
+    assert_eq!(totals.len(), FILES + 3);
+    for total in totals {
+        let of = |column: &str| total.get::<Option<i64>, _>(column);
+        let what = total.get::<String, _>("what");
+        assert_eq!(of("found"), of("expected"), "{what}");
+    }
     rows.iter().map(|row| row.get::<i64, _>("deposits")).sum()
 }

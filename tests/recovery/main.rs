@@ -15,12 +15,14 @@ mod support;
 mod input;
 mod node;
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use node::Launch;
+use sqlx::PgConnection;
 use support::database::TestDatabase;
 use support::proxy::{Cut, Proxy};
 
@@ -29,6 +31,9 @@ const WITH_FAILPOINTS: &str = env!("CARGO_BIN_EXE_tidegate");
 
 /// The binary with default features, as it is shipped; `make test` builds and names it.
 const DEFAULT_BINARY: &str = "TIDEGATE_DEFAULT_BINARY";
+
+/// What `kill -9` sends.
+const SIGKILL: i32 = 9;
 
 struct Scene {
     database: TestDatabase,
@@ -117,6 +122,31 @@ fn default_binary() -> Option<PathBuf> {
     support::server("kill_9_loses_nothing_and_repeats_nothing", DEFAULT_BINARY).map(PathBuf::from)
 }
 
+/// Runs the binary until it reaches a failpoint, which ends it with -9.
+async fn die_at(scene: &Scene, admin: &mut PgConnection, name: &str, hits: usize) {
+    let url = scene.database.engine_url();
+    let failpoint = Some(format!("{name}:{hits}"));
+    let mut child = node::start(&scene.launch(Path::new(WITH_FAILPOINTS), &url, failpoint));
+    if name == "draining" {
+        assert!(
+            node::wait_for_commits(admin, &mut child, 5).await,
+            "{}",
+            scene.log_tail()
+        );
+        let terminated = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status();
+        assert!(terminated.unwrap().success());
+    }
+    let status = node::wait_for_end(&mut child, 60).await;
+    let said = scene.log_tail();
+    assert_eq!(status.signal(), Some(SIGKILL), "{name}: {status}\n{said}");
+    assert!(
+        said.contains(&format!("failpoint {name} reached")),
+        "{said}"
+    );
+}
+
 #[test]
 fn kill_9_loses_nothing_and_repeats_nothing() {
     const KILLS: usize = 20;
@@ -125,7 +155,7 @@ fn kill_9_loses_nothing_and_repeats_nothing() {
         "after-commit",
         "before-acknowledge",
         "claimed",
-        "before-commit",
+        "draining",
     ];
     in_runtime(async {
         let Some(scene) = Scene::set("kill_9_loses_nothing_and_repeats_nothing", 9_000, 11).await
@@ -138,33 +168,23 @@ fn kill_9_loses_nothing_and_repeats_nothing() {
         let shipped = default_binary();
         for kill in 0..KILLS {
             if kill % 2 == 0 {
-                // Each failpoint in turn, a little later each time.
+                // Each failpoint in turn, most of them a little later each time.
                 let name = failpoints[(kill / 2) % failpoints.len()];
-                let hits = if name == "claimed" { 2 } else { 3 + kill };
-                let launch = scene.launch(
-                    Path::new(WITH_FAILPOINTS),
-                    &url,
-                    Some(format!("{name}:{hits}")),
-                );
-                let mut child = node::start(&launch);
-                let status = node::wait_for_end(&mut child, 60).await;
-                assert!(
-                    !status.success(),
-                    "{name} was not reached\n{}",
-                    scene.log_tail()
-                );
+                let hits = match name {
+                    "claimed" => 2,
+                    "draining" => 1,
+                    _ => 3 + kill,
+                };
+                die_at(&scene, &mut admin, name, hits).await;
                 by_failpoint += 1;
-                println!(
-                    "kill {kill}: at failpoint {name}:{hits}, revisions {}",
-                    node::revisions(&mut admin).await
-                );
+                let revisions = node::revisions(&mut admin).await;
+                support::say(&format!(
+                    "kill {kill}: -9 at failpoint {name}:{hits}, revisions {revisions}"
+                ));
                 continue;
             }
-            let shipped_one = kill % 4 == 1;
-            let binary = match &shipped {
-                Some(shipped) if shipped_one => shipped.as_path(),
-                _ => Path::new(WITH_FAILPOINTS),
-            };
+            let shipped = shipped.as_deref().filter(|_| kill % 4 == 1);
+            let binary = shipped.unwrap_or(Path::new(WITH_FAILPOINTS));
             let mut child = node::start(&scene.launch(binary, &url, None));
             assert!(
                 node::wait_for_commits(&mut admin, &mut child, 8).await,
@@ -176,16 +196,20 @@ fn kill_9_loses_nothing_and_repeats_nothing() {
                 "the input ended before kill {kill}"
             );
             in_flight += 1;
-            by_default_binary += usize::from(shipped_one);
-            println!(
-                "kill {kill}: -9 with a commit in flight, revisions {}",
-                node::revisions(&mut admin).await
-            );
+            by_default_binary += usize::from(shipped.is_some());
+            let revisions = node::revisions(&mut admin).await;
+            support::say(&format!(
+                "kill {kill}: -9 with a commit in flight, revisions {revisions}"
+            ));
         }
-        println!(
+        support::say(&format!(
             "{in_flight} kills with a commit seen in flight, {by_failpoint} at failpoints, {by_default_binary} of the default binary"
+        ));
+        let expected = if shipped.is_some() { 5 } else { 0 };
+        assert_eq!(
+            (in_flight, by_failpoint, by_default_binary),
+            (10, 10, expected)
         );
-        assert_eq!((in_flight, by_failpoint, by_default_binary), (10, 10, 5));
         scene.finish_and_check().await;
     });
 }
@@ -197,29 +221,8 @@ fn a_drain_that_is_killed_loses_nothing() {
         else {
             return;
         };
-        let url = scene.database.engine_url();
         let mut admin = scene.database.admin().await;
-        let mut child = node::start(&scene.launch(
-            Path::new(WITH_FAILPOINTS),
-            &url,
-            Some("draining:1".to_owned()),
-        ));
-        assert!(
-            node::wait_for_commits(&mut admin, &mut child, 5).await,
-            "{}",
-            scene.log_tail()
-        );
-        let terminated = Command::new("kill")
-            .args(["-TERM", &child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(terminated.success());
-        let status = node::wait_for_end(&mut child, 60).await;
-        assert!(
-            !status.success(),
-            "the failpoint of the drain was not reached\n{}",
-            scene.log_tail()
-        );
+        die_at(&scene, &mut admin, "draining", 1).await;
         scene.finish_and_check().await;
     });
 }
@@ -264,7 +267,7 @@ fn a_connection_cut_on_commit_is_no_loss_and_no_repetition() {
             }
             let _ = node::wait_for_commits(&mut admin, &mut child, 2).await;
         }
-        println!("{} connections cut on COMMIT", proxy.cuts());
+        support::say(&format!("{} connections cut on COMMIT", proxy.cuts()));
         let status = node::wait_for_end(&mut child, 180).await;
         assert!(status.success(), "{status}\n{}", scene.log_tail());
         scene.finish_and_check().await;
@@ -301,7 +304,9 @@ fn a_crash_of_the_database_is_survived() {
                     .unwrap();
                 assert!(done.success(), "{control} postgres {step}: {done}");
             }
-            println!("crash {crash}: the server was stopped with `immediate` and started again");
+            support::say(&format!(
+                "crash {crash}: the server was stopped with `immediate` and started again"
+            ));
         }
         let status = node::wait_for_end(&mut child, 180).await;
         assert!(status.success(), "{status}\n{}", scene.log_tail());

@@ -6,6 +6,12 @@
 pub mod database;
 pub mod proxy;
 
+/// Prints for people, past the test harness: it keeps what a passing test prints to itself.
+pub fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// Names the development PostgreSQL; `deploy/dev/services env` prints it.
 const POSTGRES_URL: &str = "TIDEGATE_TEST_POSTGRES_URL";
 
