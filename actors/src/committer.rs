@@ -19,7 +19,7 @@ use tidegate_engine::bus::EventBus;
 use tidegate_engine::checkpoint::Counts;
 use tidegate_engine::commit::{CommitBatch, EntityName, EntityRow};
 use tidegate_engine::commit_protocol::CommitProtocol;
-use tidegate_engine::limits::DONE_ABOVE_FRAGMENTED;
+use tidegate_engine::limits::{DONE_ABOVE_FRAGMENTED, RECEIVE_EVENTS_MAX};
 use tidegate_engine::partition::{Allowance, Part};
 use tidegate_engine::position::Offset;
 use tidegate_engine::tenant::TenantId;
@@ -180,7 +180,8 @@ impl Committer {
         // A stream whose settled events have too many holes between them goes on in their order. The window
         // is larger than a poll: the source may wait for a lane with the rest of one in its hands.
         let ranges_max = options.done_above_ranges_max.min(DONE_ABOVE_FRAGMENTED);
-        let window = options.batch_events_max.max(options.receive_events_max + 1);
+        let poll = options.receive_events_max.min(RECEIVE_EVENTS_MAX);
+        let window = options.batch_events_max.max(poll + 1);
         let before = self
             .ownership
             .tracker()
