@@ -1,12 +1,13 @@
 //! What the embedded store promises beyond the contract of every store: one process, one file, nothing
 //! stored ever changed, whole after a crash, and readable for people.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 use tidegate_connectors::contract::batch::{Entry, Writer, source_partition, tenant};
+use tidegate_connectors::contract::store::outside::{CommitAndLose, Lost, Outside};
 use tidegate_connectors::contract::store::reading::{dump, verified_records};
 use tidegate_connectors::contract::store::{Reopen, StoreUnderTest, run_all};
 use tidegate_connectors::store::sqlite::{SqliteOptions, SqliteStore};
@@ -43,7 +44,13 @@ async fn numbers(shell: &SqlitePool, sql: &str) -> Vec<i64> {
 async fn make() -> StoreUnderTest {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tidegate.db");
-    let store = open(&path).await.unwrap();
+    let store = Arc::new(open(&path).await.unwrap());
+    let outside = Outside {
+        commit_and_lose: commit_and_lose(&store, path.clone()),
+        hold: None,
+        try_to_change: None,
+        pages: None,
+    };
     let reopen: Reopen = Arc::new(move || {
         let path = path.clone();
         Box::pin(async move {
@@ -53,8 +60,58 @@ async fn make() -> StoreUnderTest {
     });
     StoreUnderTest {
         keep: Box::new(directory),
-        ..StoreUnderTest::new(Arc::new(store), reopen)
+        ..StoreUnderTest::new(store, reopen, outside)
     }
+}
+
+/// A commit that SQLite itself refuses to end, or one that is done when nobody is left to hear of it.
+fn commit_and_lose(store: &Arc<SqliteStore>, path: PathBuf) -> Box<CommitAndLose> {
+    // Not kept alive by this: the file may be opened again when its last user is gone.
+    let store = Arc::downgrade(store);
+    Box::new(move |batch, lost| {
+        let (store, path) = (store.upgrade().unwrap(), path.clone());
+        Box::pin(async move {
+            if lost == Lost::Commit {
+                store.on_commit(|| false).await;
+                return store.commit(Arc::new(batch)).await;
+            }
+            // The transaction runs on a runtime of its own, which ends while SQLite is at the commit.
+            let doomed = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .build()
+                .unwrap();
+            let (at_commit, reached) = tokio::sync::oneshot::channel();
+            let (go_on, may_go_on) = std::sync::mpsc::sync_channel::<()>(1);
+            let mut at_commit = Some(at_commit);
+            store
+                .on_commit(move || {
+                    if let Some(at_commit) = at_commit.take() {
+                        at_commit.send(()).unwrap();
+                        may_go_on.recv().unwrap();
+                    }
+                    true
+                })
+                .await;
+            let handle = doomed.handle().clone();
+            let told = tokio::spawn(async move {
+                let mut commit = store.commit(Arc::new(batch));
+                let there = std::future::poll_fn(|context| {
+                    let _there = handle.enter();
+                    commit.as_mut().poll(context)
+                });
+                there.await
+            });
+            reached.await.unwrap();
+            doomed.shutdown_background();
+            go_on.send(()).unwrap();
+            let told = told.await.unwrap();
+            // Whoever gets the write lock after it comes after the commit.
+            let shell = shell(&path).await;
+            shell.begin_with("BEGIN IMMEDIATE").await.unwrap();
+            shell.close().await;
+            told
+        })
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,11 +1,12 @@
 //! A TCP proxy before Postgres that cuts the connection at a commit: before the server hears of it, or
 //! after it has committed and before the client hears of that. It reads the protocol's frames and knows
-//! a commit by the statement that calls `tidegate.commit_batch`.
+//! a commit by the statement that calls `tidegate.commit_batch`, or, where that runs inside an explicit
+//! transaction, by the COMMIT that follows.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -101,21 +102,29 @@ async fn carry(client: TcpStream, server: &str, shared: Arc<Shared>) -> std::io:
     upstream.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = upstream.into_split();
-    // 1 once the answers of this connection are swallowed up to the end of the commit.
-    let swallow = Arc::new(AtomicU8::new(0));
+    let state = Arc::new(ConnectionState::default());
     let requests = requests(
         from_client,
         to_server,
         Arc::clone(&shared),
-        Arc::clone(&swallow),
+        Arc::clone(&state),
     );
-    let answers = answers(from_server, to_client, shared, swallow);
+    let answers = answers(from_server, to_client, shared, state);
     // The end of one direction ends both: dropping the halves closes the sockets.
     tokio::select! {
         biased;
         result = requests => result,
         result = answers => result,
     }
+}
+
+/// What the two directions of a connection tell each other.
+#[derive(Default)]
+struct ConnectionState {
+    /// Answers are swallowed up to the end of the commit.
+    swallow: AtomicBool,
+    /// The server has said that a transaction is open.
+    in_transaction: AtomicBool,
 }
 
 /// One message: its type, and all of its bytes.
@@ -145,9 +154,11 @@ async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     shared: Arc<Shared>,
-    swallow: Arc<AtomicU8>,
+    state: Arc<ConnectionState>,
 ) -> std::io::Result<()> {
     let mut committing: HashSet<Vec<u8>> = HashSet::new();
+    // What becomes of the COMMIT that ends the transaction with the call in it.
+    let mut at_commit = Cut::Never;
     let mut startup = true;
     loop {
         let (kind, bytes) = frame(&mut from, startup).await?;
@@ -155,6 +166,7 @@ async fn requests(
             // SSLRequest and GSSENCRequest come without type too, before the real start.
             startup = matches!(bytes.get(4..8), Some([0x04, 0xd2, 0x16, 0x2f | 0x30]));
         }
+        let mut ends = false;
         match kind {
             // Parse: the statement's name, then its text.
             b'P' => {
@@ -170,17 +182,23 @@ async fn requests(
             b'B' => {
                 let portal = text(&bytes, 5).len();
                 if committing.contains(text(&bytes, 5 + portal + 1)) {
-                    match shared.take() {
-                        Cut::Never => {}
-                        Cut::BeforeCommit => {
-                            shared.cuts.fetch_add(1, Ordering::AcqRel);
-                            return Ok(());
-                        }
-                        Cut::AfterCommit => swallow.store(1, Ordering::Release),
-                    }
+                    at_commit = shared.take();
+                    ends = !state.in_transaction.load(Ordering::Acquire);
                 }
             }
+            // Query: a text.
+            b'Q' => ends = text(&bytes, 5).eq_ignore_ascii_case(b"commit"),
             _ => {}
+        }
+        if ends {
+            match std::mem::replace(&mut at_commit, Cut::Never) {
+                Cut::Never => {}
+                Cut::BeforeCommit => {
+                    shared.cuts.fetch_add(1, Ordering::AcqRel);
+                    return Ok(());
+                }
+                Cut::AfterCommit => state.swallow.store(true, Ordering::Release),
+            }
         }
         to.write_all(&bytes).await?;
     }
@@ -190,7 +208,7 @@ async fn answers(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     shared: Arc<Shared>,
-    swallow: Arc<AtomicU8>,
+    state: Arc<ConnectionState>,
 ) -> std::io::Result<()> {
     // SSL and GSS requests are answered by one byte without a frame.
     let mut opening = true;
@@ -212,9 +230,13 @@ async fn answers(
             continue;
         }
         let (kind, bytes) = frame(&mut from, false).await?;
-        if swallow.load(Ordering::Acquire) == 1 {
-            // ReadyForQuery: the transaction has ended.
-            if kind == b'Z' {
+        // ReadyForQuery: whether a transaction is open.
+        if kind == b'Z' {
+            let open = bytes.last() != Some(&b'I');
+            state.in_transaction.store(open, Ordering::Release);
+        }
+        if state.swallow.load(Ordering::Acquire) {
+            if kind == b'Z' && !state.in_transaction.load(Ordering::Acquire) {
                 shared.cuts.fetch_add(1, Ordering::AcqRel);
                 return Ok(());
             }

@@ -1,7 +1,8 @@
 -- What nobody may do, said by the database itself: grants, row-level security and immutability.
 
 -- Stored events never change. The trigger stops the owner too; only dropping a whole partition, which
--- retention does, is no change of a row.
+-- retention does, is no change of a row. It is the statement that is refused, so also one that finds no
+-- row because a policy hides them; a partition gets a trigger of its own when it is made.
 create function tidegate.refuse_change() returns trigger
     language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -12,17 +13,11 @@ end
 $$;
 revoke all on function tidegate.refuse_change() from public;
 
-create trigger no_change before update or delete on tidegate.segments
-    for each row execute function tidegate.refuse_change();
-create trigger no_truncate before truncate on tidegate.segments
+create trigger no_change before update or delete or truncate on tidegate.segments
     for each statement execute function tidegate.refuse_change();
-create trigger no_change before update or delete on tidegate.machine_definitions
-    for each row execute function tidegate.refuse_change();
-create trigger no_truncate before truncate on tidegate.machine_definitions
+create trigger no_change before update or delete or truncate on tidegate.machine_definitions
     for each statement execute function tidegate.refuse_change();
-create trigger no_change before update or delete on tidegate.audit
-    for each row execute function tidegate.refuse_change();
-create trigger no_truncate before truncate on tidegate.audit
+create trigger no_change before update or delete or truncate on tidegate.audit
     for each statement execute function tidegate.refuse_change();
 
 -- The tenant that a reader's login sees; NULL, so nothing, for any other login. session_user is who

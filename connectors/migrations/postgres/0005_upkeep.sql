@@ -70,7 +70,7 @@ begin
             execute format('create table tidegate.%I (like tidegate.segments including all)', v_name);
             execute format('alter table tidegate.%I enable row level security', v_name);
             execute format('alter table tidegate.%I force row level security', v_name);
-            execute format('create trigger no_truncate before truncate on tidegate.%I
+            execute format('create trigger no_change before update or delete or truncate on tidegate.%I
                 for each statement execute function tidegate.refuse_change()', v_name);
             execute format('alter table tidegate.segments attach partition tidegate.%I
                 for values from (%L) to (%L)', v_name, v_from, v_to);

@@ -1,12 +1,13 @@
 //! What Postgres promises beyond the contract of every store: what the database itself refuses, what a
 //! lost connection leaves, and that plans made on empty tables do no harm.
 
-mod busy;
-mod filling;
+mod engines;
 mod index;
 mod least_kept;
 mod names;
+mod one_transaction;
 mod outcomes;
+mod outside;
 mod pooler;
 mod protection;
 mod schema;
@@ -36,9 +37,10 @@ fn options(database: &TestDatabase) -> PostgresOptions {
 }
 
 async fn subject(name: &str, options: impl Fn(&TestDatabase) -> PostgresOptions) -> StoreUnderTest {
-    let database = TestDatabase::create(name).await.unwrap();
+    let database = Arc::new(TestDatabase::create(name).await.unwrap());
     let options = options(&database);
     let store = PostgresStore::connect(options.clone()).await.unwrap();
+    let outside = outside::of(&database, &options);
     let reopen: Reopen = Arc::new(move || {
         let options = options.clone();
         Box::pin(async move {
@@ -47,9 +49,10 @@ async fn subject(name: &str, options: impl Fn(&TestDatabase) -> PostgresOptions)
             store
         })
     });
-    let mut subject = StoreUnderTest::new(Arc::new(store), reopen);
-    subject.keep = Box::new(database);
-    subject
+    StoreUnderTest {
+        keep: Box::new(database),
+        ..StoreUnderTest::new(Arc::new(store), reopen, outside)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

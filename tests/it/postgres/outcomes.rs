@@ -1,59 +1,13 @@
-//! Commits whose connection is lost: the outcome is said to be unknown, and the checkpoint tells it.
+//! Commits whose backend is ended or whose caller goes away: the outcome is said to be unknown, and the
+//! checkpoint tells it.
 
 use tidegate_connectors::contract::batch::{Entry, Writer, source_partition};
 use tidegate_connectors::contract::store::reading::verified_records;
-use tidegate_connectors::store::postgres::{PostgresOptions, PostgresStore};
 use tidegate_engine::commit::CommitReply;
 use tidegate_engine::store::{StateStore as _, StoreError};
 
 use super::now;
-use crate::support::database::{TestDatabase, with_address};
-use crate::support::proxy::{Cut, Proxy};
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_lost_at_commit_is_unknown_and_the_checkpoint_tells() {
-    let name = "a_connection_lost_at_commit_is_unknown_and_the_checkpoint_tells";
-    let Some(database) = TestDatabase::create(name).await else {
-        return;
-    };
-    let proxy = Proxy::before(&database.admin_url()).await;
-    let url = with_address(&database.engine_url(), proxy.address());
-    let store = PostgresStore::connect(PostgresOptions::new(url))
-        .await
-        .unwrap();
-    let place = source_partition("orders", 0);
-    let mut writer = Writer::claim(&store, &place, "a", now()).await.unwrap();
-    let mut committed = 0;
-    for round in 0..20 {
-        let cut = if round % 2 == 0 {
-            Cut::BeforeCommit
-        } else {
-            Cut::AfterCommit
-        };
-        let entries = [Entry::new("acme", &format!("k{round}")).creates(&format!("o{round}"))];
-        let batch = writer.batch(&entries);
-        // Numbers and partitions are looked up by the first commit; the cut is at the commit itself.
-        proxy.cut_next_commit(cut);
-        let answer = writer.commit_batch(&store, batch.clone()).await;
-        assert!(
-            matches!(answer, Err(StoreError::OutcomeUnknown { .. })),
-            "round {round}: {answer:?}"
-        );
-        let checkpoint = store.checkpoint(&place).await.unwrap().unwrap();
-        if cut == Cut::AfterCommit {
-            assert_eq!(checkpoint.revision, batch.revision.next(), "round {round}");
-            writer.settle(&batch);
-        } else {
-            assert_eq!(checkpoint.revision, batch.revision, "round {round}");
-            let reply = writer.commit_batch(&store, batch).await.unwrap();
-            assert!(matches!(reply, CommitReply::Committed { .. }), "{reply:?}");
-        }
-        committed += 1;
-    }
-    assert_eq!(proxy.cuts(), 20);
-    let tenant = tidegate_connectors::contract::batch::tenant("acme");
-    assert_eq!(verified_records(&store, &tenant).await.len(), committed);
-}
+use crate::support::database::TestDatabase;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_that_is_ended_leaves_an_unknown_outcome_and_a_working_store() {

@@ -258,8 +258,7 @@ async fn r18_row_level_security_is_enabled_and_forced_on_every_tenant_table() {
         "select oid::regclass::text from pg_class
           where oid in (select inhrelid from pg_inherits where inhparent = 'tidegate.segments'::regclass)
             and not (relrowsecurity and relforcerowsecurity
-                and exists (select from pg_trigger t where t.tgrelid = pg_class.oid and t.tgname = 'no_change')
-                and exists (select from pg_trigger t where t.tgrelid = pg_class.oid and t.tgname = 'no_truncate'))",
+                and exists (select from pg_trigger t where t.tgrelid = pg_class.oid and t.tgname = 'no_change'))",
     )
     .await;
     assert_eq!(unprotected, Vec::<String>::new());

@@ -4,11 +4,13 @@
 mod atomicity;
 mod dedupe;
 mod definitions;
+mod disturbed;
 mod entities;
 mod event_index;
 mod extremes;
 mod letters;
 mod log;
+pub mod outside;
 mod ownership;
 mod races;
 pub mod reading;
@@ -24,6 +26,8 @@ use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, CommitReply};
 use tidegate_engine::store::{StateStore, StoreError, Upkeep};
 
+use self::disturbed::{pages, roles, shared};
+use self::outside::Outside;
 use super::Case;
 use super::runner::{self, cases};
 
@@ -37,16 +41,19 @@ pub struct StoreUnderTest {
     /// Opens the same data again: beside `store` where several processes may write, and after the
     /// last clone of `store` was dropped where they may not.
     pub reopen: Reopen,
+    /// What the world around does to it.
+    pub outside: Outside,
     /// What has to live as long as the store: a directory, a database that is dropped at the end.
     pub keep: Box<dyn Any>,
 }
 
 impl StoreUnderTest {
     /// A store with nothing to keep.
-    pub fn new(store: Arc<dyn StateStore>, reopen: Reopen) -> Self {
+    pub fn new(store: Arc<dyn StateStore>, reopen: Reopen, outside: Outside) -> Self {
         Self {
             store,
             reopen,
+            outside,
             keep: Box::new(()),
         }
     }
@@ -93,6 +100,10 @@ pub fn cases() -> Vec<Case<StoreUnderTest>> {
         surprises::an_entity_that_is_not_there_is_returned_as_absent,
         surprises::every_mixture_of_surprises_is_returned_whole,
         surprises::the_fence_comes_before_surprises,
+        disturbed::an_unknown_commit_has_either_outcome_and_the_checkpoint_tells_which,
+        disturbed::a_row_that_somebody_holds_is_named_at_every_place_and_the_rest_goes_on if shared,
+        disturbed::r08_no_role_changes_a_stored_event_in_any_partition if roles,
+        disturbed::an_empty_store_filled_over_one_connection_does_not_get_slower if pages,
         dedupe::a_key_lives_between_one_and_two_windows,
         dedupe::one_key_of_two_tenants_is_two_keys,
         dedupe::rotation_keeps_the_younger_table_and_its_conflict_hashes,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidegate_engine::commit::{CommitPath, CommitReply, EntityName, StoredEntity};
@@ -312,18 +312,97 @@ pub(super) async fn r43_two_engines_race_equal_keys_with_one_effect_each(subject
     assert_eq!(records.len(), KEYS as usize);
 }
 
+/// How often the dedupe tables are rotated while writers race.
+const ROTATION_PERIOD: Duration = Duration::from_millis(50);
+
+/// Sixteen writers that race for the keys of one round after the other, all for the same ones.
+struct Rounds {
+    /// All writers and whoever counts the rounds.
+    begin: Barrier,
+    /// Commits done, over all rounds.
+    done: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Rounds {
+    const KEYS: u64 = 4;
+    const BATCH: usize = 2;
+    const COMMITS: u64 = WRITERS as u64 * (Self::KEYS / Self::BATCH as u64);
+
+    async fn race(&self, store: &dyn StateStore, partition: u32) {
+        let mut writer = writer_of(store, partition).await;
+        for round in 0_u64.. {
+            self.begin.wait().await;
+            if self.over.load(Ordering::Acquire) {
+                return;
+            }
+            let mut keys: Vec<u64> = (0..Self::KEYS).collect();
+            // Some race for the same key at once, others come to it after the rotation.
+            keys.rotate_left((partition % 4) as usize);
+            for keys in keys.chunks(Self::BATCH) {
+                let entries = keys
+                    .iter()
+                    .map(|key| Entry::new("acme", &format!("{round}-{key}")));
+                commit_unknown(store, &mut writer, entries.collect()).await;
+                self.done.fetch_add(1, Ordering::AcqRel);
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Rotates the tables at whatever point the writers are; how many rounds it took. A round that lasts
+    /// longer than a period holds the next rotation up beyond its end: two rotations in one race would be
+    /// a window shorter than the race, in which one effect a key is not what a store promises.
+    async fn rotate_beside(&self, store: &dyn StateStore, rotations: u64) -> u64 {
+        let mut now = begin();
+        rotate(store, &mut now).await;
+        let begun = tokio::time::Instant::now();
+        let mut timer = tokio::time::interval(ROTATION_PERIOD);
+        timer.tick().await;
+        let (mut rounds, mut rotated, mut in_the_middle) = (0, 0, 0);
+        while rotated < rotations {
+            self.begin.wait().await;
+            rounds += 1;
+            let end = rounds * Self::COMMITS;
+            let mut may_rotate = true;
+            while self.done.load(Ordering::Acquire) < end {
+                tokio::select! {
+                    biased;
+                    _ = timer.tick(), if may_rotate => {
+                        let done = self.done.load(Ordering::Acquire);
+                        rotate(store, &mut now).await;
+                        rotated += 1;
+                        may_rotate = false;
+                        in_the_middle += u64::from(done > end - Self::COMMITS && done < end);
+                    }
+                    () = tokio::time::sleep(Duration::from_micros(200)) => {}
+                }
+            }
+            if !may_rotate {
+                timer.reset();
+            }
+        }
+        self.over.store(true, Ordering::Release);
+        self.begin.wait().await;
+        println!(
+            "  {rotated} rotations in {rounds} rounds, one every {} ms, {in_the_middle} of them \
+             when some of a round had been committed and some had not",
+            begun.elapsed().as_millis() / u128::from(rotated)
+        );
+        rounds
+    }
+}
+
 pub(super) async fn sixteen_writers_of_equal_keys_have_one_effect_each_while_dedupe_rotates(
     subject: StoreUnderTest,
 ) {
-    const ROUNDS: u64 = 40;
-    const KEYS: u64 = 10;
-    const BATCH: usize = 2;
+    const ROTATIONS: u64 = 40;
     let second = subject.second().await;
-    // Writers and the rotation meet at the beginning of each round. A key is raced for in one round,
-    // and the tables rotate once in it: on a server that is every 50 ms or so. Twice in one race would
-    // be a window shorter than the race, in which one effect a key is not what a store promises.
-    let barrier = Arc::new(Barrier::new(WRITERS as usize + 1));
-    let done = Arc::new(AtomicU64::new(0));
+    let rounds = Arc::new(Rounds {
+        begin: Barrier::new(WRITERS as usize + 1),
+        done: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+    });
     let writers: Vec<_> = (0..WRITERS)
         .map(|partition| {
             let store = Arc::clone(if partition % 2 == 0 {
@@ -331,48 +410,12 @@ pub(super) async fn sixteen_writers_of_equal_keys_have_one_effect_each_while_ded
             } else {
                 &second
             });
-            let (barrier, done) = (Arc::clone(&barrier), Arc::clone(&done));
-            tokio::spawn(async move {
-                let store = store.as_ref();
-                let mut writer = writer_of(store, partition).await;
-                for round in 0..ROUNDS {
-                    barrier.wait().await;
-                    let mut keys: Vec<u64> = (0..KEYS).collect();
-                    // Some race for the same key at once, others come to it after the rotation.
-                    keys.rotate_left((partition % 4) as usize * BATCH);
-                    for keys in keys.chunks(BATCH) {
-                        let entries = keys
-                            .iter()
-                            .map(|key| Entry::new("acme", &format!("{round}-{key}")));
-                        let entries = entries.collect();
-                        commit_unknown(store, &mut writer, entries).await;
-                        done.fetch_add(1, Ordering::Relaxed);
-                        tokio::task::yield_now().await;
-                    }
-                    barrier.wait().await;
-                }
-            })
+            let rounds = Arc::clone(&rounds);
+            tokio::spawn(async move { rounds.race(store.as_ref(), partition).await })
         })
         .collect();
     let store = subject.store.as_ref();
-    let mut now = begin();
-    rotate(store, &mut now).await;
-    let begun = tokio::time::Instant::now();
-    let each_round = u64::from(WRITERS) * (KEYS / BATCH as u64);
-    for round in 0..ROUNDS {
-        barrier.wait().await;
-        // In the middle of each race, at another place of it in each round.
-        let begin_at = round * each_round + (round * 41) % each_round;
-        while done.load(Ordering::Relaxed) < begin_at {
-            tokio::task::yield_now().await;
-        }
-        rotate(store, &mut now).await;
-        barrier.wait().await;
-    }
-    println!(
-        "  {ROUNDS} rotations, one every {} ms",
-        begun.elapsed().as_millis() / u128::from(ROUNDS)
-    );
+    let raced = rounds.rotate_beside(store, ROTATIONS).await;
     for writer in writers {
         writer.await.unwrap();
     }
@@ -383,7 +426,7 @@ pub(super) async fn sixteen_writers_of_equal_keys_have_one_effect_each_while_ded
             *effects.entry(event.idempotency_hash()).or_default() += 1;
         }
     }
-    assert_eq!(effects.len() as u64, ROUNDS * KEYS);
+    assert_eq!(effects.len() as u64, raced * Rounds::KEYS);
     let twice = effects.values().filter(|times| **times > 1).count();
     assert_eq!(twice, 0, "keys with more than one effect");
 }

@@ -182,13 +182,11 @@ async fn a_stalled_call_never_returns_and_others_are_not_held_up() {
 #[cfg(feature = "planted")]
 mod planted {
     use std::panic::AssertUnwindSafe;
-    use std::sync::Arc;
 
     use tidegate_engine::planted::{Bug, plant};
-    use tidegate_engine::store::StateStore;
 
-    use super::MemoryStore;
-    use crate::contract::store::{StoreUnderTest, run_all};
+    use crate::contract::store::outside::memory;
+    use crate::contract::store::run_all;
 
     /// A bug is planted for one thread, so the suite runs on one.
     #[test]
@@ -204,22 +202,11 @@ mod planted {
                 .build()
                 .unwrap();
             plant(Some(bug));
-            let suite = AssertUnwindSafe(|| runtime.block_on(run_all("planted", fresh)));
+            let suite =
+                AssertUnwindSafe(|| runtime.block_on(run_all("planted", async || memory())));
             let verdict = std::panic::catch_unwind(suite);
             plant(None);
             assert!(verdict.is_err(), "{bug:?} passed the contract");
         }
-    }
-
-    async fn fresh() -> StoreUnderTest {
-        let store = MemoryStore::new();
-        let again = store.clone();
-        StoreUnderTest::new(
-            Arc::new(store),
-            Arc::new(move || {
-                let store: Arc<dyn StateStore> = Arc::new(again.clone());
-                Box::pin(async move { store })
-            }),
-        )
     }
 }

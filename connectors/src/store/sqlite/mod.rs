@@ -113,6 +113,13 @@ impl SqliteStore {
         self.readers.close().await;
         self.writer.close().await
     }
+
+    /// Asks `may_end` right before SQLite ends the next commits; a no turns one into a rollback. For
+    /// the contract: no file system loses an answer when a test wants it to.
+    #[cfg(feature = "contract")]
+    pub async fn on_commit(&self, may_end: impl FnMut() -> bool + Send + 'static) {
+        self.writer.on_commit(may_end).await;
+    }
 }
 
 /// Whose file it is, and whether anything is in it. The table of migrations alone is nothing: a process

@@ -33,6 +33,21 @@ struct Shared {
     _lock: ProcessLock,
 }
 
+impl Shared {
+    /// The connection, opened again when it was thrown away.
+    async fn take_from(
+        &self,
+        place: &mut Option<SqliteConnection>,
+    ) -> Result<SqliteConnection, StoreError> {
+        match place.take() {
+            Some(connection) => Ok(connection),
+            None => SqliteConnection::connect_with(&self.options)
+                .await
+                .map_err(store_error),
+        }
+    }
+}
+
 impl Writer {
     pub(super) fn new(
         options: SqliteConnectOptions,
@@ -58,12 +73,7 @@ impl Writer {
         let shared = Arc::clone(&self.0);
         let task = tokio::spawn(async move {
             let mut place = shared.connection.lock().await;
-            let mut connection = match place.take() {
-                Some(connection) => connection,
-                None => SqliteConnection::connect_with(&shared.options)
-                    .await
-                    .map_err(store_error)?,
-            };
+            let mut connection = shared.take_from(&mut place).await?;
             let (result, clean) = run(&mut connection, work).await;
             if clean {
                 *place = Some(connection);
@@ -79,6 +89,17 @@ impl Writer {
                 detail: format!("the transaction's task ended early: {error}"),
             })
         })
+    }
+
+    #[cfg(feature = "contract")]
+    #[allow(clippy::unwrap_used, reason = "test code, as all of the contract")]
+    pub(super) async fn on_commit(&self, may_end: impl FnMut() -> bool + Send + 'static) {
+        let mut place = self.0.connection.lock().await;
+        let mut connection = self.0.take_from(&mut place).await.unwrap();
+        let mut handle = connection.lock_handle().await.unwrap();
+        handle.set_commit_hook(may_end);
+        drop(handle);
+        *place = Some(connection);
     }
 
     /// Closes the connection after the transaction that is under way, if any.
