@@ -63,6 +63,7 @@ pub fn run(
     io: &Runtime,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
+    let began = SystemClock.now();
     let place = Place::prepare(&wanted.dir)?;
     crate::say!(
         "Tidegate demo: {} events of {} tenants, in {}",
@@ -87,6 +88,10 @@ pub fn run(
     let verified = verified(&opened, log, io, &mut stop_asked)?;
     io.block_on(opened.close())?;
     place.suggest(&books);
+    crate::say!(
+        "\nThe demo took {:.1} s: events generated, settled, compared and verified.",
+        (SystemClock.now().0 - began.0) as f64 / 1e6
+    );
     wait(io, &mut stop_asked);
     Ok(if all_right && verified {
         Exit::Done
@@ -201,11 +206,7 @@ fn settle(
     };
     let mut screen = Screen::start(events, log);
     let ended = ingest::run(plan, io, &mut |snapshot| {
-        let progress = files.progress();
-        let total = progress.total_bytes.unwrap_or(0);
-        let percent = (progress.acknowledged_bytes * 100).checked_div(total);
-        let percent = percent.unwrap_or(0);
-        screen.show(snapshot, percent);
+        screen.show(snapshot, files.progress());
     })?;
     let seconds = screen.finish();
     match ended {
