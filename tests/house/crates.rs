@@ -267,15 +267,37 @@ fn a_panic_unwinds_in_every_profile() {
 
 #[test]
 fn there_are_few_test_binaries() {
-    let binaries: Vec<&str> = packages()
-        .iter()
-        .flat_map(|package| package["targets"].as_array().unwrap())
+    let targets = || {
+        let of_each = packages().iter().map(|package| &package["targets"]);
+        of_each.flat_map(|targets| targets.as_array().unwrap())
+    };
+    let binaries: Vec<&str> = targets()
         .filter(|target| target["kind"][0] == "test")
         .map(|target| target["name"].as_str().unwrap())
         .collect();
     assert!(
         binaries.len() <= TEST_BINARIES_MAX,
         "{binaries:?}: a promise is a module of `it`, not a binary"
+    );
+    // Beside these only the libraries are linked with tests: theirs stand beside private code.
+    let found: Vec<String> = targets()
+        .filter(|target| target["kind"][0] != "custom-build")
+        .filter(|target| {
+            let may = ["test", "lib"]
+                .iter()
+                .any(|kind| target["kind"][0] == *kind);
+            target["test"].as_bool() != Some(may)
+        })
+        .map(|target| {
+            format!(
+                "{}: {}, test = {}",
+                target["name"], target["kind"], target["test"]
+            )
+        })
+        .collect();
+    assert_none(
+        "tests are in libraries and test binaries, and run there",
+        &found,
     );
 }
 
