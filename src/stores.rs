@@ -1,4 +1,5 @@
-//! Opens the configured store. The only module of the node that names concrete stores.
+//! Opens the configured store. The only module of the node that names concrete stores, and it hands out
+//! none: everything else knows the `StateStore` seam.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use tidegate_engine::store::{StateStore, StoreError};
 use crate::config::{PoolerKind, PostgresSection, SqliteSection, Store, StoreKind};
 
 /// An open store.
-pub enum Opened {
-    /// The embedded one.
+pub struct Opened(Concrete);
+
+enum Concrete {
     Sqlite(Arc<SqliteStore>),
-    /// A server.
     Postgres(Arc<PostgresStore>),
 }
 
@@ -40,16 +41,15 @@ pub async fn open(config: &Store, when_absent: WhenAbsent) -> Result<Opened, Sto
             }
             create_directory(path)?;
             let store = SqliteStore::open(sqlite_options(&config.sqlite)).await?;
-            Ok(Opened::Sqlite(Arc::new(store)))
+            Ok(Opened(Concrete::Sqlite(Arc::new(store))))
         }
         StoreKind::Postgres => {
             let url = config.postgres.url.as_ref().ok_or_else(|| {
                 StoreError::NotReady("`store.postgres.url` is not configured".to_owned())
             })?;
             let options = postgres_options(&config.postgres, url.expose());
-            Ok(Opened::Postgres(Arc::new(
-                PostgresStore::connect(options).await?,
-            )))
+            let store = PostgresStore::connect(options).await?;
+            Ok(Opened(Concrete::Postgres(Arc::new(store))))
         }
     }
 }
@@ -70,7 +70,7 @@ fn create_directory(path: &Path) -> Result<(), StoreError> {
 }
 
 /// The section as the embedded store takes it.
-pub fn sqlite_options(section: &SqliteSection) -> SqliteOptions {
+fn sqlite_options(section: &SqliteSection) -> SqliteOptions {
     SqliteOptions {
         path: section.path.clone(),
         readers_max: section.readers_max,
@@ -82,7 +82,7 @@ pub fn sqlite_options(section: &SqliteSection) -> SqliteOptions {
 }
 
 /// The section as the Postgres store takes it.
-pub fn postgres_options(section: &PostgresSection, url: &str) -> PostgresOptions {
+fn postgres_options(section: &PostgresSection, url: &str) -> PostgresOptions {
     PostgresOptions {
         connections_max: section.connections_max,
         acquire_timeout: Duration::from_millis(section.acquire_timeout_ms),
@@ -99,41 +99,41 @@ pub fn postgres_options(section: &PostgresSection, url: &str) -> PostgresOptions
 impl Opened {
     /// The store behind its seam.
     pub fn shared(&self) -> Arc<dyn StateStore> {
-        match self {
-            Opened::Sqlite(store) => store.clone(),
-            Opened::Postgres(store) => store.clone(),
+        match &self.0 {
+            Concrete::Sqlite(store) => store.clone(),
+            Concrete::Postgres(store) => store.clone(),
         }
     }
 
     /// The store behind its seam, borrowed.
     pub fn store(&self) -> &dyn StateStore {
-        match self {
-            Opened::Sqlite(store) => store.as_ref(),
-            Opened::Postgres(store) => store.as_ref(),
+        match &self.0 {
+            Concrete::Sqlite(store) => store.as_ref(),
+            Concrete::Postgres(store) => store.as_ref(),
         }
     }
 
     /// What the store is called in the configuration.
     pub fn kind(&self) -> StoreKind {
-        match self {
-            Opened::Sqlite(_) => StoreKind::Sqlite,
-            Opened::Postgres(_) => StoreKind::Postgres,
+        match &self.0 {
+            Concrete::Sqlite(_) => StoreKind::Sqlite,
+            Concrete::Postgres(_) => StoreKind::Postgres,
         }
     }
 
     /// The settings that decide what a commit costs and survives, as the store reports them.
     pub async fn settings(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
-        match self {
-            Opened::Sqlite(store) => store.settings().await,
-            Opened::Postgres(store) => store.settings().await,
+        match &self.0 {
+            Concrete::Sqlite(store) => store.settings().await,
+            Concrete::Postgres(store) => store.settings().await,
         }
     }
 
     /// Closes it; calls in flight end first.
     pub async fn close(self) -> Result<(), StoreError> {
-        match self {
-            Opened::Sqlite(store) => store.close().await,
-            Opened::Postgres(store) => {
+        match &self.0 {
+            Concrete::Sqlite(store) => store.close().await,
+            Concrete::Postgres(store) => {
                 store.close().await;
                 Ok(())
             }

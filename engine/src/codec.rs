@@ -13,7 +13,7 @@ const FORMAT: u8 = 1;
 /// Bytes of format and checksum.
 const FRAME_BYTES: usize = 9;
 
-/// No internal value is larger: a full `done_above` is some 500 KiB.
+/// No internal value is larger: a full `done_above` has 537 KiB.
 const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why bytes cannot be decoded.
@@ -78,6 +78,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 mod tests {
     use super::{CodecError, decode, encode};
     use crate::checkpoint::{DoneAbove, DoneRange};
+    use crate::limits::DONE_ABOVE_RANGES_MAX;
     use crate::position::Offset;
 
     fn golden() -> DoneAbove {
@@ -102,6 +103,17 @@ mod tests {
             "01c2717abcbb17f7400201fafd0000000000010000fdffffffffffffffff"
         );
         assert_eq!(decode::<DoneAbove>(&bytes), Ok(golden()));
+    }
+
+    #[test]
+    fn the_fullest_list_at_the_highest_offsets_fits() {
+        let last = u64::MAX - 2 * DONE_ABOVE_RANGES_MAX as u64;
+        let ranges = (0..DONE_ABOVE_RANGES_MAX as u64).map(|range| DoneRange {
+            first: Offset(last + 2 * range),
+            last: Offset(last + 2 * range),
+        });
+        let full = DoneAbove(ranges.collect());
+        assert_eq!(decode(&encode(&full).unwrap()), Ok(full));
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::progress::{Bar, Unit};
 use crate::runtime::{RandomIds, SystemClock};
 use crate::stores::{self, Opened, WhenAbsent};
 use crate::telemetry::LogWriter;
-use crate::wiring::{FileBus, FileInput};
+use crate::wiring::Files;
 use cases::Case;
 use load::Load;
 use report::Sample;
@@ -232,14 +232,13 @@ impl Run<'_> {
         source: &SourceName,
         store: Arc<dyn StateStore>,
     ) -> Result<(f64, Option<Duration>), Failure> {
-        let inputs = load.paths.iter().cloned().map(FileInput::Path).collect();
-        let bus = self.io.block_on(FileBus::open(source.clone(), inputs))?;
+        let files = self.io.block_on(Files::open(source.clone(), &load.paths))?;
         let plan = Plan {
             store,
             machines: self.machines.clone(),
             options: self.config.node_options(),
             sources: vec![Source {
-                bus: Arc::new(bus),
+                bus: files.bus(),
                 stream: StreamName::new("bench")?,
                 tenant: TenantBinding::TrustedField,
                 start: Start::Earliest,

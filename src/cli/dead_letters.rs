@@ -17,10 +17,11 @@ use tidegate_engine::verify::stored_record;
 use super::args::{Decide, LetterState};
 use super::exit::{Exit, Failure};
 use super::look::{body_fields, effect_text, known_tenant, record_line};
-use super::output::{Format, Output};
+use super::output::{Format, Output, grouped};
 use crate::machines;
 use crate::operator::{Decision, DecisionError, Operator};
 use crate::runtime::{RandomIds, SystemClock};
+use crate::say::counted;
 
 /// Letters read at once.
 const PAGE: u32 = 500;
@@ -240,13 +241,18 @@ pub async fn decide(
         let ids = wanted.ids.iter().map(|id| parse_id(id));
         ids.collect::<Result<Vec<_>, _>>()?
     };
-    let (mut exit, mut rows) = (Exit::Done, Vec::new());
+    let (mut exit, mut retried, mut unmoved) = (Exit::Done, 0, 0);
     let mut failed = None;
+    let mut rows = Rows::new(output);
     for id in ids {
         let (result, detail) = match operator.decide(&wanted.tenant, id, decision).await {
             Ok(decided) => {
-                if matches!(decided, Decided::StillDead { .. }) {
+                if needs_a_person(&decided) {
                     exit = Exit::Differs;
+                }
+                if let Some(moved) = moved(&decided) {
+                    retried += 1;
+                    unmoved += u64::from(!moved);
                 }
                 told(&decided)
             }
@@ -263,12 +269,88 @@ pub async fn decide(
                 ("unchanged", Some(error.to_string()))
             }
         };
-        rows.push(vec![json!(id.to_string()), json!(result), json!(detail)]);
+        rows.write(id, result, detail);
     }
-    output.rows(&["id", "result", "detail"], &rows)?;
-    match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(exit),
+    let written = rows.end();
+    if unmoved > 0 {
+        crate::say!(
+            "{} of {} moved nothing: `result` says what came of each",
+            grouped(unmoved),
+            counted(retried, "retried letter")
+        );
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    written?;
+    Ok(exit)
+}
+
+/// The rows of decisions, each written when it is taken: a long run is followed, and one that is stopped
+/// has said what it did.
+struct Rows<'o> {
+    output: &'o mut Output,
+    begun: bool,
+    /// Once nobody reads any more, the decisions still go on: who asked for all of them wants all.
+    written: std::io::Result<()>,
+}
+
+impl<'o> Rows<'o> {
+    const HEADINGS: [&'static str; 3] = ["id", "result", "detail"];
+
+    /// The longest result, "still dead": each row is written without a look at the others.
+    const RESULT_COLUMNS: usize = 10;
+
+    fn new(output: &'o mut Output) -> Self {
+        Self {
+            output,
+            begun: false,
+            written: Ok(()),
+        }
+    }
+
+    fn write(&mut self, id: Hash128, result: &str, detail: Option<String>) {
+        if self.written.is_err() {
+            return;
+        }
+        let result = match self.output.format() {
+            Format::Table => format!("{result:<0$}", Self::RESULT_COLUMNS),
+            Format::Json => result.to_owned(),
+        };
+        let row = [vec![json!(id.to_string()), json!(result), json!(detail)]];
+        self.written = if self.begun {
+            self.output.more_rows(&Self::HEADINGS, &row)
+        } else {
+            self.output.rows(&Self::HEADINGS, &row)
+        };
+        self.begun = true;
+    }
+
+    fn end(self) -> std::io::Result<()> {
+        if self.begun {
+            self.written
+        } else {
+            self.output.rows(&Self::HEADINGS, &[])
+        }
+    }
+}
+
+/// Whether a decision leaves something to decide: the letter itself, or a new one.
+fn needs_a_person(decided: &Decided) -> bool {
+    match decided {
+        Decided::StillDead { .. } => true,
+        Decided::Admitted(counts) => counts.conflicts + counts.unreadable + counts.dead > 0,
+        Decided::Took { .. } | Decided::GivenUp => false,
+    }
+}
+
+/// Whether a retry moved an entity; `None` of what is no retry.
+fn moved(decided: &Decided) -> Option<bool> {
+    match decided {
+        Decided::Took { outcome, .. } => Some(*outcome == Outcome::Applied),
+        Decided::StillDead { .. } => Some(false),
+        Decided::Admitted(counts) => Some(counts.applied > 0),
+        Decided::GivenUp => None,
     }
 }
 

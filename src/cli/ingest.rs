@@ -29,11 +29,11 @@ use crate::machines::{self, MachinesError};
 use crate::progress::{Bar, Unit};
 use crate::runtime::SystemClock;
 use crate::say::counted;
-use crate::wiring::{FileBus, FileInput};
+use crate::wiring::Files;
 
-/// A source over files, and its bus for the progress.
+/// A source over files, and these for the progress.
 struct FileSource {
-    bus: Arc<FileBus>,
+    files: Files,
     source: Source,
 }
 
@@ -83,9 +83,9 @@ pub fn run(
         ));
     }
     let names: Vec<SourceName> = named.iter().map(|source| source.name.clone()).collect();
-    let mut files = Vec::new();
+    let mut sources = Vec::new();
     for source in named {
-        files.push(session.block_on(source.open())?);
+        sources.push(session.block_on(source.open())?);
     }
     let count = async || counts(session.store(), &names).await;
     let before = session.block_on(session.patience.take("reading the checkpoints", count))?;
@@ -93,13 +93,13 @@ pub fn run(
         store: session.shared(),
         machines,
         options: session.config.node_options(),
-        sources: files.iter().map(|file| file.source.clone()).collect(),
+        sources: sources.iter().map(|one| one.source.clone()).collect(),
         drain_limit: Duration::from_secs(session.config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(&session.config),
     };
     let bar = Bar::start("ingest", Unit::Bytes, &session.log);
     let ended = ingest::run(plan, &session.runtime, &mut |snapshot| {
-        let (done, total) = bytes(&files);
+        let (done, total) = bytes(&sources);
         bar.set(done, total);
         bar.say(format!(
             "{} events settled",
@@ -241,23 +241,14 @@ fn configured(config: &Config) -> Result<Vec<Named>, Failure> {
 
 impl Named {
     async fn open(self) -> Result<FileSource, Failure> {
-        let inputs = self.paths.iter().map(|path| input(path)).collect();
-        let bus = Arc::new(FileBus::open(self.name, inputs).await?);
+        let files = Files::open(self.name, &self.paths).await?;
         let source = Source {
-            bus: bus.clone(),
+            bus: files.bus(),
             stream: self.stream,
             tenant: self.tenant,
             start: self.start,
         };
-        Ok(FileSource { bus, source })
-    }
-}
-
-fn input(path: &Path) -> FileInput {
-    if path.as_os_str() == "-" {
-        FileInput::StandardInput
-    } else {
-        FileInput::Path(path.to_owned())
+        Ok(FileSource { files, source })
     }
 }
 
@@ -288,8 +279,8 @@ fn source_name(path: &Path) -> Result<SourceName, Failure> {
 }
 
 /// Bytes acknowledged and in all; no total while it is not known.
-fn bytes(files: &[FileSource]) -> (u64, u64) {
-    let progress: Vec<_> = files.iter().flat_map(|file| file.bus.progress()).collect();
+fn bytes(sources: &[FileSource]) -> (u64, u64) {
+    let progress: Vec<_> = sources.iter().map(|one| one.files.progress()).collect();
     let done = progress.iter().map(|one| one.acknowledged_bytes).sum();
     let total: Option<u64> = progress.iter().map(|one| one.total_bytes).sum();
     (done, total.unwrap_or(0))

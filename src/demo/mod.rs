@@ -31,7 +31,7 @@ use crate::progress::{Bar, Unit};
 use crate::runtime::SystemClock;
 use crate::stores::{self, Opened, WhenAbsent};
 use crate::telemetry::LogWriter;
-use crate::wiring::{FileBus, FileInput};
+use crate::wiring::Files;
 use compare::Figure;
 use generate::FileBooks;
 use screen::Screen;
@@ -63,6 +63,7 @@ pub fn run(
     io: &Runtime,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
+    let began = SystemClock.now();
     let place = Place::prepare(&wanted.dir)?;
     crate::say!(
         "Tidegate demo: {} events of {} tenants, in {}",
@@ -87,6 +88,10 @@ pub fn run(
     let verified = verified(&opened, log, io, &mut stop_asked)?;
     io.block_on(opened.close())?;
     place.suggest(&books);
+    crate::say!(
+        "\nThe demo took {:.1} s: events generated, settled, compared and verified.",
+        (SystemClock.now().0 - began.0) as f64 / 1e6
+    );
     wait(io, &mut stop_asked);
     Ok(if all_right && verified {
         Exit::Done
@@ -185,15 +190,13 @@ fn settle(
     let machines = io
         .block_on(machines::activate(opened.store(), given, SystemClock.now()))
         .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
-    let inputs = place.events.iter().cloned().map(FileInput::Path).collect();
-    let bus = io.block_on(FileBus::open(SourceName::new("demo")?, inputs))?;
-    let bus = Arc::new(bus);
+    let files = io.block_on(Files::open(SourceName::new("demo")?, &place.events))?;
     let plan = Plan {
         store: opened.shared(),
         machines,
         options: config.node_options(),
         sources: vec![Source {
-            bus: bus.clone(),
+            bus: files.bus(),
             stream: StreamName::new("orders")?,
             tenant: TenantBinding::TrustedField,
             start: Start::Earliest,
@@ -203,11 +206,7 @@ fn settle(
     };
     let mut screen = Screen::start(events, log);
     let ended = ingest::run(plan, io, &mut |snapshot| {
-        let progress = bus.progress();
-        let done: u64 = progress.iter().map(|file| file.acknowledged_bytes).sum();
-        let total: u64 = progress.iter().filter_map(|file| file.total_bytes).sum();
-        let percent = (done * 100).checked_div(total).unwrap_or(0);
-        screen.show(snapshot, percent);
+        screen.show(snapshot, files.progress());
     })?;
     let seconds = screen.finish();
     match ended {

@@ -1,5 +1,6 @@
-//! The demo's live screen: what each verb of an event's life does a second, outcomes, tenants. On a
-//! terminal it is redrawn in place; otherwise a plain line says how far it is now and then.
+//! The demo's live screen: what each of the seven verbs of an event's life does a second, outcomes,
+//! tenants. On a terminal it is redrawn in place, in 80 columns; otherwise a plain line says how far it is
+//! now and then.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, stderr};
@@ -7,11 +8,13 @@ use std::sync::Arc;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tidegate_actors::NodeSnapshot;
+use tidegate_engine::checkpoint::Counts;
 use tidegate_engine::clock::{Clock as _, Timestamp};
 
 use crate::cli::output::{colours_wanted, grouped};
 use crate::runtime::SystemClock;
 use crate::telemetry::{LogWriter, StepAside};
+use crate::wiring::FilesProgress;
 
 /// Between two plain lines, in microseconds.
 const PLAIN_INTERVAL: i64 = 2_000_000;
@@ -19,14 +22,19 @@ const PLAIN_INTERVAL: i64 = 2_000_000;
 /// How much of the past a rate looks at, in microseconds.
 const RATE_WINDOW: i64 = 1_000_000;
 
+/// What a line holds: nothing is cut off where a terminal is as wide as it was always.
+const COLUMNS: usize = 80;
+
 /// How far the node is, verb by verb.
 #[derive(Clone, Copy, Default)]
 struct Verbs {
     received: u64,
+    routed: u64,
     admitted: u64,
     effects: u64,
     commits: u64,
     settled: u64,
+    acknowledged_bytes: u64,
 }
 
 /// The screen.
@@ -43,10 +51,21 @@ pub struct Screen {
 struct Live {
     bars: MultiProgress,
     bar: ProgressBar,
-    verbs: [ProgressBar; 5],
-    outcomes: ProgressBar,
-    kept_out: ProgressBar,
-    tenants: ProgressBar,
+    /// Below the bar, one a line of [`Look::lines`].
+    lines: Vec<ProgressBar>,
+}
+
+/// What the screen shows beside the bar.
+struct Look {
+    now: Verbs,
+    /// About a second ago.
+    before: Verbs,
+    seconds: f64,
+    in_flight: u64,
+    total_bytes: u64,
+    counts: Counts,
+    /// Events in each tenant's logs.
+    tenants: BTreeMap<String, u64>,
 }
 
 impl Screen {
@@ -69,22 +88,29 @@ impl Screen {
         }
     }
 
-    /// Shows how far the node is; `acknowledged` in percent of the files.
-    pub fn show(&mut self, snapshot: &NodeSnapshot, acknowledged: u64) {
+    /// Shows how far the node is, and its files.
+    pub fn show(&mut self, snapshot: &NodeSnapshot, files: FilesProgress) {
         let now = SystemClock.now();
-        let verbs = verbs(snapshot, self.total);
+        let verbs = verbs(snapshot, self.total, files);
         let (then, before) = *self.past.first().unwrap_or(&(self.began, Verbs::default()));
-        let seconds = ((now.0 - then.0) as f64 / 1e6).max(1e-3);
-        let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
-        match &self.live {
-            Some(live) => live.show(snapshot, &verbs, &before, acknowledged, &rate),
+        let look = Look {
+            now: verbs,
+            before,
+            seconds: ((now.0 - then.0) as f64 / 1e6).max(1e-3),
+            in_flight: snapshot.unsettled_events as u64,
+            total_bytes: files.total_bytes.unwrap_or(0),
+            counts: snapshot.counts(),
+            tenants: by_tenant(snapshot),
+        };
+        match &mut self.live {
+            Some(live) => live.show(&look),
             None if now.0 - self.plain_at.0 >= PLAIN_INTERVAL => {
                 self.plain_at = now;
                 crate::say!(
                     "{} of {} events settled, {} a second",
                     grouped(verbs.settled),
                     grouped(self.total),
-                    grouped(rate(verbs.settled, before.settled))
+                    grouped(look.rate(|verbs| verbs.settled))
                 );
             }
             None => {}
@@ -104,7 +130,7 @@ impl Screen {
     }
 }
 
-fn verbs(snapshot: &NodeSnapshot, total: u64) -> Verbs {
+fn verbs(snapshot: &NodeSnapshot, total: u64, files: FilesProgress) -> Verbs {
     let counts = snapshot.counts();
     let partitions = || {
         snapshot
@@ -112,13 +138,22 @@ fn verbs(snapshot: &NodeSnapshot, total: u64) -> Verbs {
             .iter()
             .flat_map(|source| &source.partitions)
     };
+    let in_lanes: usize = snapshot
+        .tenants
+        .iter()
+        .map(|tenant| tenant.lane_events)
+        .sum();
+    // Permits are taken before a poll, so a few of those in use hold no event yet.
+    let received = total.min(counts.received() + snapshot.unsettled_events as u64);
     Verbs {
-        // Permits are taken before a poll, so a few of those in use hold no event yet.
-        received: total.min(counts.received() + snapshot.unsettled_events as u64),
+        received,
+        // An event is in its tenant's lane from routing until it is settled.
+        routed: received.min(counts.received() + in_lanes as u64),
         admitted: counts.admitted,
         effects: counts.applied + counts.rejected + counts.ignored + counts.dead,
         commits: partitions().map(|partition| partition.commits).sum(),
         settled: counts.received(),
+        acknowledged_bytes: files.acknowledged_bytes,
     }
 }
 
@@ -134,100 +169,103 @@ impl Live {
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .progress_chars("━╸─"),
         );
-        let line = || {
-            let line = bars.add(ProgressBar::no_length());
+        Self {
+            bars,
+            bar,
+            lines: Vec::new(),
+        }
+    }
+
+    fn show(&mut self, look: &Look) {
+        self.bar.set_position(look.now.settled);
+        let shown = look.lines();
+        while self.lines.len() < shown.len() {
+            let line = self.bars.add(ProgressBar::no_length());
             line.set_style(
                 ProgressStyle::with_template("{wide_msg}")
                     .unwrap_or_else(|_| ProgressStyle::default_bar()),
             );
-            line
-        };
-        let verbs = [line(), line(), line(), line(), line()];
-        let (outcomes, kept_out, tenants) = (line(), line(), line());
-        Self {
-            bars,
-            bar,
-            verbs,
-            outcomes,
-            kept_out,
-            tenants,
+            self.lines.push(line);
+        }
+        for (line, text) in self.lines.iter().zip(shown) {
+            line.set_message(text);
         }
     }
+}
 
-    fn show(
-        &self,
-        snapshot: &NodeSnapshot,
-        now: &Verbs,
-        before: &Verbs,
-        acknowledged: u64,
-        rate: &dyn Fn(u64, u64) -> u64,
-    ) {
-        self.bar.set_position(now.settled);
-        let row = |verb: &str, count: u64, rate: u64, note: String| {
-            let (count, rate) = (grouped(count), grouped(rate));
-            format!("  {verb:<12}{count:>12}{rate:>12} a second   {note}")
-        };
+impl Look {
+    /// A line a verb, then the outcomes, what was kept out, and the tenants.
+    fn lines(&self) -> Vec<String> {
+        let kib = |verbs: &Verbs| verbs.acknowledged_bytes / 1024;
+        let now = &self.now;
+        let percent = (now.acknowledged_bytes * 100).checked_div(self.total_bytes);
         let each = now.settled.checked_div(now.commits).unwrap_or(0);
-        let waiting = format!("{} in flight", grouped(snapshot.unsettled_events as u64));
-        let rows = [
-            row(
-                "receive",
-                now.received,
-                rate(now.received, before.received),
-                waiting,
-            ),
-            row(
-                "admit",
-                now.admitted,
-                rate(now.admitted, before.admitted),
-                "first of their key".to_owned(),
-            ),
-            row(
-                "apply",
-                now.effects,
-                rate(now.effects, before.effects),
-                "effects on orders".to_owned(),
-            ),
-            row(
+        let mut lines = vec![
+            self.verb("receive", |verbs| verbs.received, "events"),
+            self.verb("route", |verbs| verbs.routed, "to their tenants"),
+            self.verb("admit", |verbs| verbs.admitted, "first of their key"),
+            self.verb("apply", |verbs| verbs.effects, "effects on orders"),
+            self.verb(
                 "commit",
-                now.commits,
-                rate(now.commits, before.commits),
-                format!("of {} events", grouped(each)),
+                |verbs| verbs.commits,
+                &format!("of {} events", grouped(each)),
             ),
-            row(
+            self.verb(
                 "settle",
-                now.settled,
-                rate(now.settled, before.settled),
-                format!("{acknowledged} % of the files acknowledged"),
+                |verbs| verbs.settled,
+                &format!("{} in flight", grouped(self.in_flight)),
+            ),
+            self.verb(
+                "acknowledge",
+                kib,
+                &format!("KiB, {} % of the files", percent.unwrap_or(0)),
             ),
         ];
-        for (line, row) in self.verbs.iter().zip(rows) {
-            line.set_message(row);
-        }
-        let counts = snapshot.counts();
+        let counts = &self.counts;
         let outcomes = [
             ("applied", counts.applied),
             ("rejected", counts.rejected),
+            ("ignored", counts.ignored),
             ("dead", counts.dead),
+            ("unhandled", counts.unhandled),
         ];
         let kept_out = [
             ("duplicates", counts.duplicates),
             ("conflicts", counts.conflicts),
             ("unreadable", counts.unreadable),
         ];
-        self.outcomes.set_message(listed("outcomes", outcomes));
-        self.kept_out.set_message(listed("kept out", kept_out));
-        self.tenants
-            .set_message(listed("tenants", by_tenant(snapshot)));
+        lines.extend(listed("outcomes", outcomes));
+        lines.extend(listed("kept out", kept_out));
+        let tenants = self.tenants.iter().map(|(name, count)| (name, *count));
+        lines.extend(listed("tenants", tenants));
+        lines
+    }
+
+    fn verb(&self, verb: &str, count: impl Fn(&Verbs) -> u64, note: &str) -> String {
+        let (all, rate) = (grouped(count(&self.now)), grouped(self.rate(count)));
+        format!("  {verb:<12}{all:>12}{rate:>12} a second   {note}")
+    }
+
+    fn rate(&self, count: impl Fn(&Verbs) -> u64) -> u64 {
+        let more = count(&self.now).saturating_sub(count(&self.before));
+        (more as f64 / self.seconds) as u64
     }
 }
 
-fn listed<N: AsRef<str>>(label: &str, figures: impl IntoIterator<Item = (N, u64)>) -> String {
-    let each: Vec<String> = figures
-        .into_iter()
-        .map(|(name, count)| format!("{} {}", name.as_ref(), grouped(count)))
-        .collect();
-    format!("  {label:<10}{}", each.join("  "))
+/// Figures with their names, in as many lines as they need.
+fn listed<N: AsRef<str>>(label: &str, figures: impl IntoIterator<Item = (N, u64)>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = format!("  {label:<10}");
+    for (name, count) in figures {
+        let figure = format!("{} {}  ", name.as_ref(), grouped(count));
+        if line.len() + figure.trim_end().len() > COLUMNS {
+            lines.push(line.trim_end().to_owned());
+            line = " ".repeat(12);
+        }
+        line.push_str(&figure);
+    }
+    lines.push(line.trim_end().to_owned());
+    lines
 }
 
 /// Events in each tenant's logs.
@@ -246,4 +284,70 @@ fn by_tenant(snapshot: &NodeSnapshot) -> BTreeMap<String, u64> {
         }
     }
     logs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COLUMNS, Look, Verbs};
+    use tidegate_engine::checkpoint::Counts;
+
+    #[test]
+    fn the_screen_shows_every_verb_and_outcome_in_eighty_columns() {
+        let many = 10_000_000;
+        let now = Verbs {
+            received: many,
+            routed: many,
+            admitted: many,
+            effects: many,
+            commits: many,
+            settled: many,
+            acknowledged_bytes: 400 * many,
+        };
+        let counts = Counts {
+            admitted: many,
+            duplicates: many,
+            conflicts: many,
+            unreadable: many,
+            applied: many,
+            rejected: many,
+            ignored: many,
+            dead: many,
+            unhandled: many,
+            emitted: many,
+        };
+        let tenants = crate::demo::generate::TENANTS.map(|(name, _)| (name.to_owned(), many));
+        let look = Look {
+            now,
+            before: Verbs::default(),
+            seconds: 1.0,
+            in_flight: many,
+            total_bytes: 400 * many,
+            counts,
+            tenants: tenants.into(),
+        };
+        let lines = look.lines();
+        for line in &lines {
+            assert!(line.chars().count() <= COLUMNS, "{line}");
+        }
+        let first = |line: &String| line.split_whitespace().next().map(str::to_owned);
+        let verbs: Vec<String> = lines.iter().take(7).filter_map(first).collect();
+        assert_eq!(
+            verbs.join(" "),
+            "receive route admit apply commit settle acknowledge"
+        );
+        let all = lines.join("\n");
+        for shown in [
+            "applied",
+            "rejected",
+            "ignored",
+            "dead",
+            "unhandled",
+            "wonka",
+        ] {
+            assert!(
+                all.contains(&format!("{shown} 10,000,000")),
+                "{shown}: {all}"
+            );
+        }
+    }
 }

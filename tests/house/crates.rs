@@ -91,7 +91,7 @@ fn dependencies(package: &Value) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn crates_depend_inwards_only() {
+pub(crate) fn crates_depend_inwards_only() {
     assert_eq!(packages().len(), EDGES.len(), "a new crate needs its edges");
     let mut found = Vec::new();
     for (from, allowed) in EDGES {
@@ -109,7 +109,7 @@ fn crates_depend_inwards_only() {
 }
 
 #[test]
-fn the_outside_is_named_by_few() {
+pub(crate) fn the_outside_is_named_by_few() {
     let mut found = Vec::new();
     for package in packages() {
         for (outside, allowed) in OUTSIDE {
@@ -156,38 +156,6 @@ fn the_rules_carry_no_runtime_socket_or_database_along() {
             );
         }
     }
-}
-
-/// R37. Which bus delivers is known to `connectors`, where it is implemented, and to the node's
-/// wiring, where it is chosen. Everything else sees the `EventBus` seam: the crates by their edges,
-/// the node's own modules by what they write.
-#[test]
-fn r37_application_code_depends_on_the_event_bus_seam_only() {
-    crates_depend_inwards_only();
-    the_outside_is_named_by_few();
-
-    let concrete = [
-        "tidegate_connectors::bus",
-        "tidegate_connectors::{",
-        "rdkafka",
-        "async_nats",
-    ];
-    let mut found = Vec::new();
-    for file in files().iter().filter(|file| file.is_production()) {
-        let at_home = file.path.starts_with("connectors/") || file.path.starts_with("src/wiring");
-        if !at_home {
-            let code = file.code();
-            for needle in concrete {
-                if code.contains(needle) {
-                    found.push(format!(
-                        "{}: names `{needle}`; take an `EventBus` from the wiring",
-                        file.path
-                    ));
-                }
-            }
-        }
-    }
-    assert_none("only the wiring names a concrete bus", &found);
 }
 
 #[test]
@@ -299,15 +267,37 @@ fn a_panic_unwinds_in_every_profile() {
 
 #[test]
 fn there_are_few_test_binaries() {
-    let binaries: Vec<&str> = packages()
-        .iter()
-        .flat_map(|package| package["targets"].as_array().unwrap())
+    let targets = || {
+        let of_each = packages().iter().map(|package| &package["targets"]);
+        of_each.flat_map(|targets| targets.as_array().unwrap())
+    };
+    let binaries: Vec<&str> = targets()
         .filter(|target| target["kind"][0] == "test")
         .map(|target| target["name"].as_str().unwrap())
         .collect();
     assert!(
         binaries.len() <= TEST_BINARIES_MAX,
         "{binaries:?}: a promise is a module of `it`, not a binary"
+    );
+    // Beside these only the libraries are linked with tests: theirs stand beside private code.
+    let found: Vec<String> = targets()
+        .filter(|target| target["kind"][0] != "custom-build")
+        .filter(|target| {
+            let may = ["test", "lib"]
+                .iter()
+                .any(|kind| target["kind"][0] == *kind);
+            target["test"].as_bool() != Some(may)
+        })
+        .map(|target| {
+            format!(
+                "{}: {}, test = {}",
+                target["name"], target["kind"], target["test"]
+            )
+        })
+        .collect();
+    assert_none(
+        "tests are in libraries and test binaries, and run there",
+        &found,
     );
 }
 

@@ -5,6 +5,7 @@
 
 mod crates;
 mod documents;
+mod seams;
 mod source;
 mod tree;
 

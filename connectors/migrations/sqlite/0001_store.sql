@@ -24,8 +24,9 @@ CREATE TABLE source_partitions (
     revision INTEGER NOT NULL DEFAULT 0,
     incarnation TEXT NOT NULL,
     next_offset INTEGER NOT NULL,
-    -- Settled beyond next_offset: a JSON array, first and last offset of each range one after the other.
-    done_above TEXT NOT NULL DEFAULT '[]',
+    -- Settled beyond next_offset: ranges in the engine's own encoding, with a checksum. For the next
+    -- owner alone; what people ask for is in columns.
+    done_above BLOB NOT NULL,
     fingerprint_offset INTEGER,
     fingerprint BLOB,
     admitted INTEGER NOT NULL DEFAULT 0,

@@ -49,6 +49,8 @@ fn dead_letters_are_seen_and_retried() {
         .run(&format!("dead-letters retry {dead} -o json"))
         .ended_with(1);
     assert_eq!(in_vain.lines()[0]["result"], json!("still dead"));
+    let said = "1 of 1 retried letter moved nothing";
+    assert!(in_vain.err.contains(said), "{}", in_vain.err);
     let machine = std::fs::read_to_string(desk.path("order.yaml")).unwrap();
     let fixed = machine
         .replace("version: 1", "version: 2")
@@ -99,6 +101,41 @@ fn dead_letters_are_given_up() {
     desk.run("dead-letters show 00000000000000000000000000000007 --tenant acme")
         .ended_with(4);
     desk.run("dead-letters show 7 --tenant acme").ended_with(2);
+    desk.run("verify").ended_with(0);
+}
+
+#[test]
+fn a_retry_that_the_machine_refuses_is_decided_and_said() {
+    let desk = Desk::new();
+    desk.write("door.yaml", DOOR);
+    let opened = event("opened", "door.opened", 1, &json!({"turns": "many"}));
+    let shut = event("shut", "door.shut", 2, &json!({}));
+    desk.write("doors.ndjson", &format!("{opened}{shut}"));
+    let ingest =
+        "ingest doors.ndjson --tenant-from-event-unsafe --machines door.yaml --source doors";
+    desk.run(ingest).ended_with(0);
+    assert_eq!(letters(&desk).len(), 2);
+    let fixed = DOOR
+        .replace("version: 1", "version: 2")
+        .replace("turns: event.data.turns", "turns: state.turns + 1")
+        .replace("on_unmatched: dead_letter", "on_unmatched: reject");
+    desk.write("door.yaml", &fixed);
+    desk.run(ingest).ended_with(0);
+    let retried = desk
+        .run("dead-letters retry --all --tenant acme")
+        .ended_with(0);
+    let rows: Vec<Vec<&str>> = retried
+        .out
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[0], ["ID", "RESULT", "DETAIL"]);
+    assert_eq!((rows[1][1], rows[2][1]), ("applied", "rejected"));
+    let result = |line: &str| line.find("applied").or(line.find("rejected"));
+    assert!(retried.out.lines().skip(1).all(|it| result(it) == Some(34)));
+    let said = "1 of 2 retried letters moved nothing";
+    assert!(retried.err.contains(said), "{}", retried.err);
+    assert_eq!(letters(&desk).len(), 0, "nothing waits for a person");
     desk.run("verify").ended_with(0);
 }
 

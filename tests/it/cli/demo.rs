@@ -20,6 +20,7 @@ fn the_demo_adds_up_and_leaves_what_its_suggestions_need() {
             .all(|row| row["each_tenant"] == json!("ok"))
     );
     assert!(said.err.contains("verified:"), "{}", said.err);
+    assert!(said.err.contains("The demo took "), "{}", said.err);
     let (_, suggested) = said.err.split_once("Try:\n").unwrap();
     let commands: Vec<&str> = suggested
         .lines()

@@ -1,8 +1,9 @@
 //! What an operator may set for a Postgres store, with its defaults.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tidegate_engine::store::StoreError;
 
 /// What stands between this process and the server.
@@ -73,9 +74,37 @@ impl PostgresOptions {
         )
     }
 
+    /// What to say of an address over which others may read along, or answer in the server's place.
+    pub(super) fn exposed(&self) -> Result<Option<String>, StoreError> {
+        let options = connect_options(&self.url)?;
+        let mode = match options.get_ssl_mode() {
+            PgSslMode::Disable => "disable",
+            PgSslMode::Allow => "allow",
+            PgSslMode::Prefer => "prefer",
+            PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull => return Ok(None),
+        };
+        let host = options.get_host();
+        if options.get_socket().is_some() || is_this_machine(host) {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "the connection to {host} may go without TLS (sslmode={mode}): add `sslmode=verify-full` to \
+             `store.postgres.url`"
+        )))
+    }
+
     pub(super) fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
         Ok(connect_options(&self.url)?.application_name(&self.application_name))
     }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    // An address of version 6 stands in brackets in a URL.
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || address
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Reads a connection string. The error names no part of it: it may hold a password.
@@ -100,5 +129,36 @@ impl std::fmt::Debug for PostgresOptions {
             .field("index_events", &self.index_events)
             .field("application_name", &self.application_name)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PostgresOptions;
+
+    #[test]
+    fn r51_an_address_over_a_network_without_tls_is_warned_of() {
+        let cases = [
+            (
+                "postgres://u:hunter2@db.example.com/t?sslmode=disable",
+                true,
+            ),
+            ("postgres://u:hunter2@db.example.com/t?sslmode=allow", true),
+            ("postgres://u:hunter2@db.example.com/t?sslmode=prefer", true),
+            ("postgres://u:hunter2@10.0.0.7:6432/t?sslmode=prefer", true),
+            ("postgres://u:hunter2@[fd00::7]/t?sslmode=prefer", true),
+            ("postgres://u@db.example.com/t?sslmode=require", false),
+            ("postgres://u@db.example.com/t?sslmode=verify-ca", false),
+            ("postgres://u@db.example.com/t?sslmode=verify-full", false),
+            ("postgres://u@localhost/t?sslmode=disable", false),
+            ("postgres://u@127.0.0.2/t?sslmode=disable", false),
+            ("postgres://u@[::1]/t?sslmode=disable", false),
+            ("postgres:///t?host=/run/postgresql&sslmode=disable", false),
+        ];
+        for (url, expected) in cases {
+            let said = PostgresOptions::new(url).exposed().unwrap();
+            assert_eq!(said.is_some(), expected, "{url}: {said:?}");
+            assert!(!said.is_some_and(|said| said.contains("hunter2")), "{url}");
+        }
     }
 }

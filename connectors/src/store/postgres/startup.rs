@@ -39,6 +39,9 @@ const SERVER_VERSION_MIN: i32 = 150_000;
 /// a pool that cannot connect says only that it waited, and this one says why.
 pub(super) async fn check(options: &PostgresOptions) -> Result<(), StoreError> {
     let failed = |e| store_error(e, During::Read);
+    if let Some(warning) = options.exposed()? {
+        tracing::warn!("{warning}");
+    }
     let mut connection = connect_once(options)
         .await
         .map_err(|error| no_connection(error, options))?;

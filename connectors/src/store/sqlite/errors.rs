@@ -70,6 +70,14 @@ pub(super) fn unreadable(what: &str) -> StoreError {
     }
 }
 
+/// A value of ours that has no stored form: its bounds are checked before, so nothing should get here.
+pub(super) fn unwritable(what: &str, error: &impl std::fmt::Display) -> StoreError {
+    StoreError::Unexpected {
+        code: "client".to_owned(),
+        detail: format!("the {what} cannot be stored: {error}"),
+    }
+}
+
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)

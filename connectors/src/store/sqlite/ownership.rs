@@ -2,13 +2,12 @@
 
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteRow;
-use tidegate_engine::checkpoint::{
-    Checkpoint, Counts, DoneAbove, DoneRange, Fingerprint, Progress,
-};
+use tidegate_engine::checkpoint::{Checkpoint, Counts, DoneAbove, Fingerprint, Progress};
+use tidegate_engine::codec;
 use tidegate_engine::position::{Epoch, Offset, Revision, SourcePartition};
 use tidegate_engine::store::{Claim, StoreError};
 
-use super::errors::unreadable;
+use super::errors::{unreadable, unwritable};
 use super::rows::{column, fetch, hash, number, small_number, valid};
 use super::writer::{End, Writer};
 
@@ -24,6 +23,7 @@ macro_rules! columns {
 /// Takes a source partition: epoch + 1, and its checkpoint, made when there is none. One that nothing was
 /// ever committed under goes over to the claim's incarnation, and then begins where the claim says.
 pub(super) async fn claim(writer: &Writer, claim: Claim) -> Result<Checkpoint, StoreError> {
+    let nothing_above = done_above_bytes(&DoneAbove::default())?;
     writer
         .transaction(move |connection| {
             Box::pin(async move {
@@ -31,8 +31,8 @@ pub(super) async fn claim(writer: &Writer, claim: Claim) -> Result<Checkpoint, S
                     connection,
                     concat!(
                         "INSERT INTO source_partitions
-                            (source, partition, epoch, owner, incarnation, next_offset)
-                         VALUES (?1, ?2, 1, ?3, ?4, ?5)
+                            (source, partition, epoch, owner, incarnation, next_offset, done_above)
+                         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6)
                          ON CONFLICT (source, partition)
                             DO UPDATE SET epoch = epoch + 1, owner = excluded.owner,
                                 incarnation = CASE WHEN revision = 0
@@ -49,7 +49,8 @@ pub(super) async fn claim(writer: &Writer, claim: Claim) -> Result<Checkpoint, S
                             .int(claim.source_partition.partition.into())
                             .text(&claim.owner)
                             .text(claim.incarnation.as_str())
-                            .number(claim.start.0);
+                            .number(claim.start.0)
+                            .bytes(&nothing_above);
                     },
                     checkpoint_of,
                 )
@@ -102,15 +103,6 @@ pub(super) async fn checkpoints(readers: &SqlitePool) -> Result<Vec<Checkpoint>,
 }
 
 fn checkpoint_of(row: &SqliteRow) -> Result<Checkpoint, StoreError> {
-    let done_above: Vec<u64> =
-        serde_json::from_str(column(row, 7)?).map_err(|_| unreadable("list of offsets"))?;
-    let ranges = done_above.chunks(2).map(|range| match range {
-        [first, last] => Ok(DoneRange {
-            first: Offset(*first),
-            last: Offset(*last),
-        }),
-        _ => Err(unreadable("list of offsets")),
-    });
     let fingerprint = match column::<Option<i64>>(row, 8)? {
         None => None,
         Some(_) => Some(Fingerprint {
@@ -129,7 +121,7 @@ fn checkpoint_of(row: &SqliteRow) -> Result<Checkpoint, StoreError> {
         incarnation: valid(row, 5)?,
         progress: Progress {
             next_offset: Offset(number(row, 6)?),
-            done_above: DoneAbove(ranges.collect::<Result<_, _>>()?),
+            done_above: done_above_of(column(row, 7)?)?,
             fingerprint,
             counts: Counts {
                 admitted: number(row, 10)?,
@@ -145,4 +137,40 @@ fn checkpoint_of(row: &SqliteRow) -> Result<Checkpoint, StoreError> {
             },
         },
     })
+}
+
+/// As the column `done_above` holds it.
+pub(super) fn done_above_bytes(done_above: &DoneAbove) -> Result<Vec<u8>, StoreError> {
+    codec::encode(done_above).map_err(|error| unwritable("list of offsets", &error))
+}
+
+fn done_above_of(bytes: &[u8]) -> Result<DoneAbove, StoreError> {
+    codec::decode(bytes).map_err(|_| unreadable("list of offsets"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{done_above_bytes, done_above_of};
+    use tidegate_engine::checkpoint::{DoneAbove, DoneRange};
+    use tidegate_engine::position::Offset;
+    use tidegate_engine::store::StoreError;
+
+    #[test]
+    fn a_changed_list_of_what_is_done_is_refused_and_never_believed() {
+        let (first, last) = (Offset(7), Offset(9));
+        let written = DoneAbove(vec![DoneRange { first, last }]);
+        let bytes = done_above_bytes(&written).unwrap();
+        assert_eq!(done_above_of(&bytes).unwrap(), written);
+        let mut changed = bytes.clone();
+        *changed.last_mut().unwrap() += 1;
+        let by_hand: &[u8] = b"[7,9]";
+        for bytes in [&changed, by_hand, b"", &bytes[..bytes.len() - 1]] {
+            let answer = done_above_of(bytes);
+            assert!(
+                matches!(&answer, Err(StoreError::Unexpected { code, detail })
+                    if code == "stored" && detail.contains("list of offsets")),
+                "{bytes:?}: {answer:?}"
+            );
+        }
+    }
 }

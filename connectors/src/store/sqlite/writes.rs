@@ -11,6 +11,7 @@ use tidegate_engine::store::StoreError;
 use super::commit::Fence;
 use super::errors::unreadable;
 use super::names::{Names, StreamRow};
+use super::ownership::done_above_bytes;
 use super::rows::{ManyRows, column, execute, fetch};
 use crate::store::batch_form::CODE_DEAD_LETTER_NOT_OPEN;
 
@@ -316,13 +317,7 @@ pub(super) async fn checkpoint(
 ) -> Result<(), StoreError> {
     let progress = &batch.progress;
     let counts = &progress.counts;
-    let ranges: Vec<[u64; 2]> = progress
-        .done_above
-        .0
-        .iter()
-        .map(|range| [range.first.0, range.last.0])
-        .collect();
-    let done_above = serde_json::to_string(ranges.as_flattened()).unwrap_or_default();
+    let done_above = done_above_bytes(&progress.done_above)?;
     let moved = execute(
         connection,
         "UPDATE source_partitions
@@ -337,7 +332,7 @@ pub(super) async fn checkpoint(
                 .number(batch.epoch.0)
                 .number(batch.revision.0)
                 .number(progress.next_offset.0)
-                .text(&done_above)
+                .bytes(&done_above)
                 .optional(progress.fingerprint, |binds, fingerprint| {
                     binds.number(fingerprint.offset.0);
                 })
