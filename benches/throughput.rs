@@ -28,7 +28,10 @@ const PER_EVENT: &str = "hand-written, one event a transaction";
 const BATCH: &str = "hand-written batches";
 const BATCH_MACHINE: &str = "hand-written batches, a state machine";
 
-const BATCH_SIZES: [usize; 5] = [250, 500, 1_000, 2_000, 5_000];
+const BATCH_SIZES: [usize; 4] = [1_000, 2_000, 5_000, 10_000];
+
+/// Connections of the peers, and source partitions of ours, which commit beside each other as those do.
+const CONNECTIONS: [usize; 3] = [1, 2, 3];
 
 /// Events that say well enough how fast a way is to choose its settings and its interval's length.
 const PROBE_PAYMENTS: u32 = 200_000;
@@ -142,7 +145,7 @@ fn candidates(arguments: &Arguments) -> Vec<(&'static str, Vec<(Way, String)>)> 
         .map_or_else(|| BATCH_SIZES.to_vec(), |size| vec![size]);
     let batch = |tables, state| {
         let mut all = Vec::new();
-        for connections in [1, 2] {
+        for connections in CONNECTIONS {
             for batch_events in &sizes {
                 let peer = BatchConsumer {
                     batch_events: *batch_events,
@@ -163,7 +166,7 @@ fn candidates(arguments: &Arguments) -> Vec<(&'static str, Vec<(Way, String)>)> 
                 connections,
             })
         };
-        [1, 2]
+        CONNECTIONS
             .map(|connections| (peer(connections), format!("{connections} connections")))
             .to_vec()
     };
@@ -217,5 +220,5 @@ fn ours(store: StoreKind, machine: Machine, batch_events: Option<usize>) -> Vec<
             format!("{partitions} source partitions"),
         )
     };
-    [1, 2].map(way).to_vec()
+    CONNECTIONS.map(way).to_vec()
 }
