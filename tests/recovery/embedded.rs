@@ -53,11 +53,14 @@ const PLACES: [&str; 7] = [
     "UPDATE OF revision ON source_partitions",
 ];
 
+/// Deposits and cents of each account of each tenant.
+type Totals = BTreeMap<(String, String), (i64, i64)>;
+
 struct Scene {
     directory: tempfile::TempDir,
     config: PathBuf,
-    /// What the file says of each account: deposits and cents, each event once.
-    truth: BTreeMap<(String, String), (i64, i64)>,
+    /// What the file says, each event once.
+    truth: Totals,
 }
 
 impl Scene {
@@ -211,8 +214,8 @@ impl Scene {
 
 /// The file: deposits of all tenants in turns, a tenth of them twice, some lines that are no event; and
 /// what plain addition makes of it.
-fn input() -> (String, BTreeMap<(String, String), (i64, i64)>) {
-    let (mut text, mut truth) = (String::new(), BTreeMap::new());
+fn input() -> (String, Totals) {
+    let (mut text, mut truth) = (String::new(), Totals::new());
     for number in 0..EVENTS {
         let (tenant, cents) = (format!("bank{}", number % TENANTS), (number % 97) as i64);
         // The first accounts are known soon; later ones are new in every batch.
@@ -273,7 +276,7 @@ fn r25_a_commit_over_several_tenants_is_whole_or_absent_wherever_the_process_is_
         .fetch_all(&mut shell)
         .await
         .unwrap();
-        let found: BTreeMap<(String, String), (i64, i64)> = found
+        let found: Totals = found
             .iter()
             .map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3))))
             .collect();
