@@ -125,7 +125,8 @@ impl Scene {
         assert!(self.log().contains(&format!("failpoint {name} reached")));
     }
 
-    /// Dies while a commit stands in one of the places: a trigger that never ends keeps it there.
+    /// Dies while a commit stands in one of the places: a trigger that never ends keeps it there. It is the
+    /// first commit from some revision on that comes there: a small batch has not a row for every table.
     async fn die_in_commit(&self, place: &str) {
         let stop_at = self.revision().await + 2;
         let mut shell = self.shell(SECOND * 5).await;
@@ -133,7 +134,7 @@ impl Scene {
             "CREATE VIEW endless AS WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n)
                 SELECT max(i) AS last FROM n;
              CREATE TRIGGER stop AFTER {place}
-             WHEN (SELECT revision FROM source_partitions) = {stop_at} + {}
+             WHEN (SELECT revision FROM source_partitions) >= {stop_at} + {}
              BEGIN SELECT last FROM endless; END",
             // The checkpoint has moved already when its own trigger looks.
             i64::from(place.ends_with("source_partitions"))
@@ -158,7 +159,7 @@ impl Scene {
             }
         }
         assert_eq!(refused, 20, "{place}: no commit stopped\n{}", self.log());
-        assert_eq!(self.revision().await, stop_at, "{place}");
+        let stopped_at = self.revision().await;
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL));
         shell
@@ -166,7 +167,7 @@ impl Scene {
             .await
             .unwrap();
         // Of the batch that was half written there is nothing.
-        assert_eq!(self.revision().await, stop_at, "{place}");
+        assert_eq!(self.revision().await, stopped_at, "{place}");
     }
 
     async fn revision(&self) -> i64 {
@@ -199,7 +200,7 @@ impl Scene {
              UNION ALL SELECT 'deposits', sum(applied), (SELECT sum(data ->> 'count') FROM entities)
                          FROM source_partitions
              UNION ALL SELECT 'emitted', sum(emitted), (SELECT count(*) FROM open_work) FROM source_partitions
-             UNION ALL SELECT 'letters', sum(unreadable), (SELECT count(*) FROM dead_letters) FROM source_partitions",
+             UNION ALL SELECT 'letters', sum(unreadable + dead), (SELECT count(*) FROM dead_letters) FROM source_partitions",
         )
         .fetch_all(&mut shell)
         .await
@@ -212,8 +213,8 @@ impl Scene {
     }
 }
 
-/// The file: deposits of all tenants in turns, a tenth of them twice, some lines that are no event; and
-/// what plain addition makes of it.
+/// The file: deposits of all tenants in turns, a tenth of them twice, some that the machine cannot take, some
+/// lines that are no event; and what plain addition makes of it.
 fn input() -> (String, Totals) {
     let (mut text, mut truth) = (String::new(), Totals::new());
     for number in 0..EVENTS {
@@ -230,8 +231,15 @@ fn input() -> (String, Totals) {
         for _ in 0..if number % 10 == 0 { 2 } else { 1 } {
             writeln!(text, "{line}").unwrap();
         }
-        if number % 8 == 0 {
-            writeln!(text, "no event {number}").unwrap();
+        // What is no event has a tenant of its own, and is done long before the others: so some that is.
+        match number % 8 {
+            0 => writeln!(text, "no event {number}").unwrap(),
+            3 => {
+                let dead = line.replace("\"id\":\"e", "\"id\":\"dead");
+                let dead = dead.replace("\"cents\"", "\"other\"");
+                writeln!(text, "{dead}").unwrap();
+            }
+            _ => {}
         }
         let (count, sum) = truth.entry((tenant, account)).or_insert((0, 0));
         (*count, *sum) = (*count + 1, *sum + cents);

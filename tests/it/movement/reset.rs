@@ -89,7 +89,8 @@ async fn refused_while_another_is_made(rounds: u32) {
     let gate = Arc::new(Gate::default());
     let armed = Arc::new(AtomicBool::new(false));
     let (at_call, at_commit) = (gate.clone(), armed.clone());
-    let refuse = armed.clone();
+    let refuse = Arc::new(AtomicBool::new(false));
+    let refused = refuse.clone();
     let script = Script {
         store: Box::new(move |call, _| {
             if at_commit.load(Ordering::SeqCst) {
@@ -98,13 +99,16 @@ async fn refused_while_another_is_made(rounds: u32) {
                         at_call.hold_current();
                         return (Duration::from_millis(1), AtStart::Proceed);
                     }
-                    StoreOperation::LoadEntities => at_call.let_go(rounds),
+                    StoreOperation::LoadEntities => {
+                        at_commit.store(false, Ordering::SeqCst);
+                        at_call.let_go(rounds);
+                    }
                     _ => {}
                 }
             }
             (Duration::ZERO, AtStart::Proceed)
         }),
-        busy: Box::new(move |batch| match refuse.swap(false, Ordering::SeqCst) {
+        busy: Box::new(move |batch| match refused.swap(false, Ordering::SeqCst) {
             true => batch.entities.iter().map(|it| it.name.clone()).collect(),
             false => Vec::new(),
         }),
@@ -122,6 +126,7 @@ async fn refused_while_another_is_made(rounds: u32) {
     scene.append(0, "b", "first", "known");
     scene.settled_within(0, SECOND).await;
     armed.store(true, Ordering::SeqCst);
+    refuse.store(true, Ordering::SeqCst);
     scene.append(0, "b", "refused", "known");
     tokio::time::sleep(Duration::from_millis(500)).await;
     for n in 0..BATCH {
@@ -132,7 +137,8 @@ async fn refused_while_another_is_made(rounds: u32) {
     scene.settled_within(0, 5 * SECOND).await;
     assert_eq!(scene.script.claims().len(), 1, "after {rounds} rounds");
     assert_eq!(alarm(&node).await, None, "after {rounds} rounds");
-    assert!(!armed.load(Ordering::SeqCst), "nothing was refused");
+    let quiet = |flag: &AtomicBool| !flag.load(Ordering::SeqCst);
+    assert!(quiet(&armed) && quiet(&refuse), "nothing was refused");
     let counts = scene.checkpoint(0).await.unwrap().progress.counts;
     assert_eq!(counts.applied as usize, 3 + BATCH, "after {rounds} rounds");
 }
