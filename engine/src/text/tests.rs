@@ -45,7 +45,7 @@ mod r23_building_one_from_a_raw_string_does_not_compile {
 }
 
 #[cfg(test)]
-mod tests {
+mod each_type {
     use std::collections::BTreeSet;
     use std::fmt::{Debug, Display};
     use std::marker::PhantomData;
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn r23_no_type_of_text_converts_from_raw_text() {
         // The question is answered with yes where it should be.
-        assert!(Converts::<&str, String>::ANSWER && Defaults::<String>::ANSWER);
+        const { assert!(Converts::<&str, String>::ANSWER && Defaults::<String>::ANSWER) };
         macro_rules! none_converts {
             ($($module:ident::$name:ident,)*) => {
                 $(
@@ -160,8 +160,8 @@ mod tests {
         for (path, text) in &files {
             // `crate::text_type!(`, its documentation, and the name before the first comma.
             for declaration in text.split("text_type!(\n").skip(1) {
-                let line = declaration.lines().map(str::trim);
-                let line = line.skip_while(|line| line.starts_with("///")).next();
+                let mut lines = declaration.lines().map(str::trim);
+                let line = lines.find(|line| !line.starts_with("///"));
                 declared.insert(line.unwrap().split(',').next().unwrap().to_owned());
             }
             let own = text.lines().map(str::trim).filter(|line| {
