@@ -11,6 +11,7 @@ mod node;
 mod postgres;
 mod replay;
 mod sqlite;
+mod sqlite_tables;
 mod start;
 mod store_contract;
 #[path = "../support/mod.rs"]

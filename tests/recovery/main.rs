@@ -1,6 +1,6 @@
-//! The real binary on a real Postgres, killed with -9, its server crashed, its connection cut on COMMIT.
-//! Afterwards nothing is lost and nothing took effect twice: said by plain SQL over the input files, and
-//! by `tidegate verify`.
+//! The real binary on a real Postgres, killed with -9, its server crashed, its connection cut on COMMIT;
+//! and on its embedded store, killed with -9. Afterwards nothing is lost and nothing took effect twice:
+//! said by plain SQL over the input files, and by `tidegate verify`.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod embedded;
 mod input;
 mod node;
 

@@ -1,5 +1,8 @@
 //! Puts the parts of several tenants together into one batch.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use tidegate_engine::checkpoint::{Counts, Progress};

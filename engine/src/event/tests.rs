@@ -3,7 +3,13 @@ use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 use serde_json::{Value, json};
 
 use super::{Event, EventData};
+use crate::commit::{DedupeMark, EntityName, OpenWork};
+use crate::dead_letter::{DeadLetter, DeadLetterUpdate};
+use crate::hash::hash_bytes;
 use crate::limits;
+use crate::position::{Offset, Sequence, StreamPartition};
+use crate::record::{Entry, EntryBody, Record};
+use crate::tenant::TenantId;
 
 fn whole() -> Value {
     json!({
@@ -51,6 +57,46 @@ fn r03_the_envelope_is_read_whole_and_stored_whole() {
         )
     );
     assert_eq!(read_text(&stored).unwrap(), event);
+}
+
+#[test]
+fn r01_the_types_have_no_optional_tenant() {
+    // An `Option` anywhere here does not compile.
+    let _: [fn(&Event) -> &TenantId; 1] = [|event| &event.tenant];
+    let _: [fn(&StreamPartition) -> &TenantId; 1] = [|place| &place.tenant];
+    let _: [fn(&DedupeMark) -> &TenantId; 1] = [|mark| &mark.tenant];
+    let _: [fn(&EntityName) -> &TenantId; 1] = [|name| &name.tenant];
+    let _: [fn(&OpenWork) -> &TenantId; 1] = [|work| &work.tenant];
+    let _: [fn(&DeadLetter) -> &TenantId; 1] = [|letter| &letter.tenant];
+    let _: [fn(&DeadLetterUpdate) -> &TenantId; 1] = [|update| &update.tenant];
+    // And there is no tenant that nobody named.
+    for name in ["", " ", "null", "_", "_other", "*"] {
+        let named = TenantId::new(name);
+        assert_eq!(named.is_ok(), name == "null", "`{name}`");
+    }
+}
+
+#[test]
+fn r01_a_stored_record_without_a_tenant_is_not_read() {
+    let event = read(&whole()).unwrap();
+    let mut text = String::new();
+    let entry = Entry {
+        sequence: Sequence(0),
+        offset: Some(Offset(0)),
+        admitted_at_text: "2026-11-22T06:17:00Z",
+        body: EntryBody::Event(&event),
+        effects: &[],
+    };
+    entry.write(&mut text);
+    assert!(Record::read(&text).is_ok(), "{text}");
+    let (hashed, _) = text.split_once(",\"leaf\"").unwrap();
+    for no_tenant in ["", r#""tenantid":null,"#, r#""tenantid":"","#] {
+        // With the right leaf: it is the tenant that is missed.
+        let hashed = hashed.replacen(r#""tenantid":"acme","#, no_tenant, 1);
+        let leaf = hash_bytes(hashed.as_bytes());
+        let refusal = Record::read(&format!("{hashed},\"leaf\":\"{leaf}\"}}")).unwrap_err();
+        assert!(refusal.to_string().contains("tenantid"), "{refusal}");
+    }
 }
 
 #[test]

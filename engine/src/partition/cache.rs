@@ -168,7 +168,17 @@ impl EntityValue {
 
 #[cfg(test)]
 mod tests {
-    use super::Generations;
+    use std::collections::BTreeSet;
+
+    use super::{Generations, HashSet};
+
+    #[test]
+    fn r15_the_maps_of_one_process_have_seeds_of_their_own() {
+        // One part of a seed is the process's, the other the map's. The latter is enough for another order.
+        let order = || (0..64).collect::<HashSet<u32>>().into_iter().collect();
+        let orders: BTreeSet<Vec<u32>> = (0..1_000).map(|_| order()).collect();
+        assert!(orders.len() > 900, "{} orders", orders.len());
+    }
 
     #[test]
     fn the_map_never_holds_more_than_its_bound_and_keeps_what_is_written_or_pinned() {

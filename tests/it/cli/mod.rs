@@ -9,6 +9,7 @@ mod look;
 mod mistakes;
 mod own_machines;
 mod postgres;
+mod tenant;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -9,6 +9,7 @@ mod fencing;
 mod giving_back;
 mod idle;
 mod late_answers;
+mod reset;
 mod stopping;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,7 @@ struct Scene {
     broker: MemoryBusHandle,
     store: MemoryStore,
     script: Arc<Script>,
+    spawner: Arc<dyn Spawner>,
 }
 
 /// What happens to the n-th call (from 1) of an operation.
@@ -190,6 +192,7 @@ impl Scene {
             broker,
             store: MemoryStore::new(),
             script: Arc::new(script),
+            spawner: Arc::new(OnThisThread),
         }
     }
 
@@ -215,7 +218,7 @@ impl Scene {
             machines: MachineSet::new([Arc::new(Tally::new()) as Arc<dyn Processor>]),
             clock: Arc::new(VirtualClock(Instant::now())),
             ids: Arc::new(CountedIds::default()),
-            spawner: Arc::new(OnThisThread),
+            spawner: self.spawner.clone(),
             placement: Placement::Current,
         };
         sources.push(source(consumer));

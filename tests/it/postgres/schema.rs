@@ -4,8 +4,9 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use tidegate_connectors::store::postgres::{
     PostgresOptions, PostgresStore, RoleMode, RolePrefix, migrate, print_sql,
 };
-use tidegate_engine::store::StoreError;
+use tidegate_engine::store::{StateStore as _, StoreError, Upkeep};
 
+use super::now;
 use crate::support::database::{PASSWORD, TestDatabase, with_user};
 
 async fn refusal(options: PostgresOptions) -> String {
@@ -55,6 +56,70 @@ async fn r51_a_login_with_another_isolation_is_refused() {
             why.contains(level) && why.contains("read committed"),
             "{why}"
         );
+    }
+}
+
+/// What belongs to the installation: nothing of a tenant stands there.
+const WITHOUT_TENANT: [&str; 8] = [
+    "active_definitions",
+    "dedupe_state",
+    "machine_definitions",
+    "machines",
+    "migrations",
+    "segment_partitions",
+    "settings",
+    "source_partitions",
+];
+
+#[tokio::test]
+async fn r01_no_table_takes_a_row_without_its_tenant() {
+    let name = "r01_no_table_takes_a_row_without_its_tenant";
+    let Some(database) = TestDatabase::create(name).await else {
+        return;
+    };
+    // With partitions of the log, as a node has them made.
+    let upkeep = Upkeep {
+        now: now(),
+        dedupe_window_micros: i64::MAX / 2,
+        retention_micros: None,
+    };
+    database.store().await.upkeep(upkeep).await.unwrap();
+    let mut admin = database.admin().await;
+    let tables = sqlx::query(
+        "select c.relname::text as name, a.attnotnull as required
+           from pg_class c
+           left join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id'
+          where c.relnamespace = 'tidegate'::regnamespace and c.relkind in ('r', 'p')
+          order by c.relname collate \"C\"",
+    )
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    let mut without = Vec::new();
+    let mut required = 0;
+    for table in &tables {
+        let name: &str = table.get("name");
+        match table.get::<Option<bool>, _>("required") {
+            Some(true) => required += 1,
+            // Actions of the installation itself have none.
+            Some(false) => assert_eq!(name, "audit"),
+            None => without.push(name),
+        }
+    }
+    assert_eq!(without, WITHOUT_TENANT);
+    assert!(required >= 16, "{required} of {}", tables.len());
+    // The register itself knows nobody without a name, and all the others know only numbers.
+    for sql in [
+        "insert into tidegate.tenants (name) values (null)",
+        "insert into tidegate.dedupe_0 (tenant_id, key, conflict, source_partition_id, source_offset)
+         values (null, gen_random_uuid(), gen_random_uuid(), 1, 1)",
+    ] {
+        match admin.execute(sql).await {
+            Err(sqlx::Error::Database(error)) => {
+                assert_eq!(error.code().as_deref(), Some("23502"), "{sql}: {error}");
+            }
+            other => panic!("{sql}: {other:?}"),
+        }
     }
 }
 
