@@ -10,11 +10,9 @@ use tidegate_engine::commit::EntityName;
 use tidegate_engine::store::StateStore as _;
 use tokio::sync::Mutex;
 
+use super::protection::{IMMUTABLE, ROLES, changes};
 use crate::support::database::{TestDatabase, address, with_address};
 use crate::support::proxy::{Cut, Proxy};
-
-/// The roles of a database, and whoever administers the server.
-pub(super) const ROLES: [&str; 5] = ["owner", "writer", "engine", "reader", "admin"];
 
 /// All of it, for a store that is reached with these options.
 pub(super) fn of(database: &Arc<TestDatabase>, options: &PostgresOptions) -> Outside {
@@ -75,43 +73,26 @@ fn hold(database: Arc<TestDatabase>, name: EntityName) -> BoxFuture<'static, Hol
     })
 }
 
-/// The log and each of its partitions.
-const LOG: &str = "\
-select c.oid::regclass::text from pg_class c
- where c.oid = 'tidegate.segments'::regclass
-    or c.oid in (select inhrelid from pg_inherits where inhparent = 'tidegate.segments'::regclass)";
-
-/// Every change of every table of the log as every role, with the tenants set whose rows stand there,
-/// and as the server's administrator, whom no policy stops.
+/// Every change of everything that never changes, as every role, and as the server's administrator, whom
+/// no policy stops. Rows or not: it is the statement that is refused.
 async fn try_to_change(database: Arc<TestDatabase>) -> Vec<Attempt> {
     let mut admin = database.admin().await;
-    let tables: Vec<String> = sqlx::query_scalar(LOG).fetch_all(&mut admin).await.unwrap();
-    assert!(tables.len() > 1, "no partition: {tables:?}");
+    let tables: Vec<String> = sqlx::query_scalar(IMMUTABLE)
+        .fetch_all(&mut admin)
+        .await
+        .unwrap();
     let mut attempts = Vec::new();
     for role in ROLES.iter().map(Some).chain([None]) {
         let mut connection = match role {
             Some(role) => database.as_role(role).await,
             None => database.admin().await,
         };
-        connection
-            .execute(
-                "select set_config('tidegate.tenants', (select string_agg(n::text, ',')
-                   from generate_series(1, 20) n), false)",
-            )
-            .await
-            .unwrap();
-        for table in &tables {
-            for statement in [
-                format!("update {table} set body = body"),
-                format!("delete from {table}"),
-                format!("truncate {table}"),
-            ] {
-                attempts.push(Attempt {
-                    role: role.map_or("administrator", |role| *role).to_owned(),
-                    refusal: refusal(&mut connection, &statement).await,
-                    statement,
-                });
-            }
+        for statement in changes(&tables) {
+            attempts.push(Attempt {
+                role: role.map_or("superuser", |role| *role).to_owned(),
+                refusal: refusal(&mut connection, &statement).await,
+                statement,
+            });
         }
     }
     attempts

@@ -252,8 +252,7 @@ fn line(offset: u64) -> String {
     )
 }
 
-/// Everything that is committed of the same 80 deliveries, with batches ahead, surprises, and replies
-/// that are lost.
+/// Everything that is committed of the same 80 deliveries, with batches ahead and surprises.
 fn played(machines: &MachineSet) -> Run {
     let mut run = Run::new(machines.clone());
     let mut offset = 0;

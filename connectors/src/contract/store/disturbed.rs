@@ -170,7 +170,7 @@ pub(super) fn roles(subject: &StoreUnderTest) -> Option<&'static str> {
     Some("capability `roles`: whoever opens this store may do everything to it")
 }
 
-pub(super) async fn r08_no_role_changes_a_stored_event_in_any_partition(subject: StoreUnderTest) {
+pub(super) async fn r08_no_role_changes_what_is_stored_in_any_partition(subject: StoreUnderTest) {
     let store = subject.store.as_ref();
     let place = source_partition("orders", 0);
     let mut writer = Writer::claim(store, &place, "a", begin()).await.unwrap();

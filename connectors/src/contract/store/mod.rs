@@ -102,7 +102,7 @@ pub fn cases() -> Vec<Case<StoreUnderTest>> {
         surprises::the_fence_comes_before_surprises,
         disturbed::an_unknown_commit_has_either_outcome_and_the_checkpoint_tells_which,
         disturbed::a_row_that_somebody_holds_is_named_at_every_place_and_the_rest_goes_on if shared,
-        disturbed::r08_no_role_changes_a_stored_event_in_any_partition if roles,
+        disturbed::r08_no_role_changes_what_is_stored_in_any_partition if roles,
         disturbed::an_empty_store_filled_over_one_connection_does_not_get_slower if pages,
         dedupe::a_key_lives_between_one_and_two_windows,
         dedupe::one_key_of_two_tenants_is_two_keys,
