@@ -33,6 +33,8 @@ test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed 
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
 	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write
+	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write --apart \
+	    --only hand-written --only "Tidegate on Postgres"
 
 fmt: ## format the code
 	@$(CARGO) fmt --all

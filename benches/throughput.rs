@@ -11,6 +11,7 @@ use harness::Result;
 use harness::arguments::Arguments;
 use harness::database::Server;
 use harness::load::{EVENT_BYTES, Load, Shape};
+use harness::processors::Processors;
 use harness::report::{Row, Table, circumstances, write_into};
 use harness::stores::StoreKind;
 use harness::ways::{Bench, Machine, Settings, Way};
@@ -41,10 +42,20 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let url = std::env::var(URL)
         .map_err(|_| format!("{URL} is not set: `make bench` starts a server and sets it"))?;
-    let io = tokio::runtime::Builder::new_multi_thread()
+    let first = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let server = io.block_on(Server::connect(&url))?;
+    let server = first.block_on(Server::connect(&url))?;
+    let processors = if arguments.apart {
+        Processors::apart(server.postmaster)?
+    } else {
+        Processors::shared()
+    };
+    // Made here, so that they have the threads that their processors are good for.
+    let io = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors.of_clients())
+        .enable_all()
+        .build()?;
     let load = Load::generate(Shape {
         orders: arguments.orders,
         tenants: arguments.tenants,
@@ -53,15 +64,14 @@ fn main() -> Result<()> {
     });
     let handle = io.handle().clone();
     actix::System::new().block_on(async move {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let placement = tidegate::runtime::arbiters(cores);
+        let placement = tidegate::runtime::arbiters(processors.of_clients());
         let bench = Arc::new(Bench {
             server,
             load: Arc::new(load),
             io: handle,
             placement,
         });
-        let done = measure(&bench, &arguments).await;
+        let done = measure(&bench, &arguments, processors).await;
         bench.server.clean_up().await?;
         done
     })
@@ -74,7 +84,7 @@ struct Entry {
     payments: u32,
 }
 
-async fn measure(bench: &Arc<Bench>, arguments: &Arguments) -> Result<()> {
+async fn measure(bench: &Arc<Bench>, arguments: &Arguments, processors: Processors) -> Result<()> {
     let mut entries = entries(bench, arguments).await?;
     for round in 1..=arguments.rounds {
         for entry in &mut entries {
@@ -95,12 +105,17 @@ async fn measure(bench: &Arc<Bench>, arguments: &Arguments) -> Result<()> {
         "{EVENT_BYTES}-byte events, {} orders of {} tenants, every event moves one.",
         shape.orders, shape.tenants
     );
-    let mut text = circumstances(&bench.server.description, &load, arguments.rounds);
+    let mut text = circumstances(
+        processors,
+        &bench.server.description,
+        &load,
+        arguments.rounds,
+    );
     text.push('\n');
     text.push_str(&Table::new(&rows, [PER_EVENT, BATCH, BATCH_MACHINE]).to_markdown());
     println!("{text}");
     if arguments.write {
-        write_into(std::path::Path::new(README), &text)?;
+        write_into(std::path::Path::new(README), processors, &text)?;
     }
     Ok(())
 }

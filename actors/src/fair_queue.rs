@@ -22,6 +22,9 @@ pub struct FairQueue {
     quantum_bytes: usize,
     backlogs: BTreeMap<TenantId, Backlog>,
     turn: VecDeque<TenantId>,
+    /// Of all backlogs.
+    events: usize,
+    bytes: usize,
 }
 
 impl FairQueue {
@@ -31,19 +34,29 @@ impl FairQueue {
             quantum_bytes: quantum_bytes.max(1),
             backlogs: BTreeMap::new(),
             turn: VecDeque::new(),
+            events: 0,
+            bytes: 0,
         }
     }
 
     /// A tenant has so much ready now.
     pub fn set(&mut self, tenant: &TenantId, events: usize, bytes: usize) {
         if events == 0 {
-            if self.backlogs.remove(tenant).is_some() {
+            if let Some(backlog) = self.backlogs.remove(tenant) {
                 self.turn.retain(|waiting| waiting != tenant);
+                self.events -= backlog.events;
+                self.bytes -= backlog.bytes;
             }
             return;
         }
+        self.events += events;
+        self.bytes += bytes;
         match self.backlogs.get_mut(tenant) {
-            Some(backlog) => (backlog.events, backlog.bytes) = (events, bytes),
+            Some(backlog) => {
+                self.events -= backlog.events;
+                self.bytes -= backlog.bytes;
+                (backlog.events, backlog.bytes) = (events, bytes);
+            }
             None => {
                 self.backlogs.insert(
                     tenant.clone(),
@@ -65,12 +78,12 @@ impl FairQueue {
 
     /// Events ready, of all tenants.
     pub fn events(&self) -> usize {
-        self.backlogs.values().map(|backlog| backlog.events).sum()
+        self.events
     }
 
     /// Their bytes.
     pub fn bytes(&self) -> usize {
-        self.backlogs.values().map(|backlog| backlog.bytes).sum()
+        self.bytes
     }
 
     /// True when a tenant has anything ready.
@@ -120,7 +133,12 @@ impl FairQueue {
                 backlog.deficit_bytes = left.min(self.quantum_bytes);
                 backlog.events -= events;
                 backlog.bytes -= bytes;
+                self.events -= events;
+                self.bytes -= bytes;
                 if backlog.events == 0 {
+                    // Rounding may have left some; they go with the backlog.
+                    self.bytes -= backlog.bytes;
+                    backlog.bytes = 0;
                     backlog.deficit_bytes = 0;
                 }
                 events_left -= events;
@@ -136,15 +154,10 @@ impl FairQueue {
             }
             self.turn.push_back(tenant);
         }
-        let spent: Vec<TenantId> = self
-            .backlogs
-            .iter()
-            .filter(|(_, backlog)| backlog.events == 0)
-            .map(|(tenant, _)| tenant.clone())
-            .collect();
-        for tenant in spent {
-            self.set(&tenant, 0, 0);
-        }
+        // All at once: one by one would look through every turn for each.
+        self.backlogs.retain(|_, backlog| backlog.events > 0);
+        let backlogs = &self.backlogs;
+        self.turn.retain(|tenant| backlogs.contains_key(tenant));
         let share = bytes_left / grants.len().max(1);
         for grant in grants.values_mut() {
             grant.bytes_max += share;
@@ -236,6 +249,30 @@ mod tests {
                 .sum::<usize>();
         }
         assert_eq!(served, 16);
+    }
+
+    #[test]
+    fn the_sums_are_those_of_the_backlogs_whatever_is_said_and_granted() {
+        let mut queue = FairQueue::new(500);
+        let batch = Allowance {
+            events_max: 40,
+            bytes_max: 7_001,
+            before: None,
+        };
+        for round in 0..300_usize {
+            let of = |n: usize| (round * 7 + n * 13) % 50;
+            for n in 0..20 {
+                queue.set(&tenant(&format!("t{n}")), of(n), of(n) * 101 + n);
+            }
+            queue.grant(batch, |who| who.as_str() != "t3");
+            let sums = queue.backlogs.values().fold((0, 0), |(events, bytes), it| {
+                (events + it.events, bytes + it.bytes)
+            });
+            assert_eq!((queue.events(), queue.bytes()), sums, "round {round}");
+            let mut turns: Vec<_> = queue.turn.iter().cloned().collect();
+            turns.sort();
+            assert!(queue.backlogs.keys().eq(turns.iter()), "one turn each");
+        }
     }
 
     #[test]

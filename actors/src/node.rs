@@ -138,6 +138,7 @@ impl Node {
                     status,
                     failed: None,
                     moved: Arc::new(Notify::new()),
+                    receiving: None,
                 };
                 context.seams.spawner.spawn(Box::pin(task.run()));
                 SourceHandle {

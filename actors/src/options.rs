@@ -16,7 +16,8 @@ pub struct NodeOptions {
     /// Events that may be unsettled in the whole node. Half of them at most are held by polls that wait,
     /// shared evenly by the sources; at least two a source, so that each can hold one.
     pub node_events_max: usize,
-    /// Bytes that may be unsettled in the whole node: what bounds its memory. Polls that wait hold half
+    /// Bytes that may be unsettled in the whole node: what bounds its memory beside those of its
+    /// partitions, which have bounds of their own each. Polls that wait hold half
     /// of them at most, too.
     pub node_bytes_max: usize,
     /// Events that may be unsettled in one tenant's lane: its share of the node.

@@ -92,9 +92,13 @@ pub(crate) struct SourceTask {
     /// back is given back.
     pub failed: Option<String>,
     pub moved: Arc<Notify>,
+    /// The poll of the bus that is under way. It is let go of before the bus is asked for anything else
+    /// here: a future that nobody polls may hold what the answer waits for.
+    pub receiving: Option<Receiving>,
 }
 
-type Receiving = Pin<Box<dyn Future<Output = (Allotment, Result<Vec<BusEvent>, BusError>)> + Send>>;
+pub(crate) type Receiving =
+    Pin<Box<dyn Future<Output = (Allotment, Result<Vec<BusEvent>, BusError>)> + Send>>;
 
 /// Claims that may wait to be taken in: one a partition at most, and the task takes them in at once.
 const CLAIMS_MAX: usize = 64;
@@ -119,7 +123,6 @@ impl SourceTask {
 
     async fn receive_and_route(mut self) {
         let (claims, mut claimed) = mpsc::channel::<Claimed>(CLAIMS_MAX);
-        let mut receiving: Option<Receiving> = None;
         let mut watch = tokio::time::interval(self.context.options.watch_interval);
         let mut failures = 0;
         loop {
@@ -129,12 +132,12 @@ impl SourceTask {
             }
             if command == Command::Drain {
                 failpoint::hit(Failpoint::Draining);
-                receiving = None;
+                self.receiving = None;
             }
             self.look_after(&claims).await;
             self.tell_status(command);
-            if receiving.is_none() && command == Command::Run {
-                receiving = Some(self.receive(failures));
+            if self.receiving.is_none() && command == Command::Run {
+                self.receiving = Some(self.receive(failures));
             }
             let (moved, due) = (self.moved.clone(), self.due());
             tokio::select! {
@@ -144,8 +147,8 @@ impl SourceTask {
                 _ = moved.notified() => {}
                 () = until(due) => {}
                 _ = watch.tick() => {}
-                (allowance, received) = next(&mut receiving) => {
-                    receiving = None;
+                (allowance, received) = next(&mut self.receiving) => {
+                    self.receiving = None;
                     match received {
                         Ok(events) => {
                             failures = 0;

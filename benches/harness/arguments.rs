@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Take batches of this size instead of looking for the best.
     #[arg(long)]
     pub batch: Option<usize>,
+    /// The server gets one half of the processors and the clients the other, as on machines of their own.
+    #[arg(long)]
+    pub apart: bool,
     /// Write the table into benches/README.md.
     #[arg(long)]
     pub write: bool,

@@ -68,19 +68,24 @@ impl Process {
     }
 }
 
+/// The processes that a server has started and that live.
+pub fn children_of(postmaster: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let processes = entries.flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        // A process may end between the listing and the look.
+        (Process::read(&pid.to_string())?.parent == postmaster).then_some(pid)
+    });
+    processes.collect()
+}
+
 fn server(postmaster: u32) -> Option<Duration> {
     let first = Process::read(&postmaster.to_string())?;
     let mut sum = first.own + first.ended_children;
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name
-            .to_str()
-            .filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
-        else {
-            continue;
-        };
-        // A process may end between the listing and the look.
-        if let Some(process) = Process::read(pid).filter(|process| process.parent == postmaster) {
+    for child in children_of(postmaster) {
+        if let Some(process) = Process::read(&child.to_string()) {
             sum += process.own + process.ended_children;
         }
     }

@@ -8,6 +8,7 @@ pub mod database;
 pub mod load;
 pub mod measure;
 pub mod node;
+pub mod processors;
 pub mod report;
 pub mod stores;
 pub mod ways;

@@ -8,9 +8,11 @@ use tidegate_engine::clock::Clock as _;
 
 use super::Result;
 use super::measure::{Sample, median};
+use super::processors::Processors;
 
-/// Between these the table stands in the README.
+/// Between one of these and the end the table stands in the README.
 const BEGIN: &str = "<!-- table: `make bench` writes it -->";
+const BEGIN_APART: &str = "<!-- table, apart: `make bench` writes it -->";
 const END: &str = "<!-- end of table -->";
 
 /// One way and what was measured of it.
@@ -65,25 +67,28 @@ impl<'r> Table<'r> {
 }
 
 /// Replaces what stands between the marks of a README.
-pub fn write_into(readme: &Path, text: &str) -> Result<()> {
+pub fn write_into(readme: &Path, processors: Processors, text: &str) -> Result<()> {
+    let begin = match processors {
+        Processors::Shared(_) => BEGIN,
+        Processors::Apart { .. } => BEGIN_APART,
+    };
     let current = std::fs::read_to_string(readme)?;
     let (before, rest) = current
-        .split_once(BEGIN)
+        .split_once(begin)
         .ok_or("the README has no mark for the table")?;
     let (_, after) = rest
         .split_once(END)
         .ok_or("the README has no mark for the table's end")?;
     std::fs::write(
         readme,
-        format!("{before}{BEGIN}\n{}\n{END}{after}", text.trim_end()),
+        format!("{before}{begin}\n{}\n{END}{after}", text.trim_end()),
     )?;
     Ok(())
 }
 
 /// When, on what, with what: the sentence above the table.
-pub fn circumstances(server: &str, load: &str, rounds: u32) -> String {
+pub fn circumstances(processors: Processors, server: &str, load: &str, rounds: u32) -> String {
     let date: String = SystemClock.now().to_rfc3339().chars().take(10).collect();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let compiler = std::process::Command::new("rustc")
         .arg("--version")
         .output();
@@ -97,9 +102,8 @@ pub fn circumstances(server: &str, load: &str, rounds: u32) -> String {
         },
     );
     format!(
-        "{date}, {cores} cores ({}) shared by client and server, {server}, {}, release build. {load} \
+        "{date}, {processors}, {server}, {}, release build. {load} \
          Medians of {rounds} interleaved rounds; ratios are medians of the rounds' own ratios.\n",
-        std::env::consts::ARCH,
         compiler.trim(),
     )
 }

@@ -122,7 +122,8 @@ pub trait EventBus: Send + Sync + 'static {
     fn source(&self) -> &SourceName;
 
     /// Waits for news, at most `limit` of them. Waits for ever when there are none; the caller is an
-    /// owned task. One caller at a time.
+    /// owned task. One caller at a time. Dropped before it returns, it has taken nothing: what it would
+    /// have returned comes with the next call.
     async fn receive(&self, limit: ReceiveLimit) -> Result<Vec<BusEvent>, BusError>;
 
     /// The offset at which a partition without checkpoint starts.
@@ -135,9 +136,10 @@ pub trait EventBus: Send + Sync + 'static {
         offset: Offset,
     ) -> Result<Option<Hash128>, BusError>;
 
-    /// From now on delivers the partition's records from `offset`. Also called again after a re-claim,
-    /// and while a [`EventBus::receive`] waits: once this has returned, nothing is received of the
-    /// partition that was fetched for an earlier position.
+    /// From now on delivers the partition's records from `offset`. Also called again after a re-claim:
+    /// once this has returned, nothing is received of the partition that was fetched for an earlier
+    /// position. A [`EventBus::receive`] at the same time is being polled, or was dropped: one that is
+    /// only kept may hold what this waits for.
     async fn seek(&self, partition: u32, offset: Offset) -> Result<(), BusError>;
 
     /// Tells the broker how far everything is settled: a hint for its tools, never the truth.

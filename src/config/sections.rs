@@ -186,12 +186,13 @@ section! {
     pub struct Limits {
         /// Events that are received and not yet settled, over all tenants.
         node_events_max: usize [1..=10_000_000] = 100_000;
-        /// Bytes of those events: what bounds the memory of the process.
-        node_bytes_max: usize [4_194_304..=1_099_511_627_776] = 268_435_456;
+        /// Bytes of those events. Beside them the process has what it keeps in memory of entities and
+        /// keys, each tenant and source partition its own: `cached_entities_max`, `cached_keys_max`.
+        node_bytes_max: usize [4_194_304..=4_294_967_295] = 268_435_456;
         /// Events of one tenant that are received and not yet settled: its share of the node.
         tenant_events_max: usize [1..=10_000_000] = 25_000;
         /// Bytes of those events.
-        tenant_bytes_max: usize [4_194_304..=1_099_511_627_776] = 67_108_864;
+        tenant_bytes_max: usize [4_194_304..=4_294_967_295] = 67_108_864;
         /// Events asked of a source at once.
         receive_events_max: usize [1..=limits::RECEIVE_EVENTS_MAX as u64] = 2_000;
         /// Payload bytes asked of a source at once. One event may have 1 MiB.
@@ -205,11 +206,11 @@ section! {
         fair_quantum_bytes: usize [1_024..=16_777_216] = 65_536;
         /// Commits in flight at once, each of another source partition.
         commits_max: usize [1..=256] = 4;
-        /// Entities kept in memory for each tenant and source partition, so that hot ones are not read
-        /// again.
+        /// Entities kept in memory for each tenant and source partition that had events within the last
+        /// minute, so that hot ones are not read again, with their data.
         cached_entities_max: usize [1_000..=100_000_000] = 100_000;
-        /// Idempotency keys kept in memory for each tenant and source partition, so that a duplicate of
-        /// a recent event costs no commit.
+        /// Idempotency keys kept in memory for each of those, so that a duplicate of a recent event costs
+        /// no commit.
         cached_keys_max: usize [1_000..=100_000_000] = 200_000;
         /// Entities read from the store at once.
         load_entities_max: usize [1..=100_000] = 2_000;
@@ -253,7 +254,8 @@ section! {
 
     /// How long an idempotency key is remembered.
     pub struct Dedupe {
-        /// Hours. A key lives at least this long and at most twice as long. A broker's redelivery is
+        /// Hours. The store knows a key for at least this long and at most twice as long; a process that
+        /// keeps it in memory may know it for longer. A broker's redelivery is
         /// covered for ever by the checkpoint, whatever stands here.
         window_hours: u64 [1..=8_760] = 168;
     }

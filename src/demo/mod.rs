@@ -88,16 +88,14 @@ pub fn run(
     let verified = verified(&opened, log, io, &mut stop_asked)?;
     io.block_on(opened.close())?;
     place.suggest(&books);
+    let right = all_right && verified;
     crate::say!(
-        "\nThe demo took {:.1} s: events generated, settled, compared and verified.",
-        (SystemClock.now().0 - began.0) as f64 / 1e6
+        "\nThe demo took {:.1} s: events generated, settled, compared and verified{}.",
+        (SystemClock.now().0 - began.0) as f64 / 1e6,
+        if right { "" } else { ", with differences" }
     );
     wait(io, &mut stop_asked);
-    Ok(if all_right && verified {
-        Exit::Done
-    } else {
-        Exit::Differs
-    })
+    Ok(if right { Exit::Done } else { Exit::Differs })
 }
 
 impl Place {

@@ -9,6 +9,7 @@ mod follow_up;
 mod movement;
 mod node;
 mod postgres;
+mod reclaimed;
 mod replay;
 mod sqlite;
 mod sqlite_tables;

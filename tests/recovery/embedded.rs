@@ -154,11 +154,11 @@ impl Scene {
                     refused = 0;
                 }
             }
-            if refused == 20 {
+            if refused == 60 {
                 break;
             }
         }
-        assert_eq!(refused, 20, "{place}: no commit stopped\n{}", self.log());
+        assert_eq!(refused, 60, "{place}: no commit stopped\n{}", self.log());
         let stopped_at = self.revision().await;
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL));

@@ -48,19 +48,6 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Listens on a free port before the server that a connection string names.
-    pub async fn before(url: &str) -> Self {
-        let rest = url.split_once("://").unwrap().1;
-        let authority = rest
-            .split(["/", "?"].concat().chars().collect::<Vec<_>>().as_slice())
-            .next()
-            .unwrap();
-        let host = authority
-            .rsplit_once("@")
-            .map_or(authority, |(_, host)| host);
-        Self::start(host.to_owned()).await
-    }
-
     /// Listens on a free port before the server at `host:port`.
     pub async fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

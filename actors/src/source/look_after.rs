@@ -6,9 +6,9 @@ use tidegate_engine::position::SourcePartition;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::SourceTask;
 use super::claim::{self, Claimed, Outcome};
 use super::slot::{self, Action, ClaimTerms, Held, Slot};
+use super::{Command, SourceTask};
 use crate::failpoint::{self, Failpoint};
 use crate::ownership::Standing;
 
@@ -119,7 +119,15 @@ impl SourceTask {
             };
             slot.ended = None;
         }
-        if let Err(error) = self.source.bus.seek(partition, next_offset).await {
+        self.receiving = None;
+        let bus = self.source.bus.clone();
+        let sought = tokio::select! {
+            biased;
+            // A seek may wait for input that never comes. Nothing is read any more.
+            _ = self.commands.wait_for(|command| *command != Command::Run) => return,
+            sought = bus.seek(partition, next_offset) => sought,
+        };
+        if let Err(error) = sought {
             ownership.end(match error.kind() {
                 // Taken from us meanwhile: the bus is asked before the next claim.
                 ErrorKind::Fenced => Standing::Fenced,
@@ -132,6 +140,7 @@ impl SourceTask {
 
     /// Gives a partition back. While the bus is away it is tried again: who is to have it next waits.
     async fn release(&mut self, partition: u32) {
+        self.receiving = None;
         let released = self.source.bus.release(partition).await;
         let mut slots = self.lock();
         let Err(error) = released else {

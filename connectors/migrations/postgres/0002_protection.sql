@@ -74,6 +74,16 @@ create policy registry on tidegate.tenants
 create policy own_tenant on tidegate.tenants for select to tidegate_reader
     using (tenant_id = (select tidegate.reader_tenant()));
 
+-- Source partitions are nobody's, but their names may tell of tenants: a reader sees those that its own
+-- events came from.
+alter table tidegate.source_partitions enable row level security;
+alter table tidegate.source_partitions force row level security;
+create policy registry on tidegate.source_partitions
+    to tidegate_owner, tidegate_writer, tidegate_engine, tidegate_admin using (true);
+create policy own_tenant on tidegate.source_partitions for select to tidegate_reader
+    using (exists (select from tidegate.stream_partitions s
+                    where s.source_partition_id = source_partitions.source_partition_id));
+
 grant usage on schema tidegate to tidegate_writer, tidegate_engine, tidegate_reader, tidegate_admin;
 
 -- The writer: what its functions need, column by column where rows may change.
@@ -106,5 +116,5 @@ grant select on tidegate.tenants, tidegate.stream_partitions,
     tidegate.segments, tidegate.chain_anchors, tidegate.machines, tidegate.machine_definitions,
     tidegate.active_definitions, tidegate.entities, tidegate.dead_letters, tidegate.event_index
     to tidegate_reader;
--- Source partitions are nobody's: of them only the names that events carry.
+-- Of source partitions only the names that events carry.
 grant select (source_partition_id, source, partition) on tidegate.source_partitions to tidegate_reader;

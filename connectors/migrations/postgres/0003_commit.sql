@@ -11,8 +11,10 @@ set local role tidegate_writer;
 -- 'surprised'. Surprises point into the arguments, counted from 1: known_keys into p_key; moved and
 -- busy into p_entity_row, or, negative, into p_new_key. moved_row is null where the entity is gone.
 --
--- Locks are taken in one order by everybody: the rotation's lock, the checkpoint, keys, entities that
--- exist, new entities; each array comes sorted. The planner switches keep the plan an index look-up for
+-- Locks are taken in one order: the rotation's lock, the checkpoint, keys, entities that exist, new
+-- entities; each array comes sorted. The careful path has the entities first, but waits for none of them.
+-- It may hold one that somebody wants whose key it then waits for: both end at the lock_timeout at the
+-- latest, and go again. The planner switches keep the plan an index look-up for
 -- each element of an array, in the order of the array, also when it was made on empty tables.
 create function tidegate.commit_batch(
     p_source_partition int4, p_epoch int8, p_revision int8, p_careful bool, p_at timestamptz,

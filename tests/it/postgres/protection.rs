@@ -457,11 +457,16 @@ async fn sees_only_bolt_whatever_it_sets(reader: &mut PgConnection) {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "one reader, and all that it tries")]
 async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
     let name = "r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another";
     let Some((database, store)) = filled(name).await else {
         return;
     };
+    let acmes = source_partition("acme-only", 0);
+    let mut writer = Writer::claim(&store, &acmes, "a", now()).await.unwrap();
+    let entry = Entry::new("acme", "k2").creates("o2");
+    writer.commit(&store, &[entry]).await.unwrap();
     let machine = tidegate_engine::state::MachineName::new("order").unwrap();
     let definition = tidegate_engine::store::NewDefinition {
         hash: tidegate_engine::hash::hash_bytes(b"order"),
@@ -495,6 +500,16 @@ async fn r02_a_reader_sees_the_tenant_of_its_login_and_cannot_name_another() {
         .await
         .unwrap();
     sees_only_bolt_whatever_it_sets(&mut reader).await;
+    let sources: Vec<String> =
+        sqlx::query_scalar("select distinct source from tidegate.source_partitions")
+            .fetch_all(&mut reader)
+            .await
+            .unwrap();
+    assert_eq!(
+        sources,
+        ["orders"],
+        "of the source of others not even the name"
+    );
     assert_eq!(
         refused(&mut reader, "select * from tidegate.tokens").await,
         "42501"

@@ -143,21 +143,25 @@ impl FileBus {
         }
     }
 
-    /// Announces the partitions that have become known.
+    /// Announces the partitions that have become known: all at once, behind the last wait, so that a
+    /// receive that is dropped has announced none.
     async fn announce(&self) -> Result<Vec<BusEvent>, String> {
-        let mut events = Vec::new();
+        let mut known = Vec::new();
         for partition in &self.partitions {
             if partition.stage() == Stage::New
                 && let Some(incarnation) = partition.incarnation().await?
             {
-                partition.set_stage(Stage::Waiting);
-                events.push(BusEvent::Assigned {
-                    partition: partition.number,
-                    incarnation,
-                });
+                known.push((partition, incarnation));
             }
         }
-        Ok(events)
+        let announced = known.into_iter().map(|(partition, incarnation)| {
+            partition.set_stage(Stage::Waiting);
+            BusEvent::Assigned {
+                partition: partition.number,
+                incarnation,
+            }
+        });
+        Ok(announced.collect())
     }
 
     /// Asks the partitions that deliver, beginning with the one whose turn it is, until one has something.

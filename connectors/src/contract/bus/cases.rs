@@ -67,6 +67,39 @@ pub(super) async fn a_seek_again_delivers_again_from_there(subject: BusUnderTest
     }
 }
 
+pub(super) async fn a_receive_that_is_dropped_has_taken_nothing_and_stops_no_seek(
+    subject: BusUnderTest,
+) {
+    const PARTITIONS: [u32; 3] = [ORDINARY, SIZED, EMPTY];
+    let two = ReceiveLimit {
+        events_max: 2,
+        ..WIDE
+    };
+    let mut reader = Reader::new(&subject.bus);
+    let mut dropped = 0;
+    // Dropped at its first wait, or some polls later.
+    let mut polls = (0_u32..).map(|turn| 1 + turn % 16);
+    while reader.assigned.len() < PARTITIONS.len() {
+        dropped += u32::from(reader.step_within(two, polls.next().unwrap()).await);
+    }
+    for partition in PARTITIONS {
+        reader.seek_earliest(partition).await;
+    }
+    for round in 0..20 {
+        let expected = payloads(ORDINARY);
+        while reader.delivered[&ORDINARY].len() < expected.len() {
+            dropped += u32::from(reader.step_within(two, polls.next().unwrap()).await);
+        }
+        let found = reader.delivered[&ORDINARY].iter();
+        let found: Vec<_> = found.map(|it| it.payload.clone()).collect();
+        assert_eq!(found, expected, "round {round}");
+        // Whatever the receive before it has left behind, the position can be moved.
+        reader.step_within(two, 1).await;
+        reader.seek_earliest(ORDINARY).await;
+    }
+    println!("  {dropped} receives were dropped");
+}
+
 pub(super) async fn one_partition_moves_without_the_others(subject: BusUnderTest) {
     let mut reader = assigned(&subject).await;
     reader.seek_earliest(ORDINARY).await;

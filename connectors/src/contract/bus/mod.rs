@@ -66,6 +66,7 @@ pub fn cases() -> Vec<Case<BusUnderTest>> {
         cases::every_partition_is_assigned_once_and_silent_before_its_seek,
         cases::records_come_in_order_with_the_bytes_that_were_written,
         cases::a_seek_again_delivers_again_from_there,
+        cases::a_receive_that_is_dropped_has_taken_nothing_and_stops_no_seek,
         cases::one_partition_moves_without_the_others,
         cases::no_more_events_than_asked_for,
         cases::no_more_bytes_than_asked_for_but_a_first_record_alone,

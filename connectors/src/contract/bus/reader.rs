@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit};
@@ -32,15 +33,20 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Receives until so many partitions are assigned.
-    pub(super) async fn assigned(bus: &Arc<dyn EventBus>, partitions: usize) -> Self {
-        let mut reader = Self {
+    /// Of nothing yet.
+    pub(super) fn new(bus: &Arc<dyn EventBus>) -> Self {
+        Self {
             bus: Arc::clone(bus),
             assigned: Vec::new(),
             delivered: BTreeMap::new(),
             ended: BTreeMap::new(),
             sought: BTreeSet::new(),
-        };
+        }
+    }
+
+    /// Receives until so many partitions are assigned.
+    pub(super) async fn assigned(bus: &Arc<dyn EventBus>, partitions: usize) -> Self {
+        let mut reader = Self::new(bus);
         while reader.assigned.len() < partitions {
             reader.step(WIDE).await;
         }
@@ -74,6 +80,26 @@ impl Reader {
     pub(super) async fn try_step(&mut self, limit: ReceiveLimit) -> Result<usize, BusError> {
         let received = tokio::time::timeout(NEWS_WITHIN, self.bus.receive(limit));
         let events = received.await.expect("news within 30 s")?;
+        Ok(self.take_news(events, limit))
+    }
+
+    /// One receive that is dropped when it has nothing after so many polls; true when it was.
+    pub(super) async fn step_within(&mut self, limit: ReceiveLimit, polls: u32) -> bool {
+        let bus = Arc::clone(&self.bus);
+        let mut receive = bus.receive(limit);
+        for _ in 0..polls {
+            let polled =
+                std::future::poll_fn(|context| Poll::Ready(receive.as_mut().poll(context)));
+            if let Poll::Ready(events) = polled.await {
+                self.take_news(events.unwrap(), limit);
+                return false;
+            }
+            tokio::task::yield_now().await;
+        }
+        true
+    }
+
+    fn take_news(&mut self, events: Vec<BusEvent>, limit: ReceiveLimit) -> usize {
         assert!(!events.is_empty(), "a receive that returns has news");
         let mut sizes = Vec::new();
         for event in events {
@@ -106,7 +132,7 @@ impl Reader {
             sizes.len(),
             limit.bytes_max
         );
-        Ok(sizes.len())
+        sizes.len()
     }
 
     fn take(&mut self, partition: u32, deliveries: Vec<Delivery>) {

@@ -389,6 +389,7 @@ impl Rounds {
              when some of a round had been committed and some had not",
             begun.elapsed().as_millis() / u128::from(rotated)
         );
+        assert!(in_the_middle > 0, "no rotation met a race");
         rounds
     }
 }
