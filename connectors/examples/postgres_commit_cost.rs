@@ -202,6 +202,7 @@ impl Writer {
                 .collect(),
             dedupe,
             entities,
+            reads: Vec::new(),
             open_work: Vec::new(),
             dead_letters: Vec::new(),
             dead_letter_updates: Vec::new(),

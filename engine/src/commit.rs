@@ -94,6 +94,18 @@ pub struct EntityWrite {
     pub changed_at: Timestamp,
 }
 
+/// An entity that events of the batch were decided on and that none of them moves: refused, ignored and
+/// dead ones looked at it, too.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EntityRead {
+    /// Which entity.
+    pub name: EntityName,
+    /// Its row; always known when `expected` is above 0.
+    pub row: Option<EntityRow>,
+    /// The version it must have; 0 when it must not exist.
+    pub expected: Version,
+}
+
 /// An entity as the store holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredEntity {
@@ -166,6 +178,8 @@ pub struct CommitBatch {
     pub dedupe: Vec<DedupeMark>,
     /// By name.
     pub entities: Vec<EntityWrite>,
+    /// By name; none that is in `entities`.
+    pub reads: Vec<EntityRead>,
     /// By tenant and id.
     pub open_work: Vec<OpenWork>,
     /// By tenant and id.
@@ -196,7 +210,8 @@ pub enum CommitReply {
 pub struct Surprises {
     /// Keys that were admitted before, with the conflict hash that stands.
     pub known_keys: Vec<KnownKey>,
-    /// Entities whose version is another than expected, as they are; absent ones with `None`.
+    /// Entities, written or only read, whose version is another than expected, as they are; absent ones
+    /// with `None`.
     pub entities: Vec<(EntityName, Option<StoredEntity>)>,
     /// Entities that another transaction holds.
     pub busy: Vec<EntityName>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Counts};
 use crate::clock::Timestamp;
-use crate::commit::{CommitBatch, EntityName, EntityWrite, Segment, StoredEntity};
+use crate::commit::{CommitBatch, EntityName, EntityRead, EntityWrite, Segment, StoredEntity};
 use crate::commit_protocol::Terms;
 use crate::dead_letter::{DeadLetter, DeadLetterState, DeadLetterUpdate};
 use crate::event::{CausedBy, Event};
@@ -147,7 +147,19 @@ pub fn retry(
     };
     let mut batch = desk.batch(letter, DeadLetterState::Retried);
     let position = desk.log(&mut batch, pointed, FollowUpAction::Retried, &effect, head);
-    if let (Some(moved), Some(key)) = (moved, effect.key) {
+    let name = effect.key.map(|key| EntityName {
+        tenant: desk.tenant.clone(),
+        machine: effect.machine,
+        key,
+    });
+    if let (None, Some(name)) = (&moved, &name) {
+        batch.reads.push(EntityRead {
+            name: name.clone(),
+            row: entity.map(|entity| entity.row),
+            expected: entity.map_or(Version(0), |entity| entity.version),
+        });
+    }
+    if let (Some(moved), Some(name)) = (moved, name) {
         if !moved.emitted.is_empty() {
             batch.open_work = transition::open_work_of(
                 desk.tenant,
@@ -164,11 +176,6 @@ pub fn retry(
             batch.open_work.sort_by_key(|work| work.id);
             counts.emitted = batch.open_work.len() as u64;
         }
-        let name = EntityName {
-            tenant: desk.tenant.clone(),
-            machine: effect.machine,
-            key,
-        };
         batch.entities.push(write(name, moved, entity, desk.at));
     }
     batch.progress.counts.add(&counts);
@@ -233,6 +240,7 @@ pub fn admit(desk: &Desk<'_>, letter: Hash128, part: Part) -> FollowUp {
     batch.segments.extend(part.segment);
     batch.dedupe = part.dedupe;
     batch.entities = part.entities;
+    batch.reads = part.reads;
     batch.open_work = part.open_work;
     batch.dead_letters = part.dead_letters;
     batch.progress.counts.add(&counts);
@@ -271,6 +279,7 @@ impl Desk<'_> {
             segments: Vec::new(),
             dedupe: Vec::new(),
             entities: Vec::new(),
+            reads: Vec::new(),
             open_work: Vec::new(),
             dead_letters: Vec::<DeadLetter>::new(),
             dead_letter_updates: vec![DeadLetterUpdate {

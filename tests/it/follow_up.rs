@@ -443,6 +443,7 @@ impl Fixture {
                 segments: Vec::new(),
                 dedupe: Vec::new(),
                 entities: Vec::new(),
+                reads: Vec::new(),
                 open_work: Vec::new(),
                 dead_letters: vec![letter],
                 dead_letter_updates: Vec::new(),

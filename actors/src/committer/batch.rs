@@ -86,6 +86,7 @@ impl Assembled {
             segments: Vec::with_capacity(self.parts.len()),
             dedupe: Vec::with_capacity(self.events),
             entities: Vec::with_capacity(self.events),
+            reads: Vec::new(),
             open_work: Vec::new(),
             dead_letters: Vec::new(),
             dead_letter_updates: Vec::new(),
@@ -95,12 +96,18 @@ impl Assembled {
             batch.segments.extend(part.segment);
             batch.dedupe.extend(part.dedupe);
             batch.entities.extend(part.entities);
+            batch.reads.extend(part.reads);
             batch.open_work.extend(part.open_work);
             batch.dead_letters.extend(part.dead_letters);
         }
         for entity in &mut batch.entities {
             if entity.row.is_none() && entity.expected > Version(0) {
                 entity.row = fresh_rows.get(&entity.name).copied();
+            }
+        }
+        for read in &mut batch.reads {
+            if read.row.is_none() && read.expected > Version(0) {
+                read.row = fresh_rows.get(&read.name).copied();
             }
         }
         (self, batch)

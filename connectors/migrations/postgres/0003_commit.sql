@@ -9,7 +9,8 @@ set local role tidegate_writer;
 --
 -- outcome is 'committed' (new_rows: the rows of the new entities, in their order), 'fenced', or
 -- 'surprised'. Surprises point into the arguments, counted from 1: known_keys into p_key; moved and
--- busy into p_entity_row, or, negative, into p_new_key. moved_row is null where the entity is gone.
+-- busy into p_entity_row with p_read_row behind it, or, negative, into p_new_key with p_absent_key behind
+-- it. moved_row is null where the entity is gone.
 --
 -- Locks are taken in one order: the rotation's lock, the checkpoint, keys, entities that exist, new
 -- entities; each array comes sorted. The careful path has the entities first, but waits for none of them.
@@ -28,6 +29,9 @@ create function tidegate.commit_batch(
     p_entity_changed timestamptz[],
     p_new_tenant int4[], p_new_machine int4[], p_new_key text[], p_new_version int8[],
     p_new_status text[], p_new_data text[], p_new_changed timestamptz[],
+    p_read_tenant int4[], p_read_machine int4[], p_read_key text[], p_read_row int8[],
+    p_read_expected int8[],
+    p_absent_tenant int4[], p_absent_machine int4[], p_absent_key text[],
     p_segment_tenant int4[], p_segment_stream int4[], p_segment_first int8[], p_segment_count int4[],
     p_segment_first_at timestamptz[], p_segment_last_at timestamptz[], p_segment_head bytea[],
     p_segment_body text[],
@@ -111,6 +115,22 @@ begin
                            with ordinality as w(tenant_id, machine_id, key, ordinal)
                       join tidegate.entities e
                         on e.tenant_id = w.tenant_id and e.machine_id = w.machine_id
+                           and e.key = w.key
+                    union all
+                    select cardinality(p_entity_row) + w.ordinal, e.entity_id, e.version, e.status, e.data
+                      from unnest(p_read_row, p_read_tenant, p_read_expected)
+                           with ordinality as w(row_id, tenant_id, expected, ordinal)
+                      left join tidegate.entities e
+                        on e.entity_id = w.row_id and e.tenant_id = w.tenant_id
+                           and e.machine_id = p_read_machine[w.ordinal]
+                           and e.key = p_read_key[w.ordinal]
+                     where e.version is distinct from w.expected
+                    union all
+                    select -cardinality(p_new_key) - w.ordinal, e.entity_id, e.version, e.status, e.data
+                      from unnest(p_absent_tenant, p_absent_machine, p_absent_key)
+                           with ordinality as w(tenant_id, machine_id, key, ordinal)
+                      join tidegate.entities e
+                        on e.tenant_id = w.tenant_id and e.machine_id = w.machine_id
                            and e.key = w.key) m;
             -- The row is gone or another entity's, and the entity itself stands in another row: a mistake
             -- of the caller that no new attempt mends.
@@ -180,6 +200,28 @@ begin
                            p_key_offset[i]
                       from generate_series(1, cardinality(p_key)) as i;
                 end if;
+            end if;
+
+            -- What was decided on and does not move has to be as it was seen. The careful path has just
+            -- looked: whoever moves it from here on comes after this batch.
+            if not v_careful and cardinality(p_read_row) > 0 then
+                select count(*) into v_count
+                  from generate_series(1, cardinality(p_read_row)) as i
+                  join tidegate.entities e
+                    on e.entity_id = p_read_row[i] and e.tenant_id = p_read_tenant[i]
+                   and e.version = p_read_expected[i] and e.machine_id = p_read_machine[i]
+                   and e.key = p_read_key[i];
+                if v_count <> cardinality(p_read_row) then
+                    raise sqlstate 'TG009';
+                end if;
+            end if;
+            if not v_careful and cardinality(p_absent_key) > 0 and exists (
+                select from unnest(p_absent_tenant, p_absent_machine, p_absent_key)
+                           as w(tenant_id, machine_id, key)
+                  join tidegate.entities e
+                    on e.tenant_id = w.tenant_id and e.machine_id = w.machine_id
+                   and e.key = w.key) then
+                raise sqlstate 'TG009';
             end if;
 
             -- Entities before segments, since they are what is likely to surprise: the log's large rows

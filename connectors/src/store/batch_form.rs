@@ -42,6 +42,7 @@ pub fn check(batch: &CommitBatch) -> Result<(), StoreError> {
     })?;
     in_order("dedupe", &batch.dedupe, |mark| (&mark.tenant, mark.key))?;
     in_order("entities", &batch.entities, |write| &write.name)?;
+    in_order("reads", &batch.reads, |read| &read.name)?;
     in_order("open_work", &batch.open_work, |work| {
         (&work.tenant, work.id)
     })?;
@@ -88,12 +89,14 @@ fn check_tenants(batch: &CommitBatch) -> Result<(), StoreError> {
     let segments = batch.segments.iter().map(|it| &it.stream_partition.tenant);
     let dedupe = batch.dedupe.iter().map(|it| &it.tenant);
     let entities = batch.entities.iter().map(|it| &it.name.tenant);
+    let reads = batch.reads.iter().map(|it| &it.name.tenant);
     let open_work = batch.open_work.iter().map(|it| &it.tenant);
     let dead_letters = batch.dead_letters.iter().map(|it| &it.tenant);
     let updates = batch.dead_letter_updates.iter().map(|it| &it.tenant);
     all_named("segments", &batch.tenants, segments)?;
     all_named("dedupe", &batch.tenants, dedupe)?;
     all_named("entities", &batch.tenants, entities)?;
+    all_named("reads", &batch.tenants, reads)?;
     all_named("open_work", &batch.tenants, open_work)?;
     all_named("dead_letters", &batch.tenants, dead_letters)?;
     all_named("dead_letter_updates", &batch.tenants, updates)
@@ -165,6 +168,20 @@ fn check_rows(batch: &CommitBatch) -> Result<(), StoreError> {
         if write.expected > Version(0) && write.row.is_none() {
             return Err(out_of_form(format!(
                 "the entity at place {place} exists, but its row is not named"
+            )));
+        }
+    }
+    let mut written = batch.entities.iter().map(|write| &write.name).peekable();
+    for (place, read) in batch.reads.iter().enumerate() {
+        if read.row.is_none() != (read.expected == Version(0)) {
+            return Err(out_of_form(format!(
+                "the read at place {place} names a row of what must not exist, or none of what exists"
+            )));
+        }
+        while written.next_if(|name| **name < read.name).is_some() {}
+        if written.peek() == Some(&&read.name) {
+            return Err(out_of_form(format!(
+                "the read at place {place} is of an entity that is written"
             )));
         }
     }

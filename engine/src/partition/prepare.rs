@@ -7,7 +7,7 @@ use super::{EntityRef, EntityValue, Head, Overlay, PREPARED_MAX, Partition, Queu
 use crate::admission::{Admission, Content, classify, conflict_id, unreadable_id};
 use crate::checkpoint::Counts;
 use crate::clock::Timestamp;
-use crate::commit::{DedupeMark, EntityWrite, OpenWork, Segment};
+use crate::commit::{DedupeMark, EntityRead, EntityRow, EntityWrite, OpenWork, Segment};
 use crate::dead_letter::DeadLetter;
 use crate::event::Event;
 use crate::hash::Hash128;
@@ -60,6 +60,8 @@ pub struct Part {
     pub dedupe: Vec<DedupeMark>,
     /// Entities that moved.
     pub entities: Vec<EntityWrite>,
+    /// Entities that were decided on and did not move.
+    pub reads: Vec<EntityRead>,
     /// Emitted events.
     pub open_work: Vec<OpenWork>,
     /// Dead letters.
@@ -67,6 +69,9 @@ pub struct Part {
     /// What to tell of them once they are durable.
     pub notices: Vec<Notice>,
 }
+
+/// An entity, its row and its version when an event was decided on it.
+type LookedAt = (EntityRef, Option<EntityRow>, Version);
 
 /// A part in the making.
 pub(super) struct Draft {
@@ -76,6 +81,8 @@ pub(super) struct Draft {
     first_sequence: Sequence,
     first_at: Option<Timestamp>,
     last_at: Timestamp,
+    /// Entities that did not move when they were decided on, as they were.
+    looked_at: Vec<LookedAt>,
     /// Of the event in hand; kept between events for its room.
     effects: Vec<Effect>,
     stamp: Option<(Timestamp, Arc<str>)>,
@@ -140,6 +147,7 @@ impl<P> Partition<P> {
             first_sequence: head.next_sequence,
             first_at: None,
             last_at: Timestamp(0),
+            looked_at: Vec::new(),
             effects: Vec::new(),
             stamp: None,
         }
@@ -310,6 +318,11 @@ impl<P> Partition<P> {
             Outcome::Ignored => counts.ignored += 1,
             Outcome::Dead | Outcome::Discarded => counts.dead += 1,
         }
+        if moved.is_none()
+            && let Ok(entity) = &target.entity
+        {
+            self.look_at(draft, entity);
+        }
         if let Some(fault) = fault {
             let position = self.position_of(sequence);
             self.keep_fault(draft, context, &effect, position, fault);
@@ -332,6 +345,17 @@ impl<P> Partition<P> {
             self.move_entity(draft, entity, moved.state, moved.text, context.admitted_at);
         }
         effect
+    }
+
+    /// Remembers what an event was decided on that does not move it. What this batch has moved is compared
+    /// as such.
+    fn look_at(&self, draft: &mut Draft, entity: &EntityRef) {
+        if let Some(value) = self.entities.get(entity)
+            && value.batch != draft.overlay.number
+        {
+            let seen = (entity.clone(), value.row, value.version);
+            draft.looked_at.push(seen);
+        }
     }
 
     fn move_entity(
@@ -402,11 +426,32 @@ impl<P> Partition<P> {
         draft.overlay.head.next_sequence = sequence.next();
     }
 
+    /// What was looked at, once an entity. What moved later in the batch is compared as such.
+    fn reads_of(&self, mut looked_at: Vec<LookedAt>, overlay: &Overlay) -> Vec<EntityRead> {
+        looked_at.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+        looked_at.dedup_by(|left, right| left.0 == right.0);
+        let mut reads = Vec::with_capacity(looked_at.len());
+        // Both lists are sorted.
+        let mut moved = overlay.moved.iter().map(|(entity, _)| entity).peekable();
+        for (entity, row, expected) in looked_at {
+            while moved.next_if(|it| **it < entity).is_some() {}
+            if moved.peek() != Some(&&entity) {
+                reads.push(EntityRead {
+                    name: self.name_of(&entity),
+                    row,
+                    expected,
+                });
+            }
+        }
+        reads
+    }
+
     fn finish(&mut self, draft: Draft) -> Part {
         let Draft {
             mut part,
             mut overlay,
             mut body,
+            looked_at,
             first_sequence,
             first_at,
             last_at,
@@ -430,6 +475,7 @@ impl<P> Partition<P> {
             let moved = &mut overlay.moved;
             moved.sort_unstable_by(|left, right| left.0.cmp(&right.0));
         }
+        part.reads = self.reads_of(looked_at, &overlay);
         part.entities.reserve(overlay.moved.len());
         for (index, (entity, before)) in overlay.moved.iter().enumerate() {
             let Some(EntityValue {

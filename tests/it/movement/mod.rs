@@ -9,6 +9,7 @@ mod fencing;
 mod giving_back;
 mod idle;
 mod late_answers;
+mod looked_at;
 mod reset;
 mod stopping;
 
@@ -56,6 +57,7 @@ struct Scene {
     store: MemoryStore,
     script: Arc<Script>,
     spawner: Arc<dyn Spawner>,
+    machines: MachineSet,
 }
 
 /// What happens to the n-th call (from 1) of an operation.
@@ -192,6 +194,7 @@ impl Scene {
             broker,
             store: MemoryStore::new(),
             script: Arc::new(script),
+            machines: MachineSet::new([Arc::new(Tally::new()) as Arc<dyn Processor>]),
             spawner: Arc::new(OnThisThread),
         }
     }
@@ -215,7 +218,7 @@ impl Scene {
         }
         let seams = NodeSeams {
             store: Arc::new(self.store.with_faults(self.script.clone())),
-            machines: MachineSet::new([Arc::new(Tally::new()) as Arc<dyn Processor>]),
+            machines: self.machines.clone(),
             clock: Arc::new(VirtualClock(Instant::now())),
             ids: Arc::new(CountedIds::default()),
             spawner: self.spawner.clone(),

@@ -7,7 +7,7 @@ use tidegate_engine::chain::ChainHead;
 use tidegate_engine::checkpoint::Fingerprint;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{
-    CommitBatch, CommitPath, DedupeMark, EntityName, EntityWrite, Segment,
+    CommitBatch, CommitPath, DedupeMark, EntityName, EntityRead, EntityWrite, Segment,
 };
 use tidegate_engine::event::Event;
 use tidegate_engine::hash::hash_bytes;
@@ -32,6 +32,7 @@ pub(super) struct Draft<'w> {
     batch: CommitBatch,
     segments: BTreeMap<StreamPartition, OpenSegment>,
     entities: BTreeMap<EntityName, EntityWrite>,
+    reads: BTreeMap<EntityName, EntityRead>,
 }
 
 impl<'w> Draft<'w> {
@@ -49,6 +50,7 @@ impl<'w> Draft<'w> {
                 segments: Vec::new(),
                 dedupe: Vec::new(),
                 entities: Vec::new(),
+                reads: Vec::new(),
                 open_work: Vec::new(),
                 dead_letters: Vec::new(),
                 dead_letter_updates: Vec::new(),
@@ -56,6 +58,7 @@ impl<'w> Draft<'w> {
             },
             segments: BTreeMap::new(),
             entities: BTreeMap::new(),
+            reads: BTreeMap::new(),
         }
     }
 
@@ -118,12 +121,20 @@ impl<'w> Draft<'w> {
     fn move_entity(&mut self, tenant: &TenantId, effect: &EntryEffect) -> Effect {
         let applied = effect.outcome == Outcome::Applied;
         let version = effect.expected.next();
-        if applied {
-            let name = EntityName {
-                tenant: tenant.clone(),
-                machine: effect.machine.clone(),
-                key: effect.key.clone(),
+        let name = EntityName {
+            tenant: tenant.clone(),
+            machine: effect.machine.clone(),
+            key: effect.key.clone(),
+        };
+        if effect.read && !applied && !self.entities.contains_key(&name) {
+            let read = EntityRead {
+                name: name.clone(),
+                row: effect.row,
+                expected: effect.expected,
             };
+            self.reads.entry(name.clone()).or_insert(read);
+        }
+        if applied {
             let write = self
                 .entities
                 .entry(name.clone())
@@ -204,6 +215,9 @@ impl<'w> Draft<'w> {
                 body: Arc::from(open.body + "]"),
             })
             .collect();
+        let mut reads = self.reads;
+        reads.retain(|name, _| !self.entities.contains_key(name));
+        batch.reads = reads.into_values().collect();
         batch.entities = self.entities.into_values().collect();
         batch.tenants.sort();
         batch.tenants.dedup();

@@ -30,6 +30,8 @@ pub struct EntryEffect {
     pub row: Option<EntityRow>,
     /// The version that it has before.
     pub expected: Version,
+    /// The store is to compare it also when it does not move.
+    pub read: bool,
     /// The status that it gets.
     pub status: Status,
     /// The canonical data that it gets.
@@ -106,6 +108,7 @@ impl Entry {
             outcome: Outcome::Applied,
             row,
             expected,
+            read: true,
             status: Status::new("placed").unwrap(),
             data: Arc::from(data),
         })
@@ -120,6 +123,22 @@ impl Entry {
             outcome,
             row: None,
             expected: Version(0),
+            read: false,
+            status: Status::new("placed").unwrap(),
+            data: Arc::from("{}"),
+        })
+    }
+
+    /// Is refused by machine `order`, which saw the entity at that version.
+    #[must_use]
+    pub fn refused(self, entity_key: &str, row: Option<EntityRow>, expected: Version) -> Self {
+        self.effect(EntryEffect {
+            machine: MachineName::new("order").unwrap(),
+            key: EntityKey::new(entity_key).unwrap(),
+            outcome: Outcome::Rejected,
+            row,
+            expected,
+            read: true,
             status: Status::new("placed").unwrap(),
             data: Arc::from("{}"),
         })

@@ -17,6 +17,7 @@ use crate::contract::batch::{Entry, EntryEffect, Writer, entity_name, source_par
 
 fn effect(machine: &str, key: &str, status: &str) -> EntryEffect {
     EntryEffect {
+        read: true,
         machine: MachineName::new(machine).unwrap(),
         key: EntityKey::new(key).unwrap(),
         outcome: Outcome::Applied,

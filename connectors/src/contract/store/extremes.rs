@@ -62,6 +62,7 @@ pub(super) async fn r04_text_comes_back_byte_for_byte(subject: StoreUnderTest) {
         fields.insert("floats".to_owned(), [0.1, 1e-7, 1e300].as_slice().into());
         let data = StateData(fields).to_canonical().unwrap();
         let effect = EntryEffect {
+            read: true,
             machine: MachineName::new("order").unwrap(),
             key: EntityKey::new(text).unwrap(),
             outcome: Outcome::Applied,
@@ -124,6 +125,7 @@ pub(super) async fn the_largest_entity_is_stored(subject: StoreUnderTest) {
     assert_eq!(data.len(), ENTITY_DATA_BYTES_MAX);
     let longest_key = "ü".repeat(128);
     let mut effect = EntryEffect {
+        read: true,
         machine: MachineName::new(&"m".repeat(63)).unwrap(),
         key: EntityKey::new(&longest_key).unwrap(),
         outcome: Outcome::Applied,

@@ -99,6 +99,7 @@ pub fn cases() -> Vec<Case<StoreUnderTest>> {
         surprises::an_entity_that_is_new_to_the_batch_alone_is_returned,
         surprises::an_entity_that_is_not_there_is_returned_as_absent,
         surprises::every_mixture_of_surprises_is_returned_whole,
+        surprises::what_is_only_looked_at_has_to_be_as_it_was_seen,
         surprises::the_fence_comes_before_surprises,
         disturbed::an_unknown_commit_has_either_outcome_and_the_checkpoint_tells_which,
         disturbed::a_row_that_somebody_holds_is_named_at_every_place_and_the_rest_goes_on if shared,

@@ -244,6 +244,10 @@ enum InTheWay {
     NewToTheBatch,
     /// It is as expected, and somebody holds its row.
     Busy,
+    /// The batch only looks at it, and it is at another version.
+    ReadMoved,
+    /// The batch saw that it is not there, and it is.
+    ReadThere,
 }
 
 /// One of a kind for each of three places, in every combination.
@@ -307,13 +311,18 @@ impl Stock {
         );
         let (key, row, version, found) = match kind {
             InTheWay::Nothing | InTheWay::Busy => (key, row, Version(1), None),
-            InTheWay::Moved => (key, row, Version(4), Some(as_is)),
-            InTheWay::NewToTheBatch => (key, None, Version(0), Some(as_is)),
+            InTheWay::Moved | InTheWay::ReadMoved => (key, row, Version(4), Some(as_is)),
+            InTheWay::NewToTheBatch | InTheWay::ReadThere => (key, None, Version(0), Some(as_is)),
             InTheWay::Absent => {
                 let nowhere = Some(EntityRow(i64::MAX));
                 (format!("absent-{place}"), nowhere, Version(3), Some(None))
             }
         };
+        if matches!(kind, InTheWay::ReadMoved | InTheWay::ReadThere) {
+            said.entities
+                .extend(found.map(|as_is| (entity_name("acme", &key), as_is)));
+            return entry.refused(&key, row, version);
+        }
         let name = entity_name("acme", &key);
         if kind == InTheWay::Busy {
             said.busy.push(name.clone());
@@ -334,6 +343,8 @@ pub(super) async fn every_mixture_of_surprises_is_returned_whole(subject: StoreU
         InTheWay::Moved,
         InTheWay::Absent,
         InTheWay::NewToTheBatch,
+        InTheWay::ReadMoved,
+        InTheWay::ReadThere,
     ];
     let mut holds = Vec::new();
     match &subject.outside.hold {
@@ -374,6 +385,62 @@ pub(super) async fn every_mixture_of_surprises_is_returned_whole(subject: StoreU
     assert_eq!(dump(store).await, before, "something was written");
     for release in holds {
         release().await;
+    }
+}
+
+pub(super) async fn what_is_only_looked_at_has_to_be_as_it_was_seen(subject: StoreUnderTest) {
+    let store = subject.store.as_ref();
+    let mut writer = Writer::claim(store, &source_partition("orders", 0), "a", begin())
+        .await
+        .unwrap();
+    let mut other = Writer::claim(store, &source_partition("orders", 1), "b", begin())
+        .await
+        .unwrap();
+    for place in 0..PLACES {
+        // What a batch sees: one entity that is there and one that is not, between others that it moves.
+        let (there, absent) = (format!("{place}-there"), format!("{place}-absent"));
+        let rows = committed(
+            store,
+            &mut other,
+            &[Entry::new("acme", &format!("{place}-c")).creates(&there)],
+        )
+        .await;
+        let deciding = |round: &str, seen: Version, makes: bool| -> Vec<Entry> {
+            (0..PLACES)
+                .map(|at| {
+                    let entry = Entry::new("acme", &format!("{place}-{round}-{at}"));
+                    match (at == place, makes) {
+                        (false, _) => entry.creates(&format!("{place}-{round}-own{at}")),
+                        (true, false) => entry.refused(&there, Some(rows[0]), seen),
+                        (true, true) => entry.refused(&absent, None, Version(0)),
+                    }
+                })
+                .collect()
+        };
+        // As it was seen, the decision stands, and changes nothing of it.
+        let before = stored(store, &entity_name("acme", &there)).await;
+        committed(store, &mut writer, &deciding("first", Version(1), false)).await;
+        committed(store, &mut writer, &deciding("none", Version(0), true)).await;
+        assert_eq!(stored(store, &entity_name("acme", &there)).await, before);
+        assert_eq!(stored(store, &entity_name("acme", &absent)).await, None);
+        // Somebody else moves the one and makes the other.
+        let moves = Entry::new("acme", &format!("{place}-m"))
+            .moves(&there, Some(rows[0]), Version(1))
+            .creates(&absent);
+        committed(store, &mut other, &[moves]).await;
+        for (round, makes, name) in [("late", false, &there), ("too-late", true, &absent)] {
+            let batch = writer.batch(&deciding(round, Version(1), makes));
+            let found = surprises(store, &batch).await;
+            let name = entity_name("acme", name);
+            let as_is = stored(store, &name).await;
+            assert!(as_is.is_some());
+            let expected = Surprises {
+                entities: vec![(name, as_is)],
+                ..Surprises::default()
+            };
+            assert_eq!(found, expected, "place {place}");
+        }
+        committed(store, &mut writer, &deciding("again", Version(2), false)).await;
     }
 }
 

@@ -154,6 +154,14 @@ impl Tables {
                     .push((write.name.clone(), stored.cloned()));
             }
         }
+        for read in &batch.reads {
+            let stored = self.entity(&read.name);
+            let version = stored.map_or(Version(0), |entity| entity.version);
+            if version != read.expected && !planted::active(Bug::CacheAsTruth) {
+                let as_is = (read.name.clone(), stored.cloned());
+                surprises.entities.push(as_is);
+            }
+        }
         surprises
     }
 

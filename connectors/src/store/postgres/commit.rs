@@ -4,7 +4,9 @@
 use sqlx::postgres::{PgArguments, PgBindIterExt as _};
 use sqlx::query::Query;
 use sqlx::{Arguments as _, Postgres};
-use tidegate_engine::commit::{CommitBatch, CommitPath, CommitReply, EntityWrite};
+use tidegate_engine::commit::{
+    CommitBatch, CommitPath, CommitReply, EntityName, EntityRead, EntityWrite,
+};
 use tidegate_engine::dead_letter::{DeadLetter, DeadLetterSource};
 use tidegate_engine::position::Version;
 use tidegate_engine::store::StoreError;
@@ -21,12 +23,14 @@ const COMMIT_SQL: &str = "select * from tidegate.commit_batch(\
     $1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,\
     $21,$22,$23,$24,$25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,\
     $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58,$59,$60,\
-    $61,$62,$63,$64,$65,$66)";
+    $61,$62,$63,$64,$65,$66,$67,$68,$69,$70,$71,$72,$73,$74)";
 
-/// The batch's entities, apart: those that exist, and those that must not.
+/// The batch's entities, apart: those that exist, and those that must not; written, and only read.
 pub(super) struct EntitySplit<'b> {
     pub existing: Vec<&'b EntityWrite>,
     pub new: Vec<&'b EntityWrite>,
+    pub read: Vec<&'b EntityRead>,
+    pub absent: Vec<&'b EntityRead>,
 }
 
 impl<'b> EntitySplit<'b> {
@@ -35,7 +39,31 @@ impl<'b> EntitySplit<'b> {
             .entities
             .iter()
             .partition(|write| write.expected == Version(0));
-        Self { existing, new }
+        let (absent, read) = batch
+            .reads
+            .iter()
+            .partition(|read| read.expected == Version(0));
+        Self {
+            existing,
+            new,
+            read,
+            absent,
+        }
+    }
+
+    /// The entity at a place of the function's arrays: existing ones count from 1 upward, others from -1
+    /// downward; those that are only read follow those that are written.
+    pub fn name_at(&self, index: i32) -> Option<&'b EntityName> {
+        let place = usize::try_from(index.unsigned_abs()).ok()?.checked_sub(1)?;
+        let (written, read) = if index > 0 {
+            (&self.existing, &self.read)
+        } else {
+            (&self.new, &self.absent)
+        };
+        match written.get(place) {
+            Some(write) => Some(&write.name),
+            None => read.get(place - written.len()).map(|read| &read.name),
+        }
     }
 }
 
@@ -109,6 +137,7 @@ fn bind<'q>(
     let query = bind_checkpoint(query, batch, numbers)?;
     let query = bind_dedupe(query, batch, numbers, probes)?;
     let query = bind_entities(query, numbers, split)?;
+    let query = bind_reads(query, numbers, split)?;
     let query = bind_segments(query, batch, numbers)?;
     let query = bind_open_work(query, batch, numbers)?;
     bind_dead_letters(query, batch, numbers)
@@ -250,6 +279,37 @@ fn bind_entities<'q>(
         .bind(new.iter().map(|w| w.status.as_str()).bind_iter())
         .bind(new.iter().map(|w| &*w.data).bind_iter())
         .bind(new.iter().map(|w| Moment(w.changed_at)).bind_iter()))
+}
+
+fn bind_reads<'q>(
+    query: Statement<'q>,
+    numbers: &BatchNumbers,
+    split: &EntitySplit<'_>,
+) -> Result<Statement<'q>, StoreError> {
+    let tenants = |reads: &[&EntityRead]| -> Vec<i32> {
+        let tenants = reads.iter().map(|read| numbers.tenant(&read.name.tenant));
+        tenants.collect()
+    };
+    let machines = |reads: &[&EntityRead]| -> Vec<i32> {
+        let machines = reads.iter().map(|read| numbers.machine(&read.name.machine));
+        machines.collect()
+    };
+    let (read, absent) = (&split.read, &split.absent);
+    let rows: Vec<i64> = read
+        .iter()
+        .map(|read| read.row.map(|row| row.0))
+        .collect::<Option<_>>()
+        .ok_or_else(|| out_of_form("an entity that exists is read without its row"))?;
+    let expected = int8s(read.iter().map(|read| read.expected.0))?;
+    Ok(query
+        .bind(tenants(read))
+        .bind(machines(read))
+        .bind(read.iter().map(|read| read.name.key.as_str()).bind_iter())
+        .bind(rows)
+        .bind(expected)
+        .bind(tenants(absent))
+        .bind(machines(absent))
+        .bind(absent.iter().map(|read| read.name.key.as_str()).bind_iter()))
 }
 
 fn bind_segments<'q>(

@@ -101,9 +101,9 @@ impl Names {
             return Ok(None);
         };
         let tenants = self.tenants(session, batch.tenants.iter()).await?;
-        let machines = self
-            .machines(session, batch.entities.iter().map(|e| &e.name.machine))
-            .await?;
+        let written = batch.entities.iter().map(|write| &write.name.machine);
+        let read = batch.reads.iter().map(|read| &read.name.machine);
+        let machines = self.machines(session, written.chain(read)).await?;
         let stream_partitions = self
             .of_segments(session, batch, source_partition, &tenants)
             .await?;

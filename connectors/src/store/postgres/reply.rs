@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tidegate_engine::commit::{
-    CommitBatch, CommitReply, EntityName, EntityRow, EntityWrite, KnownKey, StoredEntity, Surprises,
+    CommitBatch, CommitReply, EntityName, EntityRow, KnownKey, StoredEntity, Surprises,
 };
 use tidegate_engine::position::Version;
 use tidegate_engine::state::Status;
@@ -92,7 +92,7 @@ fn surprises(
     entities.sort_by(|a, b| a.0.cmp(&b.0));
     let mut busy = list::<i32>(row, "busy")?
         .into_iter()
-        .map(|index| Ok(write_at(split, index)?.name.clone()))
+        .map(|index| name_at(split, index))
         .collect::<Result<Vec<EntityName>, StoreError>>()?;
     busy.sort();
     Ok(Surprises {
@@ -117,7 +117,7 @@ fn moved(
         .into_iter()
         .zip(states)
         .map(|(index, (((row, version), status), data))| {
-            let name = write_at(split, index)?.name.clone();
+            let name = name_at(split, index)?;
             let stored = match (row, version, status, data) {
                 (Some(row), Some(version), Some(status), Some(data)) => Some(StoredEntity {
                     name: name.clone(),
@@ -140,18 +140,7 @@ pub(super) fn version_of(version: i64) -> Result<Version, StoreError> {
         .map_err(|_| corrupt("a version"))
 }
 
-/// Existing entities count from 1 upward, new ones from -1 downward.
-fn write_at<'b>(split: &EntitySplit<'b>, index: i32) -> Result<&'b EntityWrite, StoreError> {
-    let place = usize::try_from(index.unsigned_abs())
-        .ok()
-        .and_then(|place| place.checked_sub(1));
-    let list = if index > 0 {
-        &split.existing
-    } else {
-        &split.new
-    };
-    place
-        .and_then(|place| list.get(place))
-        .copied()
-        .ok_or_else(|| corrupt("a surprise"))
+fn name_at(split: &EntitySplit<'_>, index: i32) -> Result<EntityName, StoreError> {
+    let name = split.name_at(index).ok_or_else(|| corrupt("a surprise"))?;
+    Ok(name.clone())
 }

@@ -73,6 +73,12 @@ async fn fast(
     if surprises::older_knows_any(connection, &fence, &names, &probes).await? {
         return Ok(End::RollBack(None));
     }
+    if !surprises::moved_reads(connection, &names, batch)
+        .await?
+        .is_empty()
+    {
+        return Ok(End::RollBack(None));
+    }
     Ok(match write(connection, &fence, &names, batch).await? {
         Written::All(new_rows) => End::Commit(Some(CommitReply::Committed { new_rows })),
         Written::Short => End::RollBack(None),

@@ -51,10 +51,12 @@ impl Names {
         batch: &CommitBatch,
     ) -> Result<Self, StoreError> {
         let mut machines: Vec<MachineName> = Vec::new();
-        for write in &batch.entities {
+        let written = batch.entities.iter().map(|write| &write.name.machine);
+        let read = batch.reads.iter().map(|read| &read.name.machine);
+        for machine in written.chain(read) {
             // Few and in runs: a set would cost more than this.
-            if !machines.contains(&write.name.machine) {
-                machines.push(write.name.machine.clone());
+            if !machines.contains(machine) {
+                machines.push(machine.clone());
             }
         }
         Ok(Self {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sqlx::SqliteConnection;
 use tidegate_engine::commit::{
-    CommitBatch, DedupeMark, EntityWrite, KnownKey, StoredEntity, Surprises,
+    CommitBatch, DedupeMark, EntityName, KnownKey, StoredEntity, Surprises,
 };
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::Version;
@@ -82,7 +82,8 @@ pub(super) async fn find(
         },
         other_row: None,
     };
-    let mut stored = entities_of(connection, names, &batch.entities).await?;
+    let written: Vec<&EntityName> = batch.entities.iter().map(|write| &write.name).collect();
+    let mut stored = entities_of(connection, names, &written).await?;
     for (place, write) in batch.entities.iter().enumerate() {
         let entity = stored.remove(&(place as u64));
         let version = entity.as_ref().map_or(Version(0), |entity| entity.version);
@@ -92,7 +93,25 @@ pub(super) async fn find(
             found.other_row = found.other_row.or(Some(place));
         }
     }
+    let read = moved_reads(connection, names, batch).await?;
+    found.surprises.entities.extend(read);
     Ok(found)
+}
+
+/// Entities that the batch only looked at and that are not as it saw them, as they are.
+pub(super) async fn moved_reads(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    batch: &CommitBatch,
+) -> Result<Vec<(EntityName, Option<StoredEntity>)>, StoreError> {
+    let read: Vec<&EntityName> = batch.reads.iter().map(|read| &read.name).collect();
+    let mut stored = entities_of(connection, names, &read).await?;
+    let moved = batch.reads.iter().enumerate().filter_map(|(place, read)| {
+        let entity = stored.remove(&(place as u64));
+        let version = entity.as_ref().map_or(Version(0), |entity| entity.version);
+        (version != read.expected).then(|| (read.name.clone(), entity))
+    });
+    Ok(moved.collect())
 }
 
 /// Which of the marks one dedupe table knows, by their place, with the conflict hash that stands there.
@@ -118,26 +137,26 @@ async fn keys_in(
     Ok(found.into_iter().collect())
 }
 
-/// The entities of the writes that exist, by their place.
+/// The named entities that exist, by their place.
 async fn entities_of(
     connection: &mut SqliteConnection,
     names: &Names,
-    writes: &[EntityWrite],
+    named: &[&EntityName],
 ) -> Result<HashMap<u64, StoredEntity>, StoreError> {
-    let wanted: Vec<(usize, &EntityWrite)> = writes.iter().enumerate().collect();
-    let bind = |binds: &mut Binds, (place, write): &(usize, &EntityWrite)| {
+    let wanted: Vec<(usize, &EntityName)> = named.iter().copied().enumerate().collect();
+    let bind = |binds: &mut Binds, (place, name): &(usize, &EntityName)| {
         binds
             .number(*place as u64)
-            .int(names.tenant(&write.name.tenant))
-            .int(names.machine(&write.name.machine))
-            .text(write.name.key.as_str());
+            .int(names.tenant(&name.tenant))
+            .int(names.machine(&name.machine))
+            .text(name.key.as_str());
     };
     let found = FIND_ENTITIES
         .fetch(connection, &wanted, bind, |row| {
             let place: i64 = column(row, 0)?;
-            let write = usize::try_from(place).ok().and_then(|at| writes.get(at));
-            let entity = match write {
-                Some(write) => Some(entity_of(row, 1, write.name.clone())?),
+            let name = usize::try_from(place).ok().and_then(|at| named.get(at));
+            let entity = match name {
+                Some(name) => Some(entity_of(row, 1, (*name).clone())?),
                 None => None,
             };
             Ok((place.unsigned_abs(), entity))
