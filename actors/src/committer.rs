@@ -175,7 +175,8 @@ impl Committer {
         let events_max = if terms.one_event {
             1
         } else {
-            options.batch_events_max
+            // What somebody else moves all the time is met by a small batch sooner or later.
+            (options.batch_events_max >> terms.halved.min(usize::BITS - 1)).max(1)
         };
         // A stream whose settled events have too many holes between them goes on in their order. The window
         // is larger than a poll: the source may wait for a lane with the rest of one in its hands.

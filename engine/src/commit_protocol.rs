@@ -21,6 +21,9 @@ pub struct Terms {
     pub path: CommitPath,
     /// One event at a time, while the event is looked for that the store refuses.
     pub one_event: bool,
+    /// How often the most that a batch may hold is halved: once for each surprise in a row after the first
+    /// few. Whoever shares entities that others move all the time gets on with small batches.
+    pub halved: u32,
 }
 
 /// What the owner does next.
@@ -130,6 +133,9 @@ impl CommitProtocol {
                 CommitPath::Fast
             },
             one_event: self.one_event_until.is_some(),
+            halved: self
+                .surprised_in_a_row
+                .saturating_sub(SURPRISES_BEFORE_CAREFUL),
         }
     }
 
@@ -320,6 +326,22 @@ mod tests {
         let mut protocol = CommitProtocol::new(&checkpoint(3, 7), BackOff::default());
         protocol.submitted();
         protocol
+    }
+
+    #[test]
+    fn a_batch_that_is_surprised_again_and_again_is_halved_until_it_gets_through() {
+        let mut protocol = CommitProtocol::new(&checkpoint(3, 7), BackOff::default());
+        for in_a_row in 0..40 {
+            assert_eq!(protocol.terms(0).halved, u32::saturating_sub(in_a_row, 2));
+            protocol.submitted();
+            let surprised = Ok(CommitReply::Surprised(Surprises::default()));
+            let next = protocol.on_reply(surprised, 10, None, 0);
+            assert!(matches!(next, Next::Reapply(_)), "{next:?}");
+        }
+        protocol.submitted();
+        let new_rows = Vec::new();
+        protocol.on_reply(Ok(CommitReply::Committed { new_rows }), 1, None, 0);
+        assert_eq!(protocol.terms(0).halved, 0);
     }
 
     fn unknown() -> StoreError {

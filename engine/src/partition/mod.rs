@@ -5,6 +5,7 @@
 mod cache;
 mod letters;
 mod prepare;
+mod reads;
 #[cfg(test)]
 mod tests;
 

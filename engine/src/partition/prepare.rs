@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::letters::{self, Notice};
+use super::reads::LookedAt;
 use super::{EntityRef, EntityValue, Head, Overlay, PREPARED_MAX, Partition, Queued, Target};
 use crate::admission::{Admission, Content, classify, conflict_id, unreadable_id};
 use crate::checkpoint::Counts;
 use crate::clock::Timestamp;
-use crate::commit::{DedupeMark, EntityRead, EntityRow, EntityWrite, OpenWork, Segment};
+use crate::commit::{DedupeMark, EntityRead, EntityWrite, OpenWork, Segment};
 use crate::dead_letter::DeadLetter;
 use crate::event::Event;
 use crate::hash::Hash128;
@@ -69,9 +70,6 @@ pub struct Part {
     /// What to tell of them once they are durable.
     pub notices: Vec<Notice>,
 }
-
-/// An entity, its row and its version when an event was decided on it.
-type LookedAt = (EntityRef, Option<EntityRow>, Version);
 
 /// A part in the making.
 pub(super) struct Draft {
@@ -262,7 +260,16 @@ impl<P> Partition<P> {
         for target in &queued.targets {
             let refused = condemned.as_ref().map(|(_, detail)| detail.as_str());
             let transition = self.transition(target, &context, refused);
-            effects.push(self.keep(draft, target, &context, sequence, transition));
+            let effect = self.keep(draft, target, &context, sequence, transition);
+            // What the store has condemned is dead whatever its entity is.
+            if effect.outcome != Outcome::Applied
+                && condemned.is_none()
+                && let Ok(entity) = &target.entity
+            {
+                let seen = self.looked_at(entity, draft.overlay.number);
+                draft.looked_at.extend(seen);
+            }
+            effects.push(effect);
         }
         self.write(draft, queued, event, sequence, &effects);
         effects.clear();
@@ -318,11 +325,6 @@ impl<P> Partition<P> {
             Outcome::Ignored => counts.ignored += 1,
             Outcome::Dead | Outcome::Discarded => counts.dead += 1,
         }
-        if moved.is_none()
-            && let Ok(entity) = &target.entity
-        {
-            self.look_at(draft, entity);
-        }
         if let Some(fault) = fault {
             let position = self.position_of(sequence);
             self.keep_fault(draft, context, &effect, position, fault);
@@ -345,17 +347,6 @@ impl<P> Partition<P> {
             self.move_entity(draft, entity, moved.state, moved.text, context.admitted_at);
         }
         effect
-    }
-
-    /// Remembers what an event was decided on that does not move it. What this batch has moved is compared
-    /// as such.
-    fn look_at(&self, draft: &mut Draft, entity: &EntityRef) {
-        if let Some(value) = self.entities.get(entity)
-            && value.batch != draft.overlay.number
-        {
-            let seen = (entity.clone(), value.row, value.version);
-            draft.looked_at.push(seen);
-        }
     }
 
     fn move_entity(
@@ -424,26 +415,6 @@ impl<P> Partition<P> {
         let leaf = entry.write(&mut draft.body);
         draft.overlay.head.chain_head = draft.overlay.head.chain_head.fold(leaf);
         draft.overlay.head.next_sequence = sequence.next();
-    }
-
-    /// What was looked at, once an entity. What moved later in the batch is compared as such.
-    fn reads_of(&self, mut looked_at: Vec<LookedAt>, overlay: &Overlay) -> Vec<EntityRead> {
-        looked_at.sort_unstable_by(|left, right| left.0.cmp(&right.0));
-        looked_at.dedup_by(|left, right| left.0 == right.0);
-        let mut reads = Vec::with_capacity(looked_at.len());
-        // Both lists are sorted.
-        let mut moved = overlay.moved.iter().map(|(entity, _)| entity).peekable();
-        for (entity, row, expected) in looked_at {
-            while moved.next_if(|it| **it < entity).is_some() {}
-            if moved.peek() != Some(&&entity) {
-                reads.push(EntityRead {
-                    name: self.name_of(&entity),
-                    row,
-                    expected,
-                });
-            }
-        }
-        reads
     }
 
     fn finish(&mut self, draft: Draft) -> Part {

@@ -1,6 +1,6 @@
 //! What a partition remembers, forgets and takes back, whatever its memory holds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use crate::hash::Hash128;
 use crate::machine::order::order_processor;
 use crate::machine::{DeadReason, MachineSet};
 use crate::position::{Offset, SourceName, SourcePartition, StreamName, StreamPartition, Version};
+use crate::record::{Record, split_segment};
 use crate::state::{EntityKey, MachineName, Status};
 use crate::tenant::{TenantBinding, TenantId};
 
@@ -102,6 +103,23 @@ impl Table {
         partition.loaded(&wanted, found);
     }
 
+    /// Every refusal of the part is of an entity that it names, written or looked at.
+    fn check_decisions(&self, part: &Part) {
+        let written = part.entities.iter().map(|write| &write.name);
+        let named: BTreeSet<_> = written
+            .chain(part.reads.iter().map(|read| &read.name))
+            .collect();
+        let Some(segment) = &part.segment else { return };
+        for record in split_segment(&segment.body).unwrap() {
+            let (record, _) = Record::read(record.get()).unwrap();
+            for effect in record.effects {
+                let order = effect.key.unwrap();
+                let is_named = named.contains(&name(order.as_str()));
+                assert!(is_named, "{order} was decided unseen: {:?}", effect.outcome);
+            }
+        }
+    }
+
     /// Writes a part if everything in it is as it says, or names what is not.
     fn commit(&mut self, part: &Part) -> Result<Vec<EntityRow>, Surprises> {
         let mut surprises = Surprises::default();
@@ -122,9 +140,17 @@ impl Table {
                     .push((write.name.clone(), stored.cloned()));
             }
         }
+        for read in &part.reads {
+            let stored = self.entities.get(&read.name);
+            if stored.map_or(Version(0), |it| it.version) != read.expected {
+                let as_is = (read.name.clone(), stored.cloned());
+                surprises.entities.push(as_is);
+            }
+        }
         if !surprises.is_empty() {
             return Err(surprises);
         }
+        self.check_decisions(part);
         self.keys
             .extend(part.dedupe.iter().map(|mark| (mark.key, mark.conflict)));
         let mut rows = Vec::new();

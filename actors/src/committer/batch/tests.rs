@@ -137,6 +137,7 @@ impl Run {
             revision: Revision(self.revision),
             path: CommitPath::Fast,
             one_event: false,
+            halved: 0,
         };
         let at = Timestamp(9_000);
         let place = source_partition();
