@@ -18,6 +18,8 @@ pub enum Bug {
     DroppedPermit,
     /// A cached entity is written over whatever version the store holds.
     CacheAsTruth,
+    /// A batch does not name what it only looked at, so no store compares it.
+    ReadsLeftOut,
     /// Speculative state survives a commit that failed.
     SpeculationKeptAfterFailure,
     /// An error that the database gave no known code for condemns the event.
@@ -32,7 +34,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 13] = [
         Bug::AcknowledgeBeforeCommit,
         Bug::NoEpochCheck,
         Bug::NoRevisionCheck,
@@ -40,6 +42,7 @@ impl Bug {
         Bug::UnsortedArrays,
         Bug::DroppedPermit,
         Bug::CacheAsTruth,
+        Bug::ReadsLeftOut,
         Bug::SpeculationKeptAfterFailure,
         Bug::UnknownErrorIsDead,
         Bug::DedupeProbeLeftOut,

@@ -10,7 +10,10 @@ use futures_util::FutureExt as _;
 use tidegate_connectors::bus::memory::MemoryBusHandle;
 use tidegate_connectors::store::memory::MemoryStore;
 use tidegate_engine::checkpoint::Checkpoint;
-use tidegate_engine::position::{Epoch, Incarnation, Offset, SourceName, SourcePartition};
+use tidegate_engine::commit::CommitBatch;
+use tidegate_engine::position::{
+    Epoch, Incarnation, Offset, Sequence, SourceName, SourcePartition, StreamPartition,
+};
 use tidegate_engine::store::StateStore;
 use tokio::time::Instant;
 
@@ -51,6 +54,10 @@ struct State {
     seen: BTreeMap<u32, Checkpoint>,
     /// Ownerships that an unexpected error must have stopped.
     stopped: Vec<(u32, Epoch)>,
+    /// Commits that took effect.
+    commits: u64,
+    /// Which of them wrote the segment that begins there.
+    written_by: BTreeMap<(StreamPartition, Sequence), u64>,
 }
 
 impl Stage {
@@ -202,6 +209,23 @@ impl Stage {
     /// After an unexpected error no commit of that ownership may follow.
     pub fn must_stop(&self, partition: u32, epoch: Epoch) {
         self.state().stopped.push((partition, epoch));
+    }
+
+    /// A commit took effect, after all that did before.
+    pub fn committed(&self, batch: &CommitBatch) {
+        let mut state = self.state();
+        state.commits += 1;
+        let number = state.commits;
+        for segment in &batch.segments {
+            let start = (segment.stream_partition.clone(), segment.first_sequence);
+            state.written_by.insert(start, number);
+        }
+    }
+
+    /// The number of the commit that wrote the segment which begins there.
+    pub fn written_by(&self, place: &StreamPartition, first: Sequence) -> Option<u64> {
+        let state = self.state();
+        state.written_by.get(&(place.clone(), first)).copied()
     }
 
     /// Looks at a checkpoint after a commit: it only ever grows, and by one revision a commit.

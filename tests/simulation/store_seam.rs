@@ -153,6 +153,7 @@ impl StoreFaults for StoreSeam {
                 .claimed(partition, &self.control.name, checkpoint.epoch);
         }
         if let (Some(batch), CallOutcome::Committed) = (call.batch, outcome) {
+            self.stage.committed(batch);
             self.stage
                 .look_after_commit(batch.source_partition.partition, batch.epoch);
         }
@@ -200,6 +201,7 @@ impl StoreFaults for StoreSeam {
         self.stage.count(Fault::UnknownLate);
         let (place, epoch, revision) = (&batch.source_partition, batch.epoch, batch.revision);
         if outcome == CallOutcome::Committed {
+            self.stage.committed(batch);
             self.stage.check_owner(place.partition, epoch);
         }
         self.trace(&format!(

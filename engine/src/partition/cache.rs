@@ -39,6 +39,10 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
+
     pub fn get(&self, key: &K) -> Option<&V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }

@@ -9,7 +9,7 @@ mod reads;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use cache::EntityRef;
@@ -46,7 +46,8 @@ impl Default for PartitionLimits {
     }
 }
 
-/// Entities that are remembered as shared with other partitions.
+/// Entities that are remembered as shared with other partitions; those that nobody touched for longest
+/// are forgotten.
 const SHARED_ENTITIES_MAX: usize = 10_000;
 
 /// Where the log of the partition ends.
@@ -117,7 +118,7 @@ pub struct Partition<P> {
     /// Places in the queue before this one need nothing that was not asked for when they were looked
     /// at. Without it every look would go through the whole queue again.
     looked_through: usize,
-    shared: BTreeSet<EntityRef>,
+    shared: Generations<EntityRef, ()>,
     condemned: BTreeMap<Offset, Condemned>,
 }
 
@@ -150,7 +151,7 @@ impl<P> Partition<P> {
             known_keys: Generations::new(limits.known_keys_max),
             requested: HashSet::default(),
             looked_through: 0,
-            shared: BTreeSet::new(),
+            shared: Generations::new(SHARED_ENTITIES_MAX),
             condemned: BTreeMap::new(),
         }
     }
@@ -279,9 +280,7 @@ impl<P> Partition<P> {
             .filter(|(name, _)| name.tenant == tenant)
         {
             let entity = reference(name);
-            if self.shared.len() < SHARED_ENTITIES_MAX {
-                self.shared.insert(entity.clone());
-            }
+            self.shared.put(&entity, (), |()| false);
             self.remember(&entity, EntityValue::stored(stored.clone()));
         }
     }
@@ -381,7 +380,7 @@ impl<P> Partition<P> {
         // What the next batch would go back to is what this one left.
         for (entity, before) in self.overlays.iter_mut().flat_map(|next| &mut next.moved) {
             let row = rows.get(&*entity);
-            if row == Some(&None) || self.shared.contains(&*entity) {
+            if row == Some(&None) || self.shared.get(entity).is_some() {
                 *before = None;
             } else if let (Some(row), Some(value)) = (row, before) {
                 value.row = *row;
@@ -412,7 +411,8 @@ impl<P> Partition<P> {
                 .filter_map(|it| it.entity.as_ref().ok())
             {
                 let value = self.entities.get(entity);
-                if self.shared.contains(entity) && value.is_some_and(|value| !pinned(value)) {
+                let is_shared = self.shared.touch(entity, |()| false);
+                if is_shared && value.is_some_and(|value| !pinned(value)) {
                     self.entities.remove(entity);
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::{EntityRef, Overlay, Partition};
 use crate::commit::{EntityRead, EntityRow};
+use crate::planted::{Bug, active};
 use crate::position::Version;
 
 /// An entity, its row and its version when an event was decided on it.
@@ -21,6 +22,9 @@ impl<P> Partition<P> {
         mut looked_at: Vec<LookedAt>,
         overlay: &Overlay,
     ) -> Vec<EntityRead> {
+        if active(Bug::ReadsLeftOut) {
+            return Vec::new();
+        }
         looked_at.sort_unstable_by(|left, right| left.0.cmp(&right.0));
         looked_at.dedup_by(|left, right| left.0 == right.0);
         let mut reads = Vec::with_capacity(looked_at.len());

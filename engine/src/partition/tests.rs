@@ -310,3 +310,21 @@ fn a_shared_entity_is_asked_for_again_also_when_it_was_only_read() {
     offer(&mut partition, 2, "e2", "paid", "o1");
     assert_eq!(partition.wanted(10), [name("o1")]);
 }
+
+#[test]
+fn an_entity_is_known_as_shared_however_many_others_were_before_it() {
+    let mut partition = partition();
+    let surprised = |order: &str| Surprises {
+        entities: vec![(name(order), Some(stored(order, 5, 4, 1000)))],
+        ..Surprises::default()
+    };
+    for other in 0..=super::SHARED_ENTITIES_MAX {
+        partition.reset(&surprised(&format!("other{other}")));
+    }
+    partition.reset(&surprised("o1"));
+    offer(&mut partition, 0, "e0", "paid", "o1");
+    part(&mut partition).unwrap();
+    partition.settle(Some(&[]));
+    offer(&mut partition, 1, "e1", "paid", "o1");
+    assert_eq!(partition.wanted(10), [name("o1")]);
+}

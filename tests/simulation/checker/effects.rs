@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_engine::position::Version;
 use tidegate_engine::record::{Effect, Outcome};
 use tidegate_engine::state::{Status, state_hash};
 use tidegate_engine::store::StateStore;
@@ -146,41 +145,55 @@ fn replay(
     history
 }
 
-/// What moved nothing was decided on a state that the entity had between its partition's own versions.
+/// What moved nothing was decided on the entity as it stood when its event was committed: as the commits
+/// before left it, and the records before it in its own.
 fn check_unmoved(findings: &Findings, histories: &BTreeMap<Place, History>, wrong: &mut Wrong) {
     let fresh = vec![ModelEntity::default()];
+    let moves = moves(findings);
     for (index, logged) in findings.records.iter().enumerate() {
-        for effect in logged
-            .record
-            .effects
-            .iter()
-            .filter(|effect| effect.outcome != Outcome::Applied)
-        {
-            let key = effect
-                .key
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            let place = (logged.event.tenant.clone(), effect.machine.to_string(), key);
+        let effects = logged.record.effects.iter();
+        for effect in effects.filter(|effect| effect.outcome != Outcome::Applied) {
+            let place = place_of(&logged.event, effect);
+            let before = moves.get(&place).and_then(|moves| {
+                let before = moves.range(..(logged.commit, index));
+                before.last().map(|(_, version)| *version)
+            });
+            let version = before.unwrap_or(0);
             let history = histories.get(&place).unwrap_or(&fresh);
-            let (from, to) = own_versions(findings, index, effect);
-            let possible = history
-                .iter()
-                .filter(|entity| from <= entity.version && entity.version <= to);
-            let agrees = possible
-                .into_iter()
-                .any(|entity| says(entity, effect, &logged.event));
-            if !agrees {
+            let mut stood = history.iter().filter(|entity| entity.version == version);
+            if !stood.any(|entity| says(entity, effect, &logged.event)) {
+                let (outcome, reason) = (effect.outcome, &effect.reason);
+                let id = &logged.event.id;
                 wrong.push((
                     Check::Effects,
-                    format!(
-                        "{place:?}: {} is {:?} {:?}",
-                        logged.event.id, effect.outcome, effect.reason
-                    ),
+                    format!("{place:?} at version {version}: {id} is {outcome:?} {reason:?}"),
                 ));
             }
         }
     }
+}
+
+/// Which versions every entity had, each by the commit and the record that made it.
+fn moves(findings: &Findings) -> BTreeMap<Place, BTreeMap<(u64, usize), u64>> {
+    let mut moves: BTreeMap<Place, BTreeMap<(u64, usize), u64>> = BTreeMap::new();
+    for (index, logged) in findings.records.iter().enumerate() {
+        for effect in &logged.record.effects {
+            if let Some(version) = effect.version {
+                let of = moves.entry(place_of(&logged.event, effect)).or_default();
+                of.insert((logged.commit, index), version.0);
+            }
+        }
+    }
+    moves
+}
+
+fn place_of(event: &ModelEvent, effect: &Effect) -> Place {
+    let key = effect.key.as_ref().map(ToString::to_string);
+    (
+        event.tenant.clone(),
+        effect.machine.to_string(),
+        key.unwrap_or_default(),
+    )
 }
 
 /// The model's verdict in that state is the effect's.
@@ -192,25 +205,6 @@ fn says(entity: &ModelEntity, effect: &Effect, event: &ModelEvent) -> bool {
         Verdict::Ignored => effect.outcome == Outcome::Ignored,
         Verdict::Dead(why) => effect.outcome == Outcome::Dead && reason.starts_with(why),
     }
-}
-
-/// The versions that the entity had after the stream partition's last effect on it and before its next.
-fn own_versions(findings: &Findings, index: usize, effect: &Effect) -> (u64, u64) {
-    let logged = &findings.records[index];
-    let version = |other: &super::LogRecord| {
-        let same = other.partition == logged.partition && other.event.tenant == logged.event.tenant;
-        let effects = other.record.effects.iter().filter(|_| same);
-        effects
-            .into_iter()
-            .find(|it| it.machine == effect.machine && it.key == effect.key)?
-            .version
-    };
-    let before = findings.records[..index].iter().rev().find_map(version);
-    let after = findings.records[index + 1..].iter().find_map(version);
-    (
-        before.unwrap_or(Version(0)).0,
-        after.map_or(u64::MAX, |after| after.0 - 1),
-    )
 }
 
 /// Within a stream partition, what happens to an entity happens in the order of the log.

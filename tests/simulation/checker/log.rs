@@ -16,6 +16,8 @@ use crate::stage::Stage;
 pub struct LogRecord {
     pub partition: u32,
     pub offset: u64,
+    /// The number of the commit that wrote it.
+    pub commit: u64,
     pub record: Record,
     pub event: ModelEvent,
     /// Events that its effects emit, as the model says.
@@ -37,6 +39,8 @@ struct Read {
     next: u64,
     chain: ChainHead,
     last_offset: Option<Offset>,
+    /// The number of the commit that wrote the segment.
+    commit: u64,
 }
 
 async fn read_one(stage: &Stage, findings: &mut Findings, head: &StreamHead) {
@@ -44,6 +48,15 @@ async fn read_one(stage: &Stage, findings: &mut Findings, head: &StreamHead) {
     let segments = stage.store.segments(place, Sequence(0), ROWS_MAX).await;
     let mut read = Read::default();
     for segment in segments.unwrap() {
+        let commit = stage.written_by(place, segment.first_sequence);
+        if commit.is_none() {
+            let what = format!(
+                "{place}: nobody saw the commit of the segment at {}",
+                read.next
+            );
+            findings.wrong(Check::Log, what);
+        }
+        read.commit = commit.unwrap_or(read.commit);
         read_segment(findings, place, &segment, &mut read);
     }
     if (head.next_sequence.0, head.chain_head) != (read.next, read.chain) {
@@ -98,7 +111,7 @@ fn read_segment(
             findings.wrong(Check::Order, what);
         }
         read.last_offset = record.offset;
-        keep(findings, place, record);
+        keep(findings, place, record, read.commit);
     }
     let ends = times.first().copied().zip(times.last().copied());
     if segment.chain_head != read.chain || ends != Some((segment.first_at, segment.last_at)) {
@@ -108,7 +121,7 @@ fn read_segment(
 }
 
 /// A record holds the event that was delivered at its offset, of the tenant in whose log it is.
-fn keep(findings: &mut Findings, place: &StreamPartition, record: Record) {
+fn keep(findings: &mut Findings, place: &StreamPartition, record: Record, commit: u64) {
     let (partition, tenant) = (place.source_partition.partition, place.tenant.as_str());
     let offset = record.offset.map_or(u64::MAX, |offset| offset.0);
     let delivered = findings
@@ -138,6 +151,7 @@ fn keep(findings: &mut Findings, place: &StreamPartition, record: Record) {
             findings.records.push(LogRecord {
                 partition,
                 offset,
+                commit,
                 record,
                 event,
                 emits: 0,
