@@ -15,8 +15,9 @@
 //!   │ admit: one message under way
 //!   ▼
 //!  Partition (one a tenant and source partition) ── mailbox ≤ 1024 messages; one load of
-//!   │  ▲                                            ≤ 2000 entities under way; 100000 entities and
-//!   │  │ prepare, settle, reset                     200000 keys remembered; apply: 2 batches deep
+//!   │  ▲                                            ≤ 2000 entities under way, 2 batches deep;
+//!   │  │ prepare, settle, reset                     an equal share each of the
+//!   │  │                                            node's memory: 1000000 entities, 2000000 keys
 //!   ▼  │
 //!  Committer (one a source partition) ── mailbox ≤ 16384 messages; fair order, 64 KiB a turn;
 //!   │                                    a batch ≤ 5000 events, 4 MiB
@@ -36,6 +37,7 @@
 pub mod committer;
 pub mod failpoint;
 pub mod fair_queue;
+mod memory;
 pub mod node;
 pub mod options;
 pub mod ownership;
@@ -100,13 +102,13 @@ mod tests {
                 "source partition) ── mailbox ≤ {} messages; one load of",
                 partition::MAILBOX_MESSAGES_MAX
             ),
+            format!("≤ {} entities under way", options.load_entities_max),
             format!(
-                "≤ {} entities under way; {} entities",
-                options.load_entities_max, options.partition.entities_max
+                "node's memory: {} entities, {} keys",
+                options.memory.entities_max, options.memory.known_keys_max
             ),
-            format!("{} keys remembered", options.partition.known_keys_max),
             format!(
-                "apply: {} batches deep",
+                "under way, {} batches deep",
                 tidegate_engine::partition::PREPARED_MAX
             ),
             format!(

@@ -9,6 +9,7 @@ use tidegate_engine::position::SourceName;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::committer::{Committer, CommitterSnapshot, ObserveCommitter};
+use crate::memory::Memory;
 use crate::options::NodeOptions;
 use crate::permits::Stock;
 use crate::seams::{Context, NodeSeams};
@@ -102,10 +103,6 @@ pub struct SourceFailed {
 impl Node {
     /// Starts a node inside an actix system. Its sources run as owned tasks of the spawner.
     pub fn start(mut options: NodeOptions, seams: NodeSeams, sources: Vec<Source>) -> NodeHandle {
-        // The keys of two unsettled batches, and the duplicates that a store names of them, must be
-        // remembered until they are settled or applied again, or the same batch would be refused for ever.
-        let known_keys_max = &mut options.partition.known_keys_max;
-        *known_keys_max = (*known_keys_max).max(4 * options.batch_events_max);
         // Each source's poll holds one event at least, and half of the stock is for what was received.
         options.node_events_max = options.node_events_max.max(2 * sources.len());
         // What permits can count, so that the sources' shares are of the same.
@@ -115,6 +112,7 @@ impl Node {
         let commit_slots = Arc::new(Semaphore::new(options.commit_slots.max(1)));
         let context = Context {
             seams,
+            memory: Memory::new(options.memory),
             options: Arc::new(options),
         };
         let tenants = Tenants::new(context.clone());

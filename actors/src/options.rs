@@ -40,8 +40,8 @@ pub struct NodeOptions {
     pub fair_quantum_bytes: usize,
     /// Commits in flight in the whole node, each of another source partition.
     pub commit_slots: usize,
-    /// Memories of one partition.
-    pub partition: PartitionLimits,
+    /// What all partitions keep in memory together, in equal shares.
+    pub memory: PartitionLimits,
     /// Entities asked for in one load.
     pub load_entities_max: usize,
     /// Spacing of retries.
@@ -87,7 +87,10 @@ impl Default for NodeOptions {
             done_above_ranges_max: DONE_ABOVE_FRAGMENTED,
             fair_quantum_bytes: 64 * 1024,
             commit_slots: 4,
-            partition: PartitionLimits::default(),
+            memory: PartitionLimits {
+                entities_max: 1_000_000,
+                known_keys_max: 2_000_000,
+            },
             load_entities_max: 2_000,
             back_off: BackOff::default(),
             busy_wait: Duration::from_millis(20),

@@ -19,6 +19,7 @@ use tidegate_engine::tenant::TenantId;
 use tokio::time::Instant;
 
 use crate::committer::{Committer, Ready};
+use crate::memory::Share;
 use crate::ownership::{Ownership, Standing};
 use crate::permits::Permit;
 use crate::seams::Context;
@@ -33,6 +34,7 @@ pub struct PartitionActor {
     ownership: Arc<Ownership>,
     committer: Addr<Committer>,
     tenant: TenantId,
+    memory: Share,
     /// Absent until the head of its log was read.
     state: Option<Partition<Permit>>,
     /// Events that came before that.
@@ -150,6 +152,7 @@ impl PartitionActor {
         tenant: TenantId,
     ) -> Self {
         Self {
+            memory: context.memory.share(),
             context,
             ownership,
             committer,
@@ -347,12 +350,7 @@ impl Handler<HeadRead> for PartitionActor {
                 chain_head: head.chain_head,
             });
         let machines = self.context.seams.machines.clone();
-        let mut state = Partition::new(
-            stream_partition,
-            machines,
-            head,
-            self.context.options.partition,
-        );
+        let mut state = Partition::new(stream_partition, machines, head, self.memory.limits());
         for admit in std::mem::take(&mut self.early) {
             Self::take_in(&mut state, admit);
         }
@@ -409,10 +407,11 @@ impl Handler<Prepare> for PartitionActor {
         Prepare { allowance }: Prepare,
         context: &mut Self::Context,
     ) -> Self::Result {
-        let prepared = self
-            .state
-            .as_mut()
-            .map_or(Prepared::Empty, |state| state.prepare(allowance));
+        let limits = self.memory.limits();
+        let prepared = self.state.as_mut().map_or(Prepared::Empty, |state| {
+            state.set_limits(limits);
+            state.prepare(allowance)
+        });
         let waiting = matches!(prepared, Prepared::Waiting);
         let part = match prepared {
             Prepared::Part(part) => Some(part),

@@ -7,6 +7,7 @@ use tidegate_engine::machine::MachineSet;
 use tidegate_engine::spawner::Spawner;
 use tidegate_engine::store::StateStore;
 
+use crate::memory::Memory;
 use crate::options::NodeOptions;
 use crate::placement::Placement;
 
@@ -32,4 +33,5 @@ pub struct NodeSeams {
 pub(crate) struct Context {
     pub seams: NodeSeams,
     pub options: Arc<NodeOptions>,
+    pub memory: Arc<Memory>,
 }

@@ -187,7 +187,7 @@ section! {
         /// Events that are received and not yet settled, over all tenants.
         node_events_max: usize [1..=10_000_000] = 100_000;
         /// Bytes of those events. Beside them the process has what it keeps in memory of entities and
-        /// keys, each tenant and source partition its own: `cached_entities_max`, `cached_keys_max`.
+        /// keys: `cached_entities_max`, `cached_keys_max`.
         node_bytes_max: usize [4_194_304..=4_294_967_295] = 268_435_456;
         /// Events of one tenant that are received and not yet settled: its share of the node.
         tenant_events_max: usize [1..=10_000_000] = 25_000;
@@ -206,12 +206,13 @@ section! {
         fair_quantum_bytes: usize [1_024..=16_777_216] = 65_536;
         /// Commits in flight at once, each of another source partition.
         commits_max: usize [1..=256] = 4;
-        /// Entities kept in memory for each tenant and source partition that had events within the last
-        /// minute, so that hot ones are not read again, with their data.
-        cached_entities_max: usize [1_000..=100_000_000] = 100_000;
-        /// Idempotency keys kept in memory for each of those, so that a duplicate of a recent event costs
-        /// no commit.
-        cached_keys_max: usize [1_000..=100_000_000] = 200_000;
+        /// Entities kept in memory with their data, so that hot ones are not read again. Each tenant has
+        /// an equal share for each source partition in which it had events within the last minute, at
+        /// least 256.
+        cached_entities_max: usize [1_000..=100_000_000] = 1_000_000;
+        /// Idempotency keys kept in memory in such shares, so that a duplicate of a recent event costs no
+        /// commit. Beside them the keys of events that are not yet settled.
+        cached_keys_max: usize [1_000..=100_000_000] = 2_000_000;
         /// Entities read from the store at once.
         load_entities_max: usize [1..=100_000] = 2_000;
         /// Milliseconds before the first retry of what failed for now; doubled each time.
@@ -437,7 +438,7 @@ impl Config {
             done_above_ranges_max: limits::DONE_ABOVE_FRAGMENTED,
             fair_quantum_bytes: limits.fair_quantum_bytes,
             commit_slots: limits.commits_max,
-            partition: PartitionLimits {
+            memory: PartitionLimits {
                 entities_max: limits.cached_entities_max,
                 known_keys_max: limits.cached_keys_max,
             },

@@ -60,7 +60,7 @@ pub fn options(name: &str, dice: &mut Dice) -> NodeOptions {
         done_above_ranges_max: dice.between(1, 20) as usize,
         fair_quantum_bytes: dice.between(1, 8) as usize * 1024,
         commit_slots: dice.between(1, 4) as usize,
-        partition: PartitionLimits {
+        memory: PartitionLimits {
             entities_max,
             known_keys_max: dice.between(4, 200) as usize,
         },

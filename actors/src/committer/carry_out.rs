@@ -147,7 +147,10 @@ impl Committer {
     }
 
     fn follow(&mut self, next: Next, context: &mut ActixContext<Self>) {
-        self.progressed_at = Instant::now();
+        // Who is surprised without end is told so; who waits for another's rows only waits.
+        if !matches!(&next, Next::Reapply(surprises) if surprises.busy.is_empty()) {
+            self.progressed_at = Instant::now();
+        }
         match next {
             Next::Settle { new_rows } => self.settle(new_rows, context),
             Next::Reapply(surprises) => {

@@ -136,9 +136,9 @@ begin
             -- of the caller that no new attempt mends.
             if exists (select from unnest(moved, moved_row) as m(ordinal, row_id)
                         join tidegate.entities e
-                          on e.tenant_id = p_entity_tenant[m.ordinal]
-                             and e.machine_id = p_entity_machine[m.ordinal]
-                             and e.key = p_entity_key[m.ordinal]
+                          on e.tenant_id = (p_entity_tenant || p_read_tenant)[m.ordinal]
+                             and e.machine_id = (p_entity_machine || p_read_machine)[m.ordinal]
+                             and e.key = (p_entity_key || p_read_key)[m.ordinal]
                        where m.ordinal > 0 and m.row_id is null) then
                 raise exception 'an entity is not in the row that is named' using errcode = 'TG004';
             end if;

@@ -39,6 +39,11 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
         }
     }
 
+    /// Bounds the map anew. Entries that are too many are forgotten when others come.
+    pub fn set_bound(&mut self, entries_max: usize) {
+        self.added_max = (entries_max / 2).max(1);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.young.is_empty() && self.old.is_empty()
     }

@@ -32,8 +32,7 @@ use crate::transition;
 pub struct PartitionLimits {
     /// Entities kept between events.
     pub entities_max: usize,
-    /// Admitted idempotency keys kept. At least four times the events of one batch: the keys of two batches
-    /// that are not settled, and the duplicates that a store names of them before they are applied again.
+    /// Admitted idempotency keys kept; four for each queued event, where that is more.
     pub known_keys_max: usize,
 }
 
@@ -133,11 +132,7 @@ impl<P> Partition<P> {
         head: Head,
         limits: PartitionLimits,
     ) -> Self {
-        // One event may concern every machine: what it needs has to be there at once, and stay while each
-        // of them is touched and moved.
-        let per_event = machines.iter().count().max(1);
-        let entities_max = limits.entities_max.max(4 * per_event);
-        Self {
+        let mut partition = Self {
             stream_partition,
             machines,
             head,
@@ -145,15 +140,31 @@ impl<P> Partition<P> {
             queued_bytes: 0,
             overlays: VecDeque::new(),
             batches: 0,
-            entities: Generations::new(entities_max),
-            // One of the memory's two generations, so that what is loaded together stays together.
-            look_ahead_max: entities_max / (2 * per_event),
+            entities: Generations::new(limits.entities_max),
+            look_ahead_max: 0,
             known_keys: Generations::new(limits.known_keys_max),
             requested: HashSet::default(),
             looked_through: 0,
             shared: Generations::new(SHARED_ENTITIES_MAX),
             condemned: BTreeMap::new(),
-        }
+        };
+        partition.set_limits(limits);
+        partition
+    }
+
+    /// Bounds its memories anew; what is too much is forgotten as events go on.
+    pub fn set_limits(&mut self, limits: PartitionLimits) {
+        // One event may concern every machine: what it needs has to be there at once, and stay while each
+        // of them is touched and moved.
+        let per_event = self.machines.iter().count().max(1);
+        let entities_max = limits.entities_max.max(4 * per_event);
+        self.entities.set_bound(entities_max);
+        // One of the memory's two generations, so that what is loaded together stays together.
+        self.look_ahead_max = entities_max / (2 * per_event);
+        // The keys of unsettled events, and the duplicates that a store names of them, must be remembered
+        // until they are settled or applied again, or the same batch would be refused for ever.
+        self.known_keys
+            .set_bound(limits.known_keys_max.max(4 * self.queue.len()));
     }
 
     /// Whose log it writes.

@@ -74,7 +74,7 @@ fn start_engine(bus: &MemoryBusHandle, url: String) -> std::thread::JoinHandle<E
             // and the one behind it need, of keys what a partition needs at least.
             let options = NodeOptions {
                 batch_events_max: BATCH,
-                partition: PartitionLimits {
+                memory: PartitionLimits {
                     entities_max: 2 * BATCH,
                     known_keys_max: 0,
                 },

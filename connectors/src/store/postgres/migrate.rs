@@ -7,7 +7,7 @@ use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::store::StoreError;
 
 use super::error::{During, store_error};
-use super::options::connect_options;
+use super::options::{connect_options, exposed};
 
 /// Whether roles are ours to make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -179,6 +179,9 @@ pub async fn migrate(
 ) -> Result<Vec<&'static str>, StoreError> {
     let failed = |e| store_error(e, During::Read);
     let options = connect_options(admin_url)?.application_name("tidegate migrate");
+    if let Some(warning) = exposed(&options, "store.postgres.migrate_url") {
+        tracing::warn!("{warning}");
+    }
     let mut connection = PgConnection::connect_with(&options).await.map_err(failed)?;
     connection.execute(LOCK_SQL).await.map_err(failed)?;
     if mode == RoleMode::Create {

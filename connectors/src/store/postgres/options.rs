@@ -74,28 +74,27 @@ impl PostgresOptions {
         )
     }
 
-    /// What to say of an address over which others may read along, or answer in the server's place.
-    pub(super) fn exposed(&self) -> Result<Option<String>, StoreError> {
-        let options = connect_options(&self.url)?;
-        let mode = match options.get_ssl_mode() {
-            PgSslMode::Disable => "disable",
-            PgSslMode::Allow => "allow",
-            PgSslMode::Prefer => "prefer",
-            PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull => return Ok(None),
-        };
-        let host = options.get_host();
-        if options.get_socket().is_some() || is_this_machine(host) {
-            return Ok(None);
-        }
-        Ok(Some(format!(
-            "the connection to {host} may go without TLS (sslmode={mode}): add `sslmode=verify-full` to \
-             `store.postgres.url`"
-        )))
-    }
-
     pub(super) fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
         Ok(connect_options(&self.url)?.application_name(&self.application_name))
     }
+}
+
+/// What to say of an address over which others may read along, or answer in the server's place.
+pub(super) fn exposed(options: &PgConnectOptions, setting: &str) -> Option<String> {
+    let mode = match options.get_ssl_mode() {
+        PgSslMode::Disable => "disable",
+        PgSslMode::Allow => "allow",
+        PgSslMode::Prefer => "prefer",
+        PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull => return None,
+    };
+    let host = options.get_host();
+    let reachable = options.get_socket().is_none() && !is_this_machine(host);
+    reachable.then(|| {
+        format!(
+            "the connection to {host} may go without TLS (sslmode={mode}): add `sslmode=verify-full` to \
+             `{setting}`"
+        )
+    })
 }
 
 fn is_this_machine(host: &str) -> bool {
@@ -134,7 +133,7 @@ impl std::fmt::Debug for PostgresOptions {
 
 #[cfg(test)]
 mod tests {
-    use super::PostgresOptions;
+    use super::{connect_options, exposed};
 
     #[test]
     fn r51_an_address_over_a_network_without_tls_is_warned_of() {
@@ -156,7 +155,8 @@ mod tests {
             ("postgres:///t?host=/run/postgresql&sslmode=disable", false),
         ];
         for (url, expected) in cases {
-            let said = PostgresOptions::new(url).exposed().unwrap();
+            let options = connect_options(url).unwrap();
+            let said = exposed(&options, "store.postgres.url");
             assert_eq!(said.is_some(), expected, "{url}: {said:?}");
             assert!(!said.is_some_and(|said| said.contains("hunter2")), "{url}");
         }

@@ -7,7 +7,7 @@ use tidegate_engine::store::StoreError;
 
 use super::error::{During, store_error};
 use super::migrate::check_schema;
-use super::options::PostgresOptions;
+use super::options::{PostgresOptions, exposed};
 use super::session::connect_once;
 
 const ROLE_SQL: &str = "\
@@ -39,7 +39,7 @@ const SERVER_VERSION_MIN: i32 = 150_000;
 /// a pool that cannot connect says only that it waited, and this one says why.
 pub(super) async fn check(options: &PostgresOptions) -> Result<(), StoreError> {
     let failed = |e| store_error(e, During::Read);
-    if let Some(warning) = options.exposed()? {
+    if let Some(warning) = exposed(&options.connect_options()?, "store.postgres.url") {
         tracing::warn!("{warning}");
     }
     let mut connection = connect_once(options)
