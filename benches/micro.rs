@@ -21,6 +21,7 @@ use tidegate_engine::checkpoint::{Counts, DoneAbove, OffsetTracker, Progress};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityName, EntityRow, StoredEntity};
 use tidegate_engine::event::Event;
+use tidegate_engine::headers::Headers;
 use tidegate_engine::machine::order::order_processor;
 use tidegate_engine::machine::{EventContext, MachineDefinition, MachineSet, Processor};
 use tidegate_engine::partition::{Allowance, Head, Partition, PartitionLimits, Prepared};
@@ -60,12 +61,14 @@ fn main() -> Result<()> {
             offset: Offset(number.into()),
             next: Offset(u64::from(number) + 1),
             payload: Bytes::copy_from_slice(load.event(number)),
+            headers: Headers::NONE,
         })
         .collect();
     let (_, paid) = deliveries.split_at(ORDERS as usize);
     let binding = Binding {
         stream: StreamName::new("orders")?,
         tenant: TenantBinding::TrustedField,
+        mapping: None,
     };
     let tenant = TenantId::new(load.tenants().first().ok_or("no tenant")?)?;
 

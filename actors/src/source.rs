@@ -15,6 +15,7 @@ use tidegate_engine::admission::{self, Binding, Received};
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, Start};
 use tidegate_engine::checkpoint::Receipt;
 use tidegate_engine::hash::hash_bytes;
+use tidegate_engine::mapping::Mapping;
 use tidegate_engine::position::StreamName;
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -39,6 +40,8 @@ pub struct Source {
     pub stream: StreamName,
     /// Where their tenant comes from.
     pub tenant: TenantBinding,
+    /// How they become events, when they are none by themselves.
+    pub mapping: Option<Arc<Mapping>>,
     /// Where a source partition starts that has no checkpoint.
     pub start: Start,
 }
@@ -285,6 +288,7 @@ impl SourceTask {
         let binding = Binding {
             stream: self.source.stream.clone(),
             tenant: self.source.tenant.clone(),
+            mapping: self.source.mapping.clone(),
         };
         let mut groups: BTreeMap<TenantId, Vec<Received>> = BTreeMap::new();
         let fresh = note_receipt(&ownership, deliveries);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
 use tidegate_engine::hash::{Hash128, hash_bytes};
+use tidegate_engine::headers::Headers;
 use tidegate_engine::position::{Incarnation, Offset, SourceName};
 use tokio::sync::{Notify, watch};
 
@@ -106,6 +107,7 @@ impl BenchBus {
                 offset: Offset(place as u64),
                 next: Offset(place as u64 + 1),
                 payload: Bytes::copy_from_slice(self.load.event(*event)),
+                headers: Headers::NONE,
             });
             return Some(BusEvent::Delivered {
                 partition: number as u32,

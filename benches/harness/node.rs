@@ -63,6 +63,7 @@ impl Ours {
             bus: bus.clone(),
             stream: StreamName::new("orders")?,
             tenant: TenantBinding::TrustedField,
+            mapping: None,
             start: Start::Earliest,
         };
         let node = Node::start(self.options, seams, vec![source]);

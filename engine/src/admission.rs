@@ -1,11 +1,14 @@
 //! Admission: from a delivery to something that may enter the log, and the question whether its key was
 //! admitted before. Owns the reading of deliveries under a source's binding; knows nothing of machines.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::bus::Delivery;
 use crate::event::{Event, Unreadable};
 use crate::hash::{Hash128, hash_fields};
+use crate::mapping::{Input, Mapping};
 use crate::position::{Offset, SourcePartition, StreamName};
 use crate::tenant::{TenantBinding, TenantId};
 
@@ -46,17 +49,30 @@ pub enum Content {
 }
 
 /// What one source's deliveries have in common.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Binding {
     /// The stream they become.
     pub stream: StreamName,
     /// Where the tenant comes from.
     pub tenant: TenantBinding,
+    /// How a delivery becomes an event; without it, a delivery is one: a CloudEvents object.
+    pub mapping: Option<Arc<Mapping>>,
 }
 
 /// Reads a delivery under its source's binding, and says whose it is.
 pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
-    let read = Event::read_json_for(&delivery.payload, binding.tenant.fixed()).and_then(|event| {
+    let bound = binding.tenant.fixed();
+    let read = match &binding.mapping {
+        None => Event::read_json_for(&delivery.payload, bound),
+        Some(mapping) => {
+            let input = Input {
+                headers: &delivery.headers,
+                payload: &delivery.payload,
+            };
+            mapping.envelope(input, bound)
+        }
+    };
+    let read = read.and_then(|event| {
         binding.tenant.check(&event)?;
         Ok(event)
     });
@@ -91,10 +107,10 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
     )
 }
 
-/// Bytes that a delivery holds until it is settled: its payload and a flat share for what we make of it.
+/// Bytes that a delivery holds until it is settled: payload, headers and a flat share for what we make of it.
 /// Permits count these.
 pub fn bytes_held(delivery: &Delivery) -> usize {
-    delivery.payload.len() + ENVELOPE_BYTES
+    delivery.payload.len() + delivery.headers.bytes() + ENVELOPE_BYTES
 }
 
 /// Whether a key was admitted before.
@@ -151,6 +167,7 @@ mod tests {
 
     use super::{Binding, Content, read};
     use crate::bus::Delivery;
+    use crate::headers::Headers;
     use crate::position::{Offset, StreamName};
     use crate::tenant::{TenantBinding, TenantId};
 
@@ -162,10 +179,12 @@ mod tests {
             offset: Offset(0),
             next: Offset(1),
             payload: Bytes::from(text),
+            headers: Headers::NONE,
         };
         let binding = Binding {
             stream: StreamName::new("orders").unwrap(),
             tenant: binding,
+            mapping: None,
         };
         let (tenant, received) = read(&delivery, &binding);
         (tenant, received.content)

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::error::ErrorKind;
 use crate::hash::Hash128;
+use crate::headers::Headers;
 use crate::position::{Incarnation, Offset, SourceName};
 
 /// One attempt of a bus to hand us an event.
@@ -17,6 +18,8 @@ pub struct Delivery {
     pub next: Offset,
     /// The record's own bytes. Copied out of any fetch buffer they would otherwise pin.
     pub payload: Bytes,
+    /// What stood beside it. Files have none.
+    pub headers: Headers,
 }
 
 /// What a bus has to tell.

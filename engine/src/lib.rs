@@ -2,8 +2,8 @@
 //! commit contains. Pure: no actor, no SQL, no socket and no clock of its own; time, randomness and
 //! I/O come in through the seams [`clock`], [`spawner`], [`bus`] and [`store`].
 //!
-//! The life of an event is seven verbs, and the modules follow them: **receive** ([`bus`], [`event`]),
-//! **route** ([`tenant`]), **admit** ([`admission`]), **apply** ([`machine`], [`transition`]),
+//! The life of an event is seven verbs, and the modules follow them: **receive** ([`bus`]),
+//! **route** ([`event`], [`mapping`], [`tenant`]), **admit** ([`admission`]), **apply** ([`machine`], [`transition`]),
 //! **commit** ([`commit`], [`commit_protocol`], [`store`]), **settle** and **acknowledge**
 //! ([`checkpoint`]).
 
@@ -20,9 +20,11 @@ pub mod error;
 pub mod event;
 pub mod follow_up;
 pub mod hash;
+pub mod headers;
 pub mod json_text;
 pub mod limits;
 pub mod machine;
+pub mod mapping;
 pub mod partition;
 pub mod planted;
 pub mod position;

@@ -24,6 +24,12 @@ pub const ATTRIBUTE_BYTES_MAX: usize = 1_024;
 /// Extension attributes of one event.
 pub const EXTENSIONS_MAX: usize = 32;
 
+/// Headers that are kept of one delivery. Those of tracing and transport stand among them.
+pub const HEADERS_MAX: usize = 64;
+
+/// Bytes of the names and values of those headers: they carry attributes, never payload.
+pub const HEADERS_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes of an entity's key (DESIGN: "a key is text of 1 to 256 bytes").
 pub const ENTITY_KEY_BYTES_MAX: usize = 256;
 

@@ -241,6 +241,7 @@ impl Run<'_> {
                 bus: files.bus(),
                 stream: StreamName::new("bench")?,
                 tenant: TenantBinding::TrustedField,
+                mapping: None,
                 start: Start::Earliest,
             }],
             drain_limit: Duration::from_secs(self.config.limits.drain_limit_seconds),

@@ -74,8 +74,8 @@ pub enum Command {
     Demo(Demo),
     /// Read events from files or standard input until they end
     Ingest(Ingest),
-    /// Check machine definitions and configuration files; report every mistake at once
-    Validate(Files),
+    /// Check machine definitions, configuration files and samples; report every mistake at once
+    Validate(Validate),
     /// Run the tests that stand in machine definitions
     Test(Files),
     /// Look at the state of entities
@@ -157,6 +157,26 @@ pub struct Ingest {
     /// A machine definition, or a directory of *.yaml; repeat it for more
     #[arg(long, value_name = "PATH")]
     pub machines: Vec<PathBuf>,
+}
+
+/// `tidegate validate`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Without --sample it checks the files, or what the configuration names. With --sample it reads the lines of a \
+file as a source of the configuration would, through its `mapping` if it has one, and shows the event that \
+each becomes, or the field that is in the way and what to do. Nothing is stored.")]
+pub struct Validate {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub files: Files,
+
+    /// A file of one record a line, or `-`: show what a configured source makes of each
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    pub sample: Option<PathBuf>,
+
+    /// Which configured source, when there are several
+    #[arg(long, value_name = "NAME", requires = "sample")]
+    pub source: Option<SourceName>,
 }
 
 /// Files to look at.

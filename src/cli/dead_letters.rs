@@ -18,6 +18,7 @@ use super::args::{Decide, LetterState};
 use super::exit::{Exit, Failure};
 use super::look::{body_fields, effect_text, known_tenant, record_line};
 use super::output::{Format, Output, grouped};
+use crate::config::Config;
 use crate::machines;
 use crate::operator::{Decision, DecisionError, Operator};
 use crate::runtime::{RandomIds, SystemClock};
@@ -214,7 +215,7 @@ pub async fn show(
 pub async fn decide(
     store: &dyn StateStore,
     own: &[Arc<dyn Processor>],
-    owner: &str,
+    config: &Config,
     wanted: &Decide,
     decision: &Decision,
     output: &mut Output,
@@ -227,12 +228,14 @@ pub async fn decide(
             .await
             .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?,
     };
+    let mappings = config.mappings();
     let operator = Operator {
         store,
         machines: &machines,
+        mappings: &mappings,
         clock: &SystemClock,
         ids: &RandomIds,
-        owner: format!("{owner} (operator)"),
+        owner: format!("{} (operator)", config.node.name),
         by: by(wanted.by.as_deref())?,
     };
     let ids = if wanted.all {

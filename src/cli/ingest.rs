@@ -13,6 +13,7 @@ use tidegate_engine::clock::Clock as _;
 use tidegate_engine::follow_up;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::machine::{CompiledMachine, Processor};
+use tidegate_engine::mapping::Mapping;
 use tidegate_engine::position::{SourceName, StreamName};
 use tidegate_engine::state::MachineName;
 use tidegate_engine::store::{StateStore, StoreError};
@@ -43,6 +44,7 @@ struct Named {
     paths: Vec<PathBuf>,
     stream: StreamName,
     tenant: TenantBinding,
+    mapping: Option<Arc<Mapping>>,
     start: Start,
 }
 
@@ -163,6 +165,7 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
         paths,
         stream: wanted.stream.clone(),
         tenant: tenant.clone(),
+        mapping: None,
         start: Start::Earliest,
     };
     let each = wanted
@@ -220,10 +223,8 @@ fn configured(config: &Config) -> Result<Vec<Named>, Failure> {
                 name: name.clone(),
                 paths: source.paths.clone(),
                 stream: stream.clone(),
-                tenant: match &source.tenant {
-                    Some(tenant) => TenantBinding::Fixed(tenant.clone()),
-                    None => TenantBinding::TrustedField,
-                },
+                tenant: source.tenant_binding(),
+                mapping: source.mapping.compiled(name),
                 start: match source.start {
                     StartAt::Earliest => Start::Earliest,
                     StartAt::Latest => Start::Latest,
@@ -246,6 +247,7 @@ impl Named {
             bus: files.bus(),
             stream: self.stream,
             tenant: self.tenant,
+            mapping: self.mapping,
             start: self.start,
         };
         Ok(FileSource { files, source })

@@ -9,6 +9,7 @@ mod ingest;
 mod look;
 mod migrate;
 pub mod output;
+mod sample;
 mod session;
 pub mod verify;
 
@@ -65,7 +66,10 @@ fn run(cli: Cli, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
             let log = session::logs(global, &Config::default(), LogLevel::Warn)?;
             demo::run(&wanted, &log, &session::runtime()?, output)
         }
-        Command::Validate(files) => check::validate(&files.files, config, output),
+        Command::Validate(wanted) => match &wanted.sample {
+            Some(sample) => sample::run(sample, wanted.source.as_ref(), config, output),
+            None => check::validate(&wanted.files.files, config, output),
+        },
         Command::Test(files) => check::test(&files.files, config, output),
         Command::Ingest(wanted) => ingest::run(global, &wanted, own, output),
         Command::State(wanted) => state(global, &wanted, output),
@@ -130,7 +134,7 @@ fn dead_letters(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let session = Session::look(global)?;
-    let (store, owner) = (session.store(), session.config.node.name.as_str());
+    let (store, config) = (session.store(), &session.config);
     let exit = match wanted {
         DeadLetters::List {
             tenant,
@@ -150,13 +154,13 @@ fn dead_letters(
             let stream = decide.stream.clone();
             let decision = Decision::Retry { stream };
             session.block_on(dead_letters::decide(
-                store, own, owner, decide, &decision, output,
+                store, own, config, decide, &decision, output,
             ))
         }
         DeadLetters::Discard(decide) => {
             let decision = Decision::Discard;
             session.block_on(dead_letters::decide(
-                store, own, owner, decide, &decision, output,
+                store, own, config, decide, &decision, output,
             ))
         }
     }?;

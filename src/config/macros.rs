@@ -29,7 +29,9 @@ macro_rules! section {
         }
 
         impl $crate::config::setting::Section for $name {
-            const KEYS: &'static [&'static str] = &[$(stringify!($field)),+];
+            const KEYS: &'static [&'static str] = &[$(
+                $crate::config::setting::key(stringify!($field))
+            ),+];
 
             fn read_keys(
                 tree: &$crate::config::fill::Tree,
@@ -41,10 +43,12 @@ macro_rules! section {
                 setting::unknown_keys(tree, Self::KEYS, path, problems);
                 $(
                     let _line = setting::read_key(
-                        tree, stringify!($field), path, &mut section.$field, problems,
+                        tree, setting::key(stringify!($field)), path, &mut section.$field, problems,
                     );
                     $(
-                        let below = $crate::config::fill::join(path, stringify!($field));
+                        let below = $crate::config::fill::join(
+                            path, setting::key(stringify!($field)),
+                        );
                         setting::in_range(&section.$field, &$range, _line, &below, problems);
                     )?
                 )+
@@ -60,7 +64,9 @@ macro_rules! section {
                     )?
                     reference.docs(&[$($doc),+], _range);
                     $crate::config::setting::Setting::write(
-                        &self.$field, stringify!($field), reference,
+                        &self.$field,
+                        $crate::config::setting::key(stringify!($field)),
+                        reference,
                     );
                 )+
             }

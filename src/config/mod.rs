@@ -3,6 +3,7 @@
 
 pub mod fill;
 mod macros;
+pub mod mapping;
 pub mod problem;
 pub mod reference;
 pub mod sections;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use tidegate_engine::yaml;
 
+pub use mapping::Mapping;
 pub use problem::{Problem, Problems};
 pub use sections::{
     Config, Dedupe, Limits, Log, LogFormat, LogLevel, Machines, Node, PoolerKind, PostgresSection,

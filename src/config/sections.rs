@@ -1,17 +1,21 @@
 //! Every key of the configuration: its meaning, unit, default and bounds. This text is the
 //! documentation too: `deploy/config/reference.yaml` is written from it, and a test keeps them equal.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_actors::NodeOptions;
 use tidegate_engine::follow_up;
 use tidegate_engine::limits;
+use tidegate_engine::mapping;
 use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::position::{SourceName, StreamName};
 use tidegate_engine::retry::BackOff;
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::tenant::{TenantBinding, TenantId};
 
+use super::mapping::Mapping;
 use super::problem::Problems;
 use super::setting::{Check, Secret};
 use crate::{choice, section};
@@ -168,7 +172,7 @@ section! {
     pub struct Source {
         /// Its name, unique in the installation and never changed: its checkpoints are kept under it.
         name: Option<SourceName> = None;
-        /// `file`: newline-delimited JSON, one CloudEvents object a line.
+        /// `file`: newline-delimited JSON, one object a line.
         kind: SourceKind = SourceKind::File;
         /// The files. Each is one source partition, numbered in this order.
         paths: Vec<PathBuf> = Vec::new();
@@ -178,6 +182,11 @@ section! {
         tenant: Option<TenantId> = None;
         /// Believe the `tenantid` of each event instead. Only for sources no client writes to directly.
         tenant_from_event_unsafe: bool = false;
+        /// How records that are no CloudEvents become events (docs/mapping.md). Each key says where its
+        /// attribute is taken from, in exactly one way: `{ header: x-id }`, `{ pointer: /order/id }` (a
+        /// JSON pointer), `{ cel: "'order.' + payload.kind" }` or `{ literal: order.placed }`. Without any
+        /// of them a record is a CloudEvents object.
+        mapping: Mapping = Mapping::default();
         /// Where to begin when there is no checkpoint yet: `earliest` or `latest`.
         start: StartAt = StartAt::Earliest;
     }
@@ -366,6 +375,7 @@ impl Check for Source {
             ),
             _ => {}
         }
+        self.mapping.check_in(self, path, problems);
     }
 }
 
@@ -406,7 +416,27 @@ impl Check for Dedupe {}
 impl Check for Retention {}
 impl Check for Log {}
 
+impl Source {
+    /// Where the tenant of its events comes from.
+    pub fn tenant_binding(&self) -> TenantBinding {
+        match &self.tenant {
+            Some(tenant) => TenantBinding::Fixed(tenant.clone()),
+            None => TenantBinding::TrustedField,
+        }
+    }
+}
+
 impl Config {
+    /// How the records of each source become events, where they are none by themselves.
+    pub fn mappings(&self) -> BTreeMap<SourceName, Arc<mapping::Mapping>> {
+        let compiled = |source: &Source| {
+            let name = source.name.clone()?;
+            let mapping = source.mapping.compiled(&name)?;
+            Some((name, mapping))
+        };
+        self.sources.iter().filter_map(compiled).collect()
+    }
+
     /// Every option that is in force and gives a protection up. Each says `unsafe` in its name, and
     /// each is logged at start.
     pub fn unsafe_options(&self) -> Vec<String> {

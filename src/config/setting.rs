@@ -29,6 +29,14 @@ pub trait Section: Default {
     fn write_keys(&self, reference: &mut Reference);
 }
 
+/// The key of a field: a word that Rust keeps for itself is written `r#type` there.
+pub const fn key(field: &'static str) -> &'static str {
+    match field.as_bytes() {
+        [b'r', b'#', ..] => field.split_at(2).1,
+        _ => field,
+    }
+}
+
 /// What a section asks of its keys together.
 pub trait Check {
     /// Notes what does not fit together.

@@ -197,6 +197,7 @@ fn settle(
             bus: files.bus(),
             stream: StreamName::new("orders")?,
             tenant: TenantBinding::TrustedField,
+            mapping: None,
             start: Start::Earliest,
         }],
         drain_limit: Duration::from_secs(config.limits.drain_limit_seconds),

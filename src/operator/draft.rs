@@ -1,16 +1,23 @@
 //! The batch that a person's decision becomes: reads from the store what the decision needs, and hands it
 //! to the rules. Writes nothing.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use tidegate_engine::admission::{self, Binding, Content, Received};
 use tidegate_engine::bus::Delivery;
 use tidegate_engine::commit::{EntityName, StoredEntity, Surprises};
 use tidegate_engine::dead_letter::DeadLetterSource;
 use tidegate_engine::follow_up::{self, Desk, FollowUp, Pointed};
 use tidegate_engine::hash::Hash128;
+use tidegate_engine::headers::Headers;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
 use tidegate_engine::machine::{DeadReason, Fault, MachineSet};
+use tidegate_engine::mapping::Mapping;
 use tidegate_engine::partition::{Allowance, Head, Part, Partition, PartitionLimits, Prepared};
-use tidegate_engine::position::{RecordPosition, SourcePartition, StreamName, StreamPartition};
+use tidegate_engine::position::{
+    RecordPosition, SourceName, SourcePartition, StreamName, StreamPartition,
+};
 use tidegate_engine::record::{Effect, RecordBody};
 use tidegate_engine::state::{EntityKey, MachineName};
 use tidegate_engine::store::{StateStore, StoreError};
@@ -26,6 +33,8 @@ pub struct Draft<'d> {
     pub store: &'d dyn StateStore,
     /// The active machines.
     pub machines: &'d MachineSet,
+    /// How records of the configured sources become events.
+    pub mappings: &'d BTreeMap<SourceName, Arc<Mapping>>,
     /// Who decides, when, and under which claim.
     pub desk: &'d Desk<'d>,
     /// The letter.
@@ -157,7 +166,21 @@ impl Draft<'_> {
             offset: self.desk.offset(),
             next: self.desk.offset().next(),
             payload: raw.payload.clone(),
+            headers: Headers::NONE,
         };
+        let mapping = self.mappings.get(&raw.source_partition.source).cloned();
+        if mapping
+            .as_ref()
+            .is_some_and(|mapping| mapping.uses_headers())
+        {
+            // Without them it might become another event than the one that was sent.
+            let why = format!(
+                "the mapping of `{}` looks at headers, and only the payload was kept; discard it, and \
+                 have its producer send it again",
+                raw.source_partition.source
+            );
+            return Err(Unmade::Impossible(why));
+        }
         // The stream is only known when the event is.
         let any = StreamName::new(follow_up::OPERATOR)
             .map_err(|error| Unmade::Impossible(error.to_string()))?;
@@ -166,6 +189,7 @@ impl Draft<'_> {
             &Binding {
                 stream: any,
                 tenant,
+                mapping,
             },
         );
         if let Content::Unreadable { fault, .. } = &received.content {

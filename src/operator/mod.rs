@@ -4,6 +4,7 @@
 
 mod draft;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegate_engine::checkpoint::Checkpoint;
@@ -16,7 +17,8 @@ use tidegate_engine::follow_up::{self, Decided, Desk, FollowUp};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::limits::RECLAIM_ATTEMPTS_MAX;
 use tidegate_engine::machine::MachineSet;
-use tidegate_engine::position::{Offset, StreamName};
+use tidegate_engine::mapping::Mapping;
+use tidegate_engine::position::{Offset, SourceName, StreamName};
 use tidegate_engine::retry::BackOff;
 use tidegate_engine::store::{Claim, StateStore, StoreError, StoredDeadLetter};
 use tidegate_engine::tenant::TenantId;
@@ -82,6 +84,8 @@ pub struct Operator<'o> {
     pub store: &'o dyn StateStore,
     /// The active machines.
     pub machines: &'o MachineSet,
+    /// How records of the configured sources become events.
+    pub mappings: &'o BTreeMap<SourceName, Arc<Mapping>>,
     /// The time.
     pub clock: &'o dyn Clock,
     /// Randomness, for jitter.
@@ -191,6 +195,7 @@ impl Operator<'_> {
         let draft = Draft {
             store: self.store,
             machines: self.machines,
+            mappings: self.mappings,
             desk: &desk,
             letter: id,
             surprises,

@@ -73,6 +73,7 @@ pub(super) fn settle(
             bus: Arc::new(consumer),
             stream: StreamName::new("payments").unwrap(),
             tenant: TenantBinding::Fixed(tenant()),
+            mapping: None,
             start: Start::Earliest,
         };
         let node = Node::start(NodeOptions::default(), seams, vec![source]);
@@ -145,7 +146,9 @@ impl Fixture {
     }
 
     fn decide(&self, id: Hash128, decision: &Decision) -> Result<Decided, DecisionError> {
+        let mappings = BTreeMap::new();
         let operator = Operator {
+            mappings: &mappings,
             store: &self.store,
             machines: &self.machines,
             clock: &SystemClock,

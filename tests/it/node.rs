@@ -129,6 +129,7 @@ fn what_is_received_is_settled_once() {
             bus: Arc::new(consumer),
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
+            mapping: None,
             start: Start::Earliest,
         };
         let node = Node::start(NodeOptions::default(), seams, vec![source]);
@@ -201,6 +202,7 @@ fn upkeep_that_never_returns_keeps_no_node_from_ending() {
             bus: Arc::new(consumer),
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
+            mapping: None,
             start: Start::Earliest,
         }],
         drain_limit: Duration::from_secs(1),

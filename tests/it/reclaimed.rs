@@ -72,6 +72,7 @@ fn a_file_that_is_claimed_again_while_it_is_read_is_read_on() {
             bus: Arc::new(bus),
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
+            mapping: None,
             start: Start::Earliest,
         };
         // Small batches and polls, so that most of the file is still to be read each time.

@@ -122,6 +122,7 @@ pub fn start(
         bus: Arc::new(bus),
         stream: StreamName::new(STREAM).unwrap(),
         tenant: TenantBinding::TrustedField,
+        mapping: None,
         start: Start::Earliest,
     };
     let observed = Arc::new(Observed::default());

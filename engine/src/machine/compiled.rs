@@ -16,7 +16,7 @@ use super::processor::{
     Change, DeadReason, Definition, Emitted, EventContext, Fault, Processor, Verdict,
     unmatched_reason,
 };
-use super::variables::Scope;
+use super::variables::{About, Scope};
 use crate::event::EventType;
 use crate::limits::ENTITY_DATA_BYTES_MAX;
 use crate::position::Version;
@@ -257,7 +257,7 @@ impl Processor for CompiledMachine {
     fn key(&self, context: &EventContext<'_>) -> Result<EntityKey, Fault> {
         let payload: OnceLock<Payload<'_>> = OnceLock::new();
         let scope = Scope {
-            context: *context,
+            about: About::Event(*context),
             plan: &self.definition.key_plan,
             payload: &payload,
             fields: &[],
@@ -276,7 +276,7 @@ impl Processor for CompiledMachine {
         };
         let payload: OnceLock<Payload<'_>> = OnceLock::new();
         let scope = Scope {
-            context: *context,
+            about: About::Event(*context),
             plan: &handler.plan,
             payload: &payload,
             fields: &self.definition.fields,

@@ -15,7 +15,7 @@ use super::field_type::{Misfit, plain_name, type_name};
 use super::operators::{ENV, OURS};
 use super::payload::PayloadPlan;
 use super::rewrite::{Objection, Reference, Rewriter, slot_of};
-use super::variables::{Place, Scope};
+use super::variables::{Place, Scope, Variable};
 use crate::limits::EXPRESSION_BYTES_MAX;
 
 /// Characters of an expression that an error shows.
@@ -118,6 +118,17 @@ impl Expression {
     /// True when its value is the same for every event, so that it can be checked when it is loaded.
     pub(super) fn is_constant(&self) -> bool {
         self.references.is_empty()
+    }
+
+    /// True when it names a header of a delivery.
+    pub(super) fn uses_headers(&self) -> bool {
+        let is_header = |reference: &Reference| {
+            matches!(
+                reference.variable,
+                Variable::Header(_) | Variable::HasHeader(_)
+            )
+        };
+        self.references.iter().any(is_header)
     }
 
     /// Its line in the file.

@@ -8,6 +8,7 @@ mod cases;
 mod compiled;
 mod decimal;
 mod definition;
+mod delivery;
 mod document;
 mod expression;
 mod field;
@@ -30,11 +31,13 @@ mod warnings;
 pub use cases::{Case, CaseResult, Difference};
 pub use compiled::CompiledMachine;
 pub use definition::{API_VERSION, MachineDefinition};
+pub use delivery::{Computed, DeliveryExpression, DeliveryPlan, DeliveryScope};
 pub use field_type::FieldType;
 pub use load_error::LoadError;
 pub use processor::{
     Change, DeadReason, Definition, Emitted, EventContext, Fault, MachineSet, Processor, Verdict,
 };
+pub use rewrite::Objection;
 pub use warnings::{Warning, warnings};
 
 #[cfg(test)]

@@ -24,11 +24,13 @@ pub(super) struct Reference {
     pub(super) variable: Variable,
 }
 
-/// What is wrong with an expression.
+/// What is wrong with an expression, or with what stands in its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Objection {
-    pub(super) message: String,
-    pub(super) suggestion: Option<String>,
+pub struct Objection {
+    /// What was expected and what was found.
+    pub message: String,
+    /// What to write instead, when there is a good guess.
+    pub suggestion: Option<String>,
 }
 
 /// The name of a slot inside the rewritten tree. No identifier of CEL contains `$`.
@@ -115,6 +117,9 @@ impl<'r> Rewriter<'r> {
             && !self.locals.contains(&root)
         {
             self.walk_path(node, &root, &steps);
+            return;
+        }
+        if self.walk_header_test(node) {
             return;
         }
         match &mut node.expr {

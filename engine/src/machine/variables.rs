@@ -1,5 +1,5 @@
-//! What an expression may name: the variables `event`, `state`, `status`, `version` and `next`, which of
-//! them exist where, and how a path from one of them is found in what a machine is given.
+//! What an expression may name: the variables `event`, `state`, `status`, `version` and `next` of machines
+//! and `payload` and `headers` of mappings, which of them exist where, and how a path from one of them is found in what a machine is given.
 
 use std::sync::OnceLock;
 
@@ -12,7 +12,8 @@ use super::moment;
 use super::operators::boolean;
 use super::payload::{Payload, PayloadPlan, Slot};
 use super::processor::EventContext;
-use crate::event::Event;
+use crate::event::{Event, EventData};
+use crate::headers::{HeaderValue, Headers};
 use crate::state::{EntityState, StateData};
 
 /// Where an expression stands, which decides what it may name.
@@ -24,6 +25,8 @@ pub(super) enum Place {
     Candidate,
     /// `emit`: also `next`.
     Emit,
+    /// A mapping: what a bus delivered, before it is an event.
+    Delivery,
 }
 
 impl Place {
@@ -33,6 +36,7 @@ impl Place {
             Place::Key => &["event"],
             Place::Candidate => &["event", "state", "status", "version"],
             Place::Emit => &["event", "state", "status", "version", "next"],
+            Place::Delivery => &["payload", "headers"],
         }
     }
 }
@@ -94,6 +98,8 @@ pub(super) enum Variable {
     HasAttribute(Attribute),
     Payload(usize),
     HasPayload(usize),
+    Header(Box<str>),
+    HasHeader(Box<str>),
     Field(usize),
     NextField(usize),
     Fields,
@@ -102,10 +108,47 @@ pub(super) enum Variable {
     Version,
 }
 
+/// What an evaluation is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum About<'e> {
+    Event(EventContext<'e>),
+    Delivery {
+        data: &'e EventData,
+        headers: &'e Headers,
+    },
+}
+
+impl<'e> About<'e> {
+    fn context(self) -> Option<EventContext<'e>> {
+        match self {
+            About::Event(context) => Some(context),
+            About::Delivery { .. } => None,
+        }
+    }
+
+    fn event(self) -> Option<&'e Event> {
+        self.context().map(|context| context.event)
+    }
+
+    fn data(self) -> &'e EventData {
+        match self {
+            About::Event(context) => &context.event.data,
+            About::Delivery { data, .. } => data,
+        }
+    }
+
+    fn header(self, name: &str) -> HeaderValue<'e> {
+        match self {
+            About::Event(_) => HeaderValue::Absent,
+            About::Delivery { headers, .. } => headers.get(name),
+        }
+    }
+}
+
 /// What one evaluation sees.
 #[derive(Debug)]
 pub(super) struct Scope<'s, 'e> {
-    pub(super) context: EventContext<'e>,
+    pub(super) about: About<'e>,
     pub(super) plan: &'s PayloadPlan,
     /// Read at the first use and shared by every expression of one event.
     pub(super) payload: &'s OnceLock<Payload<'e>>,
@@ -125,7 +168,7 @@ impl<'e> Scope<'_, 'e> {
                 let present = match attribute {
                     Attribute::Time => true,
                     Attribute::Extension(name) => self.extension(name).is_some(),
-                    known => known.text(self.context.event).is_some(),
+                    known => known.text(self.about.event()?).is_some(),
                 };
                 Some(boolean(present))
             }
@@ -138,6 +181,16 @@ impl<'e> Scope<'_, 'e> {
                 Slot::Absent => Some(boolean(false)),
                 Slot::Broken => None,
             },
+            Variable::Header(name) => match self.about.header(name) {
+                HeaderValue::One(value) => {
+                    let text = std::str::from_utf8(value).ok()?;
+                    Some(CowVal::owned(CelString::from(text)))
+                }
+                HeaderValue::Absent | HeaderValue::Several => None,
+            },
+            Variable::HasHeader(name) => {
+                Some(boolean(self.about.header(name) != HeaderValue::Absent))
+            }
             Variable::Field(place) => self.field(*place, &self.entity?.data),
             Variable::NextField(place) => self.field(*place, self.next?),
             Variable::Fields => Some(CowVal::owned(map_from_json(&self.entity?.data.0))),
@@ -158,6 +211,11 @@ impl<'e> Scope<'_, 'e> {
                 Some(Slot::Unusable) => "is a number or text that no value can hold",
                 _ => "is absent",
             },
+            Variable::Header(name) => match self.about.header(name) {
+                HeaderValue::Absent => "is absent",
+                HeaderValue::One(_) => "is not UTF-8 text",
+                HeaderValue::Several => "stands there several times with different values",
+            },
             Variable::Field(_) | Variable::NextField(_) => {
                 "holds what another definition stored, not its declared type"
             }
@@ -167,13 +225,13 @@ impl<'e> Scope<'_, 'e> {
 
     fn slot(&self, slot: usize) -> Option<&Slot<'e>> {
         self.payload
-            .get_or_init(|| self.plan.read(&self.context.event.data))
+            .get_or_init(|| self.plan.read(self.about.data()))
             .get(slot)
     }
 
     fn attribute<'b>(&'b self, attribute: &Attribute) -> Option<CowVal<'b, 'b>> {
         match attribute {
-            Attribute::Time => time(&self.context).map(CowVal::owned),
+            Attribute::Time => time(&self.about.context()?).map(CowVal::owned),
             Attribute::Extension(name) => {
                 let json = self.extension(name)?;
                 // At most a string, a boolean or a 32-bit integer, so a parse costs nothing to speak of.
@@ -181,15 +239,15 @@ impl<'e> Scope<'_, 'e> {
                 Some(CowVal::Owned(owned(&value)))
             }
             known => {
-                let text = known.text(self.context.event)?;
+                let text = known.text(self.about.event()?)?;
                 Some(CowVal::owned(CelString::from(text)))
             }
         }
     }
 
     fn extension(&self, name: &str) -> Option<&str> {
-        self.context
-            .event
+        self.about
+            .event()?
             .extensions
             .iter()
             .find(|extension| &*extension.name == name)

@@ -11,6 +11,7 @@ use crate::bus::Delivery;
 use crate::clock::Timestamp;
 use crate::commit::{EntityName, EntityRow, KnownKey, StoredEntity, Surprises};
 use crate::hash::Hash128;
+use crate::headers::Headers;
 use crate::machine::order::order_processor;
 use crate::machine::{DeadReason, MachineSet};
 use crate::position::{Offset, SourceName, SourcePartition, StreamName, StreamPartition, Version};
@@ -54,10 +55,12 @@ fn offer(partition: &mut Partition<()>, offset: u64, id: &str, kind: &str, order
         offset: Offset(offset),
         next: Offset(offset + 1),
         payload: Bytes::from(json),
+        headers: Headers::NONE,
     };
     let binding = Binding {
         stream: StreamName::new("orders").unwrap(),
         tenant: TenantBinding::TrustedField,
+        mapping: None,
     };
     let (_, received) = admission::read(&delivery, &binding);
     partition.offer(received, (), Timestamp(7));

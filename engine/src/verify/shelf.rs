@@ -15,6 +15,7 @@ use crate::commit::{CommitBatch, CommitReply, EntityName, EntityRow, Segment, St
 use crate::dead_letter::DeadLetterState;
 use crate::event::EventType;
 use crate::hash::Hash128;
+use crate::headers::Headers;
 use crate::machine::{
     Change, DeadReason, Definition, EventContext, Fault, MachineSet, Processor, Verdict,
 };
@@ -176,6 +177,7 @@ impl Shelf {
         let binding = Binding {
             stream: stream_partition.stream.clone(),
             tenant: TenantBinding::Fixed(tenant),
+            mapping: None,
         };
         let head = self.heads.get(&stream_partition).map(|head| Head {
             next_sequence: head.next_sequence,
@@ -195,6 +197,7 @@ impl Shelf {
                 offset,
                 next: offset.next(),
                 payload,
+                headers: Headers::NONE,
             };
             let (_, received) = admission::read(&delivery, &binding);
             writer.offer(received, (), Timestamp(self.events as i64));

@@ -276,6 +276,7 @@ fn source(consumer: MemoryBus) -> Source {
         bus: Arc::new(consumer),
         stream: StreamName::new("orders").unwrap(),
         tenant: TenantBinding::TrustedField,
+        mapping: None,
         start: Start::Earliest,
     }
 }

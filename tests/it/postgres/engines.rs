@@ -68,6 +68,7 @@ fn start_engine(bus: &MemoryBusHandle, url: String) -> std::thread::JoinHandle<E
                 bus: Arc::new(consumer),
                 stream: StreamName::new("orders").unwrap(),
                 tenant: TenantBinding::TrustedField,
+                mapping: None,
                 start: Start::Earliest,
             };
             // Nothing is remembered beyond the batches that are under way: of entities what one batch

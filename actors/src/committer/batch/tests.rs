@@ -13,6 +13,7 @@ use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, CommitPath, EntityName, StoredEntity, Surprises};
 use tidegate_engine::commit_protocol::Terms;
 use tidegate_engine::hash::hash_bytes;
+use tidegate_engine::headers::Headers;
 use tidegate_engine::machine::{MachineDefinition, MachineSet, Processor};
 use tidegate_engine::partition::{
     Allowance, Head, Notice, Part, Partition, PartitionLimits, Prepared,
@@ -102,10 +103,12 @@ impl Run {
             offset: Offset(offset),
             next: Offset(offset + 1),
             payload: line(offset).into(),
+            headers: Headers::NONE,
         };
         let binding = Binding {
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
+            mapping: None,
         };
         let fingerprint = Some(hash_bytes(&delivery.payload));
         self.tracker

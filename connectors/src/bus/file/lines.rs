@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, Read};
 
 use bytes::Bytes;
 use tidegate_engine::bus::Delivery;
+use tidegate_engine::headers::Headers;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
 use tidegate_engine::position::Offset;
 
@@ -103,6 +104,7 @@ impl<R: Read> LineReader<R> {
             offset,
             next: Offset(self.offset),
             payload: payload?,
+            headers: Headers::NONE,
         })
     }
 
@@ -121,6 +123,7 @@ impl<R: Read> LineReader<R> {
                     offset,
                     next: Offset(self.offset),
                     payload,
+                    headers: Headers::NONE,
                 });
             }
         }

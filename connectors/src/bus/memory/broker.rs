@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidegate_engine::bus::{BusEvent, Delivery, ReceiveLimit, Start};
 use tidegate_engine::clock::Timestamp;
+use tidegate_engine::headers::Headers;
 use tidegate_engine::position::{Incarnation, Offset};
 use tokio::sync::Notify;
 
@@ -18,6 +19,7 @@ use super::faults::{BusFaults, Redelivery};
 pub(super) struct StoredRecord {
     pub(super) next: Offset,
     pub(super) payload: Bytes,
+    pub(super) headers: Headers,
     pub(super) at: Timestamp,
 }
 
@@ -80,11 +82,22 @@ impl Partition {
         }
     }
 
-    pub(super) fn append(&mut self, hole: u64, at: Timestamp, payload: Bytes) -> Offset {
+    pub(super) fn append(
+        &mut self,
+        hole: u64,
+        at: Timestamp,
+        headers: Headers,
+        payload: Bytes,
+    ) -> Offset {
         let offset = Offset(self.end.0 + hole);
         let next = offset.next();
-        self.records
-            .insert(offset, StoredRecord { next, payload, at });
+        let record = StoredRecord {
+            next,
+            payload,
+            headers,
+            at,
+        };
+        self.records.insert(offset, record);
         self.end = next;
         offset
     }
@@ -252,6 +265,7 @@ impl Assignment {
             offset: *offset,
             next: record.next,
             payload: record.payload.clone(),
+            headers: record.headers.clone(),
         };
         match faults.redeliver(number, position) {
             Redelivery::None => {}

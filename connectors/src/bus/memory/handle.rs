@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tidegate_engine::bus::BusEvent;
 use tidegate_engine::clock::Timestamp;
+use tidegate_engine::headers::Headers;
 use tidegate_engine::position::{Incarnation, Offset, SourceName};
 
 use super::broker::{Broker, Consumer, Partition};
@@ -64,12 +65,32 @@ impl MemoryBusHandle {
         at: Timestamp,
         payload: impl Into<Bytes>,
     ) -> Option<Offset> {
+        self.add(partition, (hole, at), Headers::NONE, payload.into())
+    }
+
+    /// Adds a record with headers.
+    pub fn append_with_headers(
+        &self,
+        partition: u32,
+        headers: Headers,
+        payload: impl Into<Bytes>,
+    ) -> Option<Offset> {
+        self.add(partition, (0, Timestamp(0)), headers, payload.into())
+    }
+
+    fn add(
+        &self,
+        partition: u32,
+        (hole, at): (u64, Timestamp),
+        headers: Headers,
+        payload: Bytes,
+    ) -> Option<Offset> {
         let mut broker = self.lock();
         let target = broker
             .partitions
             .get_mut(&partition)
             .filter(|target| !target.finished)?;
-        let offset = target.append(hole, at, payload.into());
+        let offset = target.append(hole, at, headers, payload);
         wake_readers(&broker, partition);
         Some(offset)
     }

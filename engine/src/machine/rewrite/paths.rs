@@ -33,6 +33,8 @@ impl Rewriter<'_> {
         }
         let found = match root {
             "event" => self.event_path(steps, test),
+            "payload" => Some(self.payload_path(steps, steps, test)),
+            "headers" => self.header_path(steps, test),
             "state" => self.field_path(root, steps, test),
             "next" => self.field_path(root, steps, test),
             "status" => self.scalar_path(root, steps, Variable::Status),
@@ -81,17 +83,7 @@ impl Rewriter<'_> {
             return None;
         };
         if first.name == "data" {
-            let names: Vec<String> = rest.iter().map(|step| step.name.clone()).collect();
-            let slot = self.plan.slot(&names, !test);
-            let variable = if test {
-                Variable::HasPayload(slot)
-            } else {
-                Variable::Payload(slot)
-            };
-            return Some(Found::Slot {
-                variable,
-                taken: steps.len(),
-            });
+            return Some(self.payload_path(steps, rest, test));
         }
         let attribute = self.attribute(first)?;
         if !rest.is_empty() {
@@ -104,6 +96,55 @@ impl Rewriter<'_> {
             Variable::Attribute(attribute)
         };
         Some(Found::Slot { variable, taken: 1 })
+    }
+
+    /// The slot of a path whose steps `inside` lead into the payload.
+    fn payload_path(&mut self, steps: &[PathStep], inside: &[PathStep], test: bool) -> Found {
+        let names: Vec<String> = inside.iter().map(|step| step.name.clone()).collect();
+        let slot = self.plan.slot(&names, !test);
+        let variable = if test {
+            Variable::HasPayload(slot)
+        } else {
+            Variable::Payload(slot)
+        };
+        Found::Slot {
+            variable,
+            taken: steps.len(),
+        }
+    }
+
+    fn header_path(&mut self, steps: &[PathStep], test: bool) -> Option<Found> {
+        let [only] = steps else {
+            let message = match steps.first() {
+                None => "`headers` itself is no value".to_owned(),
+                Some(first) => format!("the header `{}` is text and has no fields", first.name),
+            };
+            self.object(
+                message,
+                Some("name one header, like `headers['x-id']`".to_owned()),
+            );
+            return None;
+        };
+        let name = Box::from(only.name.as_str());
+        let variable = if test {
+            Variable::HasHeader(name)
+        } else {
+            Variable::Header(name)
+        };
+        Some(Found::Slot { variable, taken: 1 })
+    }
+
+    /// Replaces `'x-id' in headers`, which `has()` cannot ask of a name with a dash; false when the node is
+    /// something else.
+    pub(super) fn walk_header_test(&mut self, node: &mut IdedExpr) -> bool {
+        let Some(name) = header_test(node).filter(|_| self.place == Place::Delivery) else {
+            return false;
+        };
+        let step = PathStep { name, quoted: true };
+        let variable = Variable::HasHeader(Box::from(step.name.as_str()));
+        let slot = self.slot("headers", &[step], variable);
+        *node = ident(slot_name(slot));
+        true
     }
 
     fn attribute(&mut self, step: &PathStep) -> Option<Attribute> {
@@ -207,7 +248,16 @@ impl Rewriter<'_> {
     fn object_to_word(&mut self, word: &str, steps: &[PathStep]) {
         let here = self.place.variables();
         let everywhere = Place::Emit.variables();
-        let (message, suggestion) = if everywhere.contains(&word) {
+        let in_delivery = self.place == Place::Delivery;
+        let (message, suggestion) = if in_delivery && everywhere.contains(&word) {
+            let message = format!("`{word}` does not exist yet where an event is made");
+            let hint = "a mapping sees `payload` and `headers`";
+            (message, Some(hint.to_owned()))
+        } else if !in_delivery && Place::Delivery.variables().contains(&word) {
+            let message = format!("`{word}` is no variable of machines");
+            let hint = "the payload is `event.data`, and a mapping makes attributes of headers";
+            (message, Some(hint.to_owned()))
+        } else if everywhere.contains(&word) {
             let why = match self.place {
                 Place::Key => "the entity is not known before its key",
                 _ => "only `emit` sees the fields after",
@@ -235,6 +285,24 @@ impl Rewriter<'_> {
             )
         };
         self.object(message, suggestion);
+    }
+}
+
+/// The name in `'name' in headers`.
+fn header_test(node: &IdedExpr) -> Option<String> {
+    let Expr::Call(call) = &node.expr else {
+        return None;
+    };
+    let [name, among] = call.args.as_slice() else {
+        return None;
+    };
+    match (&name.expr, &among.expr) {
+        (Expr::Literal(LiteralValue::String(name)), Expr::Ident(among))
+            if call.func_name == operators::IN && among == "headers" =>
+        {
+            Some(name.inner().to_owned())
+        }
+        _ => None,
     }
 }
 

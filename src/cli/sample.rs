@@ -1,0 +1,217 @@
+//! `tidegate validate --sample`: what a configured source would make of each line of a file. Opens no store
+//! and keeps nothing.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::Path;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tidegate_engine::admission::{self, Binding, Content};
+use tidegate_engine::bus::Delivery;
+use tidegate_engine::event::{Event, Unreadable};
+use tidegate_engine::headers::Headers;
+use tidegate_engine::limits::DELIVERY_BYTES_MAX;
+use tidegate_engine::position::{Offset, SourceName};
+
+use super::exit::{Exit, Failure};
+use super::output::{Format, Output};
+use crate::config::{Config, Source};
+use crate::say::counted;
+
+/// Bytes kept of a line: one more than is accepted, so that a longer one is refused for its length.
+const LINE_BYTES_MAX: u64 = DELIVERY_BYTES_MAX as u64 + 2;
+
+/// Reads `file` (`-` is standard input) as the source `name` of the configuration would.
+pub fn run(
+    file: &Path,
+    name: Option<&SourceName>,
+    config: Option<&Path>,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let Some(config) = config else {
+        return Err(Failure::usage(
+            "--sample: a sample is read as a configured source would read it; name the configuration with -c",
+        ));
+    };
+    let config = Config::load(config)?;
+    let binding = binding(chosen(&config, name)?)?;
+    let mut input = open(file)?;
+    let (mut number, mut records, mut refused) = (0_u64, 0_u64, 0_u64);
+    while let Some(line) = next_line(&mut input)
+        .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))?
+    {
+        number += 1;
+        // As with files that are ingested: a blank line is no record.
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        records += 1;
+        let delivery = Delivery {
+            offset: Offset(number),
+            next: Offset(number + 1),
+            payload: line,
+            headers: Headers::NONE,
+        };
+        let (_, received) = admission::read(&delivery, &binding);
+        match received.content {
+            Content::Event { event, .. } => tell(number, &event, output)?,
+            Content::Unreadable { fault, .. } => {
+                refused += 1;
+                refuse(number, &fault, output)?;
+            }
+        }
+    }
+    if records == 0 {
+        let message = format!("there is no record in {}", file.display());
+        return Err(Failure::usage(message));
+    }
+    crate::say!("{}, {refused} refused", counted(records, "record"));
+    Ok(if refused == 0 {
+        Exit::Done
+    } else {
+        Exit::Differs
+    })
+}
+
+/// The source that is meant: the one of that name, else the only one.
+fn chosen<'c>(config: &'c Config, name: Option<&SourceName>) -> Result<&'c Source, Failure> {
+    let names: Vec<&str> = config
+        .sources
+        .iter()
+        .filter_map(|source| source.name.as_ref())
+        .map(SourceName::as_str)
+        .collect();
+    let listed = names.join(", ");
+    let found = match (name, config.sources.as_slice()) {
+        (None, [only]) => Some(only),
+        (None, []) => {
+            return Err(Failure::usage(
+                "--sample: this configuration has no `sources`",
+            ));
+        }
+        (None, _) => {
+            return Err(Failure::usage(format!(
+                "--sample: as which source? Name one with --source: {listed}"
+            )));
+        }
+        (Some(name), sources) => sources
+            .iter()
+            .find(|source| source.name.as_ref() == Some(name)),
+    };
+    found.ok_or_else(|| {
+        Failure::usage(format!(
+            "--source: this configuration has no source of that name; it has {listed}"
+        ))
+    })
+}
+
+fn binding(source: &Source) -> Result<Binding, Failure> {
+    // The configuration is checked: both are there.
+    let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
+        return Err(Failure::usage("a source needs a name and a stream"));
+    };
+    Ok(Binding {
+        stream: stream.clone(),
+        tenant: source.tenant_binding(),
+        mapping: source.mapping.compiled(name),
+    })
+}
+
+fn open(file: &Path) -> Result<Box<dyn BufRead>, Failure> {
+    if file.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    match File::open(file) {
+        Ok(file) => Ok(Box::new(BufReader::new(file))),
+        Err(error) => Err(Failure::usage(format!(
+            "{} cannot be read: {error}",
+            file.display()
+        ))),
+    }
+}
+
+/// The next line without its end, cut when it is longer than any record may be; `None` at the end.
+fn next_line(input: &mut Box<dyn BufRead>) -> io::Result<Option<Bytes>> {
+    let mut line = Vec::new();
+    if input
+        .by_ref()
+        .take(LINE_BYTES_MAX)
+        .read_until(b'\n', &mut line)?
+        == 0
+    {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() as u64 == LINE_BYTES_MAX {
+        input.skip_until(b'\n')?;
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(Some(Bytes::from(line)))
+}
+
+/// One event: its envelope, with the data byte for byte as it came.
+fn tell(number: u64, event: &Event, output: &mut Output) -> io::Result<()> {
+    if output.format() == Format::Json {
+        let mut text = format!("{{\"line\":{number},\"event\":");
+        event.write_json(&mut text);
+        text.push_str("}\n");
+        return output.text(&text);
+    }
+    let mut fields: Vec<(&str, Value)> = vec![
+        ("line", json!(number)),
+        ("tenant", json!(event.tenant.as_str())),
+        ("id", json!(event.id.as_str())),
+        ("type", json!(event.event_type.as_str())),
+        ("source", json!(event.source.as_str())),
+    ];
+    let optional = [
+        ("subject", event.subject.as_ref().map(AsRef::as_ref)),
+        ("time", event.time.as_ref().map(|time| time.text.as_str())),
+        (
+            "idempotency_key",
+            event.idempotency_key.as_ref().map(AsRef::as_ref),
+        ),
+        (
+            "correlation_id",
+            event.correlation_id.as_ref().map(AsRef::as_ref),
+        ),
+        (
+            "causation_id",
+            event.causation_id.as_ref().map(AsRef::as_ref),
+        ),
+    ];
+    fields.extend(
+        optional
+            .into_iter()
+            .filter_map(|(name, text): (_, Option<&str>)| Some((name, json!(text?)))),
+    );
+    let data = String::from_utf8_lossy(event.data.stored_bytes());
+    fields.push(("data", json!(data)));
+    output.fields(&fields)?;
+    output.text("\n")
+}
+
+/// One refusal: the line, the field, and what to do about it; never the value.
+fn refuse(number: u64, fault: &Unreadable, output: &mut Output) -> io::Result<()> {
+    if output.format() == Format::Json {
+        let row = [vec![
+            json!(number),
+            Value::Null,
+            json!(fault.field),
+            json!(fault.reason),
+        ]];
+        return output.rows(&["line", "event", "field", "reason"], &row);
+    }
+    output.fields(&[
+        ("line", json!(number)),
+        (
+            "refused",
+            json!(format!("{}: {}", fault.field, fault.reason)),
+        ),
+    ])?;
+    output.text("\n")
+}
