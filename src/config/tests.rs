@@ -61,7 +61,7 @@ fn the_example_in_the_reference_reads_back() {
         .replace("name: null", "name: orders")
         .replace("paths: []", "paths: [a.ndjson]")
         .replace("stream: null", "stream: orders")
-        .replace("tenant: null", "tenant: acme");
+        .replacen("tenant: null", "tenant: acme", 1);
     let config = parse(&format!("sources:\n{filled}")).unwrap();
     assert_eq!(config.sources.len(), 1);
 }
@@ -257,4 +257,128 @@ fn r26_each_limit_plus_one_is_refused_with_its_bounds() {
         }
     }
     assert!(tried >= 50, "only {tried} bounds were tried");
+}
+
+/// A source of records that are no CloudEvents, with these lines in its mapping.
+fn mapped(source: &str, mapping: &str) -> Result<Config, String> {
+    let mut text = format!(
+        "sources:\n  - name: shop\n    paths: [a]\n    stream: orders\n    {source}\n    mapping:\n"
+    );
+    for line in mapping.lines() {
+        text.push_str(&format!("      {line}\n"));
+    }
+    parse(&text).map_err(|problems| problems.to_string())
+}
+
+#[test]
+fn a_mapping_is_read_and_compiled() {
+    let config = mapped(
+        "tenant: acme",
+        "id: { pointer: /order/id }\ntype: { cel: \"'order.' + payload.kind\" }\n\
+         time: { pointer: /at, format: epoch_ms }\nsource: { literal: /shop }",
+    )
+    .unwrap();
+    let mappings = config.mappings();
+    let name = tidegate_engine::position::SourceName::new("shop").unwrap();
+    assert!(!mappings[&name].uses_headers() && !mappings[&name].maps_tenant());
+    let none = parse("sources: [{ name: a, paths: [x], stream: s, tenant: t, mapping: {} }]");
+    assert!(none.unwrap().mappings().is_empty());
+}
+
+#[test]
+fn every_mistake_of_a_mapping_is_told_at_once_with_its_line_and_what_to_write() {
+    let problems = mapped(
+        "tenant: acme",
+        "id: { pointer: order.id }
+typ: { literal: a }
+subject: { pointer: /a, header: b }
+time:
+  ponter: /at
+source: /shop
+idempotency_key: {}
+correlation_id:
+  cel: payload.trace +
+causation_id:
+  cel: paylod.cause
+stream: { header: topic }
+caused_by: { literal: me }
+idd: { literal: a, literal: b }",
+    )
+    .unwrap_err();
+    let expected = [
+        "t.yaml:7: sources[0].mapping.id.pointer: a JSON pointer begins with `/`; write `/order/id`",
+        "t.yaml:8: sources[0].mapping.typ: unknown key; did you mean `type`?",
+        "t.yaml:9: sources[0].mapping.subject.header: `pointer` stands here too; only one of them says",
+        "t.yaml:11: sources[0].mapping.time.ponter: unknown key; did you mean `pointer`?",
+        "t.yaml:12: sources[0].mapping.source: expected a map, found text; write one of header, pointer",
+        "t.yaml:13: sources[0].mapping.idempotency_key: nothing says where it is taken from",
+        "t.yaml:15: sources[0].mapping.correlation_id.cel: not CEL, at its column",
+        "t.yaml:17: sources[0].mapping.causation_id.cel: `paylod` is no variable",
+        "t.yaml:18: sources[0].mapping.stream: a source has one stream",
+        "t.yaml:19: sources[0].mapping.caused_by: who caused an event is said by a credential",
+        "t.yaml:20: sources[0].mapping.idd: unknown key; did you mean `id`?",
+    ];
+    let told: Vec<&str> = problems.lines().collect();
+    assert_eq!(told.len(), expected.len(), "{problems}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.starts_with(expected), "{expected} not in:\n{problems}");
+    }
+}
+
+#[test]
+fn a_mapping_has_to_fit_its_source() {
+    const ID: &str = "id: { pointer: /id }";
+    const TYPE: &str = "type: { literal: t }";
+    for (source, mapping, says) in [
+        ("tenant: a", TYPE, "mapping.id: is needed; like `id: {"),
+        ("tenant: a", ID, "mapping.type: is needed"),
+        (
+            "tenant: a",
+            "id: { literal: x }\ntype: { literal: t }",
+            "t.yaml:7: sources[0].mapping.id: is the same",
+        ),
+        (
+            "tenant: a",
+            "id: { pointer: /id }\ntype: { cel: 'true' }",
+            "t.yaml:8: sources[0].mapping.type: expression",
+        ),
+        (
+            "tenant: a",
+            "id: { header: x-id }\ntype: { literal: t }",
+            "mapping.id: the lines of a file have no headers",
+        ),
+        (
+            "tenant: a",
+            "id: { cel: \"headers['x-id']\" }\ntype: { literal: t }",
+            "have no headers",
+        ),
+        (
+            "tenant: a",
+            "id: { pointer: /id, format: epoch_s }\ntype: { literal: t }",
+            "mapping.id.format: unknown key",
+        ),
+        (
+            "tenant: a",
+            "id: { pointer: /id }\ntype: { literal: t }\ntime: { pointer: /t, format: epoch }",
+            "mapping.time.format: expected one of rfc3339, epoch_s, epoch_ms, epoch_us",
+        ),
+        (
+            "tenant: a",
+            "id: { pointer: /id }\ntype: { literal: t }\ntenant: { pointer: /t }",
+            "t.yaml:9: sources[0].mapping.tenant: whoever writes this field chooses the tenant",
+        ),
+        (
+            "tenant_from_event_unsafe: true",
+            "id: { pointer: /id }\ntype: { literal: t }",
+            "mapping.tenant: is needed with `tenant_from_event_unsafe`",
+        ),
+    ] {
+        let problems = mapped(source, mapping).unwrap_err();
+        assert!(problems.contains(says), "{says} not in:\n{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+    let sound = format!("{ID}\n{TYPE}");
+    assert!(mapped("tenant: a", &sound).is_ok());
+    let trusted = format!("{sound}\ntenant: {{ pointer: /t }}");
+    assert!(mapped("tenant_from_event_unsafe: true", &trusted).is_ok());
 }

@@ -1,6 +1,7 @@
 //! What a person does to dead letters: each decision is a commit of its own, in the log, replayable, and
 //! taken once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 

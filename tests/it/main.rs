@@ -6,6 +6,7 @@ mod bus_contract;
 mod cli;
 mod file_bus;
 mod follow_up;
+mod mapping;
 mod movement;
 mod node;
 mod postgres;

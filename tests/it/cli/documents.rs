@@ -34,16 +34,12 @@ fn blocks<'p>(page: &'p str, heading: &str, language: &str) -> Vec<&'p str> {
         .collect()
 }
 
-#[test]
-fn the_first_machine_of_the_readme_runs_as_it_stands() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let of = |language| blocks(&readme, "## A first machine\n", language);
-    let ([machine], [walk], [ending]) = (&of("yaml")[..], &of("sh")[..], &of("text")[..]) else {
-        panic!("README.md: expected one definition, one walk and what it ends with");
-    };
+/// Runs what a page tells to run, beside `files`, and compares what it ends with.
+fn walked(walk: &str, ending: &str, files: &[(&str, &str)]) -> Said {
     let desk = Desk::new();
-    desk.write("account.yaml", machine);
+    for (name, text) in files {
+        desk.write(name, text);
+    }
     let binary = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().unwrap();
     let path = std::env::var("PATH").unwrap_or_default();
     let said: Said = desk
@@ -53,6 +49,30 @@ fn the_first_machine_of_the_readme_runs_as_it_stands() {
         .unwrap()
         .into();
     let said = said.ended_with(0);
-    assert!(said.err.contains("1 test, 0 failed"), "{}", said.err);
     assert!(said.out.ends_with(ending), "{}", said.out);
+    said
+}
+
+#[test]
+fn the_first_machine_of_the_readme_runs_as_it_stands() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let of = |language| blocks(&readme, "## A first machine\n", language);
+    let ([machine], [walk], [ending]) = (&of("yaml")[..], &of("sh")[..], &of("text")[..]) else {
+        panic!("README.md: expected one definition, one walk and what it ends with");
+    };
+    let said = walked(walk, ending, &[("account.yaml", machine)]);
+    assert!(said.err.contains("1 test, 0 failed"), "{}", said.err);
+}
+
+#[test]
+fn the_first_mapping_of_its_page_runs_as_it_stands() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/mapping.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let of = |language| blocks(&page, "# Mapping\n", language);
+    let ([config], [walk], [ending]) = (&of("yaml")[..], &of("sh")[..], &of("text")[..]) else {
+        panic!("docs/mapping.md: expected one configuration, one walk and what it ends with");
+    };
+    let said = walked(walk, ending, &[("node.yaml", config)]);
+    assert!(said.err.contains("3 records, 0 refused"), "{}", said.err);
 }

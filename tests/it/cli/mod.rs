@@ -6,6 +6,7 @@ mod demo;
 mod documents;
 mod ingest;
 mod look;
+mod mapping;
 mod mistakes;
 mod own_machines;
 mod postgres;
