@@ -46,6 +46,17 @@ pub struct Source {
     pub start: Start,
 }
 
+impl Source {
+    /// What its deliveries are read with.
+    fn binding(&self) -> Binding {
+        Binding {
+            stream: self.stream.clone(),
+            tenant: self.tenant.clone(),
+            mapping: self.mapping.clone(),
+        }
+    }
+}
+
 /// What the node wants of a source task.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Command {
@@ -285,11 +296,7 @@ impl SourceTask {
         }
         drop(raised);
         let admitted_at = self.context.seams.clock.now();
-        let binding = Binding {
-            stream: self.source.stream.clone(),
-            tenant: self.source.tenant.clone(),
-            mapping: self.source.mapping.clone(),
-        };
+        let binding = self.source.binding();
         let mut groups: BTreeMap<TenantId, Vec<Received>> = BTreeMap::new();
         let fresh = note_receipt(&ownership, deliveries);
         for delivery in &fresh {

@@ -163,11 +163,15 @@ pub fn conflict_id(tenant: &TenantId, key: Hash128, conflict: Hash128) -> Hash12
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
 
-    use super::{Binding, Content, read};
+    use super::{Binding, Content, bytes_held, read};
     use crate::bus::Delivery;
+    use crate::event::EventSource;
     use crate::headers::Headers;
+    use crate::mapping::{Field, Mapping, Selector, TimeFormat};
     use crate::position::{Offset, StreamName};
     use crate::tenant::{TenantBinding, TenantId};
 
@@ -207,5 +211,42 @@ mod tests {
         assert!(matches!(other, Content::Unreadable { .. }));
         let (_, unnamed) = content(TenantBinding::TrustedField, "");
         assert!(matches!(unnamed, Content::Unreadable { .. }));
+    }
+
+    #[test]
+    fn r02_a_mapping_gives_no_reserved_tenant_and_its_refusals_keep_the_payload() {
+        let fields = [
+            (Field::Id, "/id"),
+            (Field::Type, "/id"),
+            (Field::Tenant, "/t"),
+        ]
+        .map(|(field, pointer)| (field, Selector::parse("pointer", pointer, 1).unwrap()));
+        let source = EventSource::new("/s").unwrap();
+        let mapping = Mapping::compile(&fields, TimeFormat::Rfc3339, source).unwrap();
+        let mapped = Binding {
+            stream: StreamName::new("orders").unwrap(),
+            tenant: TenantBinding::TrustedField,
+            mapping: Some(Arc::new(mapping)),
+        };
+        for (tenant, is_event) in [("acme", true), ("_unassigned", false), ("Acme", false)] {
+            let payload = Bytes::from(format!(r#"{{"id":"1","t":"{tenant}"}}"#));
+            let mut delivery = Delivery {
+                offset: Offset(0),
+                next: Offset(1),
+                payload: payload.clone(),
+                headers: Headers::NONE,
+            };
+            let (of, received) = read(&delivery, &mapped);
+            match received.content {
+                Content::Event { .. } => assert!(is_event && of.as_str() == tenant),
+                Content::Unreadable { payload: kept, .. } => {
+                    assert!(!is_event && of.is_unassigned() && kept == payload);
+                }
+            }
+            // R45: what a permit counts holds the headers, too.
+            let bytes = received.bytes;
+            delivery.headers = Headers::collect([("name".into(), Bytes::from_static(b"value"))]);
+            assert_eq!(bytes_held(&delivery), bytes + 9);
+        }
     }
 }

@@ -74,7 +74,7 @@ pub enum Command {
     Demo(Demo),
     /// Read events from files or standard input until they end
     Ingest(Ingest),
-    /// Check machine definitions, configuration files and samples; report every mistake at once
+    /// Check machine definitions, configuration, samples; report every mistake at once
     Validate(Validate),
     /// Run the tests that stand in machine definitions
     Test(Files),

@@ -215,3 +215,30 @@ fn refuse(number: u64, fault: &Unreadable, output: &mut Output) -> io::Result<()
     ])?;
     output.text("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+
+    use super::{DELIVERY_BYTES_MAX, next_line};
+
+    #[test]
+    fn a_line_too_long_is_cut_and_the_next_one_is_whole() {
+        for excess in [0, 1, 2, 3, 5_000] {
+            for line_end in ["\n", "\r\n"] {
+                let long = "x".repeat(DELIVERY_BYTES_MAX + excess);
+                let text = format!("a\r\n\n{long}{line_end}b");
+                let mut input: Box<dyn BufRead> = Box::new(std::io::Cursor::new(text));
+                let mut lines = Vec::new();
+                while let Some(line) = next_line(&mut input).unwrap() {
+                    lines.push(line);
+                }
+                assert_eq!(lines.len(), 4, "{excess} {line_end:?}");
+                assert_eq!((&lines[0][..], &lines[1][..]), (&b"a"[..], &b""[..]));
+                assert_eq!(lines[2].len() > DELIVERY_BYTES_MAX, excess > 0);
+                assert!(lines[2].len() <= DELIVERY_BYTES_MAX + 2);
+                assert_eq!(&lines[3][..], b"b");
+            }
+        }
+    }
+}

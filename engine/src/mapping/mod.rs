@@ -335,7 +335,9 @@ impl Mapping {
         build: fn(ByteString) -> Result<T, InvalidValue>,
     ) -> Result<T, Unreadable> {
         self.text(field, delivery, build)?.ok_or_else(|| {
-            let shown = self.rule(field).map(Compiled::shown).unwrap_or_default();
+            let shown = self
+                .rule(field)
+                .map_or_else(|| "the mapping".to_owned(), Compiled::shown);
             let reason = format!(
                 "{shown} finds nothing, and no event is without it; correct the mapping, or have the \
                  producer send it"

@@ -58,7 +58,11 @@ impl Selector {
                     line,
                 })
             }
-            _ => is_text().map(|()| Selector::Literal(text.into())),
+            "literal" => is_text().map(|()| Selector::Literal(text.into())),
+            other => Err(vec![Objection {
+                message: format!("there is no way `{other}`"),
+                suggestion: Some(format!("the ways are {}", Self::WORDS.join(", "))),
+            }]),
         }
     }
 
