@@ -5,6 +5,7 @@
 // `say!` writes messages, `Output` writes data; neither panics when nobody reads.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
+pub mod access;
 pub mod bench;
 pub mod cli;
 pub mod config;

@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_connectors::store::postgres::{Pooler, PostgresOptions, PostgresStore};
+use tidegate_connectors::store::postgres::{
+    Pooler, PostgresAccess, PostgresOptions, PostgresStore,
+};
 use tidegate_connectors::store::sqlite::{SqliteOptions, SqliteStore};
+use tidegate_engine::access::{AccessStore, Leases};
 use tidegate_engine::store::{StateStore, StoreError};
 
 use crate::config::{PoolerKind, PostgresSection, SqliteSection, Store, StoreKind};
@@ -32,16 +35,8 @@ pub enum WhenAbsent {
 pub async fn open(config: &Store, when_absent: WhenAbsent) -> Result<Opened, StoreError> {
     match config.kind {
         StoreKind::Sqlite => {
-            let path = &config.sqlite.path;
-            if when_absent == WhenAbsent::Refuse && !path.exists() {
-                return Err(StoreError::NotReady(format!(
-                    "there is no database at {}; `tidegate ingest` begins one, -c names another",
-                    path.display()
-                )));
-            }
-            create_directory(path)?;
-            let store = SqliteStore::open(sqlite_options(&config.sqlite)).await?;
-            Ok(Opened(Concrete::Sqlite(Arc::new(store))))
+            let store = open_sqlite(&config.sqlite, when_absent).await?;
+            Ok(Opened(Concrete::Sqlite(store)))
         }
         StoreKind::Postgres => {
             let url = config.postgres.url.as_ref().ok_or_else(|| {
@@ -50,6 +45,81 @@ pub async fn open(config: &Store, when_absent: WhenAbsent) -> Result<Opened, Sto
             let options = postgres_options(&config.postgres, url.expose());
             let store = PostgresStore::connect(options).await?;
             Ok(Opened(Concrete::Postgres(Arc::new(store))))
+        }
+    }
+}
+
+async fn open_sqlite(
+    section: &SqliteSection,
+    when_absent: WhenAbsent,
+) -> Result<Arc<SqliteStore>, StoreError> {
+    let path = &section.path;
+    if when_absent == WhenAbsent::Refuse && !path.exists() {
+        return Err(StoreError::NotReady(format!(
+            "there is no database at {}; `tidegate ingest` or `tidegate tenants create` begins one, -c \
+             names another",
+            path.display()
+        )));
+    }
+    create_directory(path)?;
+    let store = SqliteStore::open(sqlite_options(section)).await?;
+    Ok(Arc::new(store))
+}
+
+/// The register of tenants and tokens, open for an administrator.
+pub struct Register(ConcreteRegister);
+
+enum ConcreteRegister {
+    Sqlite(Arc<SqliteStore>),
+    Postgres(PostgresAccess),
+}
+
+/// Opens the register as an administrator: in Postgres with `store.postgres.migrate_url`, or `url` where
+/// that is not configured. A node's own login may look, and is told what it may not.
+pub async fn open_register(
+    config: &Store,
+    when_absent: WhenAbsent,
+) -> Result<Register, StoreError> {
+    match config.kind {
+        StoreKind::Sqlite => {
+            let store = open_sqlite(&config.sqlite, when_absent).await?;
+            Ok(Register(ConcreteRegister::Sqlite(store)))
+        }
+        StoreKind::Postgres => {
+            let section = &config.postgres;
+            let (url, setting) = match (&section.migrate_url, &section.url) {
+                (Some(url), _) => (url, "store.postgres.migrate_url"),
+                (None, Some(url)) => (url, "store.postgres.url"),
+                (None, None) => {
+                    return Err(StoreError::NotReady(
+                        "`store.postgres.migrate_url` is not configured".to_owned(),
+                    ));
+                }
+            };
+            let options = postgres_options(section, url.expose());
+            let register = PostgresAccess::connect(&options, setting).await?;
+            Ok(Register(ConcreteRegister::Postgres(register)))
+        }
+    }
+}
+
+impl Register {
+    /// The register behind its seam.
+    pub fn register(&self) -> &dyn AccessStore {
+        match &self.0 {
+            ConcreteRegister::Sqlite(store) => store.as_ref(),
+            ConcreteRegister::Postgres(register) => register,
+        }
+    }
+
+    /// Closes it; calls in flight end first.
+    pub async fn close(self) -> Result<(), StoreError> {
+        match &self.0 {
+            ConcreteRegister::Sqlite(store) => store.close().await,
+            ConcreteRegister::Postgres(register) => {
+                register.close().await;
+                Ok(())
+            }
         }
     }
 }
@@ -110,6 +180,22 @@ impl Opened {
         match &self.0 {
             Concrete::Sqlite(store) => store.as_ref(),
             Concrete::Postgres(store) => store.as_ref(),
+        }
+    }
+
+    /// The register of tenants and tokens beside it, with the node's own login: for looking up.
+    pub fn access(&self) -> Arc<dyn AccessStore> {
+        match &self.0 {
+            Concrete::Sqlite(store) => store.clone(),
+            Concrete::Postgres(store) => Arc::new(store.access()),
+        }
+    }
+
+    /// Leases of source partitions beside it.
+    pub fn leases(&self) -> Arc<dyn Leases> {
+        match &self.0 {
+            Concrete::Sqlite(store) => store.clone(),
+            Concrete::Postgres(store) => Arc::new(store.access()),
         }
     }
 

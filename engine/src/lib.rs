@@ -7,6 +7,7 @@
 //! **commit** ([`commit`], [`commit_protocol`], [`store`]), **settle** and **acknowledge**
 //! ([`checkpoint`]).
 
+pub mod access;
 pub mod admission;
 pub mod bus;
 pub mod chain;

@@ -106,3 +106,13 @@ pub const MACHINE_EMITS_MAX: usize = 16;
 
 /// Test cases in one definition, and given events in one case.
 pub const MACHINE_TESTS_MAX: usize = 1_000;
+
+/// Valid tokens of one tenant with one label: the one in use, and the one that is about to replace it.
+pub const VALID_TOKENS_MAX: usize = 2;
+
+/// The longest lease of a source partition: for what a node took and vanished, an operator waits that
+/// long at most.
+pub const LEASE_TTL_MAX: std::time::Duration = std::time::Duration::from_secs(3_600);
+
+/// Bytes of the name of a lease's holder: a name of a process, for people.
+pub const LEASE_HOLDER_BYTES_MAX: usize = 256;

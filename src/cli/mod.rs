@@ -1,6 +1,7 @@
 //! The command line: reads it, runs the command, and turns what came of it into an exit code. Data goes
 //! to standard output, everything else to standard error.
 
+mod access;
 pub mod args;
 mod check;
 mod dead_letters;
@@ -75,6 +76,8 @@ fn run(cli: Cli, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
         Command::State(wanted) => state(global, &wanted, output),
         Command::Events(wanted) => events(global, &wanted, output),
         Command::DeadLetters(wanted) => dead_letters(global, &wanted, own, output),
+        Command::Tenants(wanted) => access::tenants(global, &wanted, output),
+        Command::Tokens(wanted) => access::tokens(global, &wanted, output),
         Command::Verify(wanted) => verify(global, wanted, own, output),
         Command::Migrate(wanted) => {
             let config = session::config(global)?;

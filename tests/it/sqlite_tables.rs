@@ -39,6 +39,10 @@ async fn r01_no_table_takes_a_row_without_its_tenant() {
             without.push(name);
             continue;
         };
+        // Tokens of the installation itself have none.
+        if name == "tokens" {
+            continue;
+        }
         assert_eq!(not_null, 1, "{name}");
         required += 1;
         // Each says so; anchors have a trigger that is asked before.

@@ -19,7 +19,8 @@ insert into tidegate.settings default values;
 create table tidegate.tenants (
     tenant_id int4 generated always as identity primary key,
     name text collate "C" not null unique check (name ~ '^(_unassigned|[a-z0-9][a-z0-9_-]{0,62})$'),
-    state text not null default 'active' check (state in ('active', 'suspended')),
+    -- A closed one takes no new events; what it has stays and is read as before.
+    state text not null default 'open' check (state in ('open', 'closed')),
     limits json,
     created_at timestamptz not null default now()
 );
@@ -214,16 +215,33 @@ create table tidegate.dead_letters (
 );
 create index dead_letters_by_state on tidegate.dead_letters (tenant_id, state, id);
 
+-- Tokens: the hash of a secret, never the secret. By its id a token is found before anybody knows whose it
+-- is. A row without tenant is of the whole installation.
 create table tidegate.tokens (
-    tenant_id int4 not null,
-    token_id uuid not null,
-    hash bytea not null,
-    scopes text[] not null,
+    token_id text collate "C" primary key check (token_id ~ '^[0-9a-f]{16}$'),
+    tenant_id int4,
+    label text collate "C" not null check (label ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    scopes text[] not null check (cardinality(scopes) > 0 and scopes <@ array[
+        'publish:intent', 'publish:fact', 'read', 'operate', 'observe', 'admin']),
+    hash bytea not null check (octet_length(hash) = 32),
     created_at timestamptz not null,
-    expires_at timestamptz,
+    expires_at timestamptz check (expires_at > created_at),
     revoked_at timestamptz,
-    primary key (tenant_id, token_id)
+    -- Who publishes has a tenant: events take theirs from the token.
+    check (tenant_id is not null or not scopes && array['publish:intent', 'publish:fact'])
 );
+create index tokens_by_label on tidegate.tokens (tenant_id, label);
+
+-- Who tries to own a source partition that no consumer group assigns. Only that: its checkpoint's epoch and
+-- revision say who does. Rewritten by every renewal, and small.
+create table tidegate.leases (
+    source text collate "C" not null,
+    partition int8 not null,
+    holder text not null check (octet_length(holder) between 1 and 256),
+    acquired_at timestamptz not null,
+    expires_at timestamptz not null,
+    primary key (source, partition)
+) with (fillfactor = 10);
 
 -- What people and nodes did. A row without tenant is about the installation.
 create table tidegate.audit (

@@ -66,6 +66,18 @@ create policy own_login on tidegate.reader_logins for select to tidegate_owner
 create policy installation on tidegate.audit to tidegate_owner, tidegate_writer, tidegate_admin
     using (tenant_id is null);
 
+-- Tokens of the installation have no tenant either; the one whose id is presented is named like a tenant.
+create policy installation on tidegate.tokens to tidegate_owner, tidegate_writer, tidegate_admin
+    using (tenant_id is null);
+create policy presented on tidegate.tokens for select to tidegate_writer
+    using (token_id = (select nullif(current_setting('tidegate.token', true), '')));
+
+-- Leases are nobody's, but names of sources may tell of tenants: readers see none.
+alter table tidegate.leases enable row level security;
+alter table tidegate.leases force row level security;
+create policy registry on tidegate.leases
+    to tidegate_owner, tidegate_writer, tidegate_engine, tidegate_admin using (true);
+
 -- The register of tenants: those who serve all tenants see all names, a reader its own.
 alter table tidegate.tenants enable row level security;
 alter table tidegate.tenants force row level security;
@@ -99,17 +111,23 @@ grant update (next_sequence, chain_head, logged_at) on tidegate.stream_partition
 grant update (version, changed_at, status, data) on tidegate.entities to tidegate_writer;
 grant update (state, attempts, changed_at) on tidegate.dead_letters to tidegate_writer;
 grant select on tidegate.dedupe_state, tidegate.settings, tidegate.segment_partitions,
-    tidegate.chain_anchors to tidegate_writer;
+    tidegate.chain_anchors, tidegate.tokens to tidegate_writer;
+grant select, insert on tidegate.leases to tidegate_writer;
+grant update (holder, acquired_at, expires_at) on tidegate.leases to tidegate_writer;
 
 -- The engine reads, and executes functions. It has no INSERT, UPDATE, DELETE or TRUNCATE anywhere.
 grant select on tidegate.settings, tidegate.tenants, tidegate.source_partitions,
     tidegate.stream_partitions, tidegate.segments, tidegate.segment_partitions, tidegate.chain_anchors,
     tidegate.dedupe_state, tidegate.machines, tidegate.machine_definitions, tidegate.active_definitions,
     tidegate.entities, tidegate.open_work, tidegate.dead_letters, tidegate.event_index,
-    tidegate.event_index_progress, tidegate.migrations to tidegate_engine;
+    tidegate.event_index_progress, tidegate.leases, tidegate.migrations to tidegate_engine;
 
--- People who operate see the same, and the register of tokens and readers.
+-- People who operate see the same, and the register of tokens and readers. Of tokens not the hash: it is
+-- nobody's business but that of the function that looks one up.
 grant select on all tables in schema tidegate to tidegate_admin;
+revoke select on tidegate.tokens from tidegate_admin;
+grant select (token_id, tenant_id, label, scopes, created_at, expires_at, revoked_at)
+    on tidegate.tokens to tidegate_admin;
 
 -- Readers see what the views over these show them: one tenant.
 grant select on tidegate.tenants, tidegate.stream_partitions,

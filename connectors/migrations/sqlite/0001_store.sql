@@ -6,8 +6,27 @@ PRAGMA application_id = 1414087749;
 
 CREATE TABLE tenants (
     tenant_id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE
+    name TEXT NOT NULL UNIQUE,
+    -- A closed one takes no new events; what it has stays and is read as before.
+    state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'closed')),
+    created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER))
 ) STRICT;
+
+-- Tokens: the hash of a secret, never the secret. By its id a token is found before anybody knows whose it
+-- is. A row without tenant is of the whole installation.
+CREATE TABLE tokens (
+    token_id TEXT PRIMARY KEY CHECK (length(token_id) = 16),
+    tenant_id INTEGER,
+    label TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER CHECK (expires_at > created_at),
+    revoked_at INTEGER,
+    -- Who publishes has a tenant: events take theirs from the token.
+    CHECK (tenant_id IS NOT NULL OR scopes NOT LIKE '%publish%')
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tokens_by_label ON tokens (tenant_id, label);
 
 CREATE TABLE machines (
     machine_id INTEGER PRIMARY KEY,

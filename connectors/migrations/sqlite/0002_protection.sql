@@ -80,3 +80,23 @@ WHEN NEW.epoch < OLD.epoch OR NEW.revision < OLD.revision
 BEGIN
     SELECT raise(ABORT, 'epoch and revision only grow');
 END;
+
+-- A token is made once; what may happen to it is that it is revoked, for ever.
+CREATE TRIGGER tokens_are_only_revoked BEFORE UPDATE ON tokens
+WHEN OLD.revoked_at IS NOT NULL
+     OR (NEW.token_id, NEW.tenant_id, NEW.label, NEW.scopes, NEW.hash, NEW.created_at, NEW.expires_at)
+        IS NOT (OLD.token_id, OLD.tenant_id, OLD.label, OLD.scopes, OLD.hash, OLD.created_at, OLD.expires_at)
+BEGIN
+    SELECT raise(ABORT, 'a token can only be revoked, once');
+END;
+
+CREATE TRIGGER tokens_stay BEFORE DELETE ON tokens
+BEGIN
+    SELECT raise(ABORT, 'tokens stay: revoke it');
+END;
+
+CREATE TRIGGER tokens_are_not_replaced BEFORE INSERT ON tokens
+WHEN EXISTS (SELECT 1 FROM tokens t WHERE t.token_id = NEW.token_id)
+BEGIN
+    SELECT raise(ABORT, 'a token with this id is stored');
+END;

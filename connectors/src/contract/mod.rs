@@ -1,4 +1,5 @@
-//! The contract suites: one for every `StateStore`, one for every `EventBus`. An implementation is right
+//! The contract suites: one for every `StateStore`, one for every `EventBus`, one for every
+//! `AccessStore` with its `Leases`. An implementation is right
 //! when its suite passes; a case is skipped only for a capability that the implementation names, and
 //! the reason is printed. Also the means to build valid batches, which benches and other tests reuse.
 //!
@@ -8,6 +9,7 @@
 // A broken promise ends a case by a panic that says which; results are for code that goes on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+pub mod access;
 pub mod batch;
 pub mod bus;
 mod runner;

@@ -4,4 +4,5 @@ pub mod batch_form;
 pub mod memory;
 mod older_keys;
 pub mod postgres;
+mod process_leases;
 pub mod sqlite;

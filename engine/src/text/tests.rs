@@ -4,6 +4,7 @@
 macro_rules! for_every_type {
     ($with:ident) => {
         $with! {
+            access::TokenLabel,
             event::AttributeText,
             event::CausationId,
             event::CausedBy,

@@ -17,6 +17,7 @@
 //! **Time** comes in with the calls: a batch's own and [`Upkeep::now`]. The first upkeep begins the
 //! dedupe window; before it, no key is ever forgotten.
 
+mod access;
 mod faults;
 mod reads;
 mod tables;
@@ -39,6 +40,8 @@ use tidegate_engine::tenant::TenantId;
 pub use faults::{AtEnd, AtStart, CallOutcome, NoFaults, StoreCall, StoreFaults, StoreOperation};
 use tables::Tables;
 
+use super::process_leases::ProcessLeases;
+
 /// A store in memory.
 #[derive(Clone)]
 pub struct MemoryStore {
@@ -51,6 +54,7 @@ struct Shared {
     tables: Tables,
     /// Commits that were sent and have not arrived (see [`AtStart::Late`]), in order of sending.
     late: Vec<Late>,
+    leases: ProcessLeases,
 }
 
 struct Late {

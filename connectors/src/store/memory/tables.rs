@@ -20,6 +20,7 @@ use tidegate_engine::state::MachineName;
 use tidegate_engine::store::{Claim, StoreError, StoredDeadLetter, StoredDefinition};
 use tidegate_engine::tenant::TenantId;
 
+use super::access::AccessTables;
 use crate::store::batch_form;
 
 /// The log of one stream partition.
@@ -62,6 +63,7 @@ pub(super) struct Tables {
     /// The highest row number given out. Never reused.
     pub(super) last_row: i64,
     pub(super) definitions: BTreeMap<(MachineName, u64), StoredDefinition>,
+    pub(super) access: AccessTables,
 }
 
 impl Tables {
@@ -248,6 +250,7 @@ impl Tables {
     fn write(&mut self, batch: &CommitBatch) -> Vec<EntityRow> {
         for tenant in &batch.tenants {
             self.tenants.entry(tenant.clone()).or_default();
+            self.access.register(tenant, batch.at);
         }
         for segment in &batch.segments {
             self.of(&segment.stream_partition.tenant)

@@ -83,13 +83,14 @@ macro_rules! migration {
 const ROLES_SQL: &str = include_str!("../../../migrations/postgres/roles.sql");
 
 /// In order; a number never changes its text once it was released.
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     migration!("0001_tables"),
     migration!("0002_protection"),
     migration!("0003_commit"),
     migration!("0004_ownership"),
     migration!("0005_upkeep"),
     migration!("0006_definitions"),
+    migration!("0007_access"),
 ];
 
 /// The least that upkeep keeps, whatever a node asks for: what only the owner of the schema can change.

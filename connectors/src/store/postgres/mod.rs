@@ -1,6 +1,7 @@
 //! The store in a user's own Postgres. One commit is one call of one function; the engine's role has
 //! no right to write anything by itself. Owns the wiring of its parts; each part says what it owns.
 
+mod access;
 mod commit;
 mod definitions;
 mod encode;
@@ -33,6 +34,7 @@ use tidegate_engine::store::{
 };
 use tidegate_engine::tenant::TenantId;
 
+pub use access::PostgresAccess;
 pub use migrate::{LeastKept, RoleMode, RolePrefix, migrate, print_sql};
 pub use options::{Pooler, PostgresOptions};
 
@@ -50,7 +52,8 @@ pub struct PostgresStore {
 /// What the parts share. Everything but the session is a cache of what the database says and never
 /// decides anything by itself.
 struct Inner {
-    session: Session,
+    session: Arc<Session>,
+    login: Arc<str>,
     names: Names,
     older_keys: OlderKeysFilter,
     /// A filter is being made in the background.
@@ -82,11 +85,12 @@ impl Inner {
 impl PostgresStore {
     /// Connects as the engine's role and checks role, settings and schema. Migrates nothing.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
-        let session = Session::new(&options)?;
+        let session = Arc::new(Session::new(&options)?);
         startup::check(&options).await?;
         let store = Self {
             inner: Arc::new(Inner {
                 session,
+                login: options.login()?,
                 names: Names::new(options.names_max),
                 older_keys: OlderKeysFilter::new(options.dedupe_filter_bytes_max),
                 making_filter: AtomicBool::new(false),
@@ -102,6 +106,14 @@ impl PostgresStore {
     pub async fn settings(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
         self.run(|inner| async move { settings::settings(&inner.session).await })
             .await
+    }
+
+    /// The register of tenants, tokens and leases, over the same connections and with the same login.
+    pub fn access(&self) -> PostgresAccess {
+        PostgresAccess::over(
+            Arc::clone(&self.inner.session),
+            Arc::clone(&self.inner.login),
+        )
     }
 
     /// Closes the connections; calls in flight end first.

@@ -74,6 +74,11 @@ impl PostgresOptions {
         )
     }
 
+    /// Who logs in, for people.
+    pub(super) fn login(&self) -> Result<std::sync::Arc<str>, StoreError> {
+        Ok(connect_options(&self.url)?.get_username().into())
+    }
+
     pub(super) fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
         Ok(connect_options(&self.url)?.application_name(&self.application_name))
     }

@@ -44,7 +44,7 @@ pub(super) async fn check(options: &PostgresOptions) -> Result<(), StoreError> {
     }
     let mut connection = connect_once(options)
         .await
-        .map_err(|error| no_connection(error, options))?;
+        .map_err(|error| no_connection(error, options, "store.postgres.url"))?;
     // One transaction, so that a pooler hands out one of its connections for all of it.
     let mut transaction = connection.begin().await.map_err(failed)?;
     check_server(&mut transaction).await?;
@@ -56,13 +56,33 @@ pub(super) async fn check(options: &PostgresOptions) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Checks the schema and nothing about the login: for an administrator's commands, which a node's rules do
+/// not hold for. `setting` is the configuration key of the address.
+pub(super) async fn check_schema_alone(
+    options: &PostgresOptions,
+    setting: &str,
+) -> Result<(), StoreError> {
+    let failed = |e| store_error(e, During::Read);
+    if let Some(warning) = exposed(&options.connect_options()?, setting) {
+        tracing::warn!("{warning}");
+    }
+    let mut connection = connect_once(options)
+        .await
+        .map_err(|error| no_connection(error, options, setting))?;
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    check_schema(&mut transaction).await?;
+    transaction.commit().await.map_err(failed)?;
+    let _ = connection.close().await;
+    Ok(())
+}
+
 /// Says where no connection was had, and what to look at.
-fn no_connection(error: StoreError, options: &PostgresOptions) -> StoreError {
+fn no_connection(error: StoreError, options: &PostgresOptions, setting: &str) -> StoreError {
     match error {
         StoreError::Unavailable { detail } => StoreError::Unavailable {
             detail: format!(
                 "no connection to {}: {detail}; is the server running, and is that the address that is \
-                 meant (`store.postgres.url`)?",
+                 meant (`{setting}`)?",
                 options.address()
             ),
         },

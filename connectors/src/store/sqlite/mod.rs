@@ -13,6 +13,7 @@
 //! segments, and leaves an anchor of their chain. There are no roles: whoever may write the file may
 //! write anything, and `verify` is what notices.
 
+mod access;
 mod commit;
 mod definitions;
 mod errors;
@@ -53,6 +54,7 @@ use self::older_keys::OlderKeysFilter;
 use self::options::ProcessLock;
 use self::rows::{column, fetch};
 use self::writer::Writer;
+use super::process_leases::ProcessLeases;
 
 pub use self::options::SqliteOptions;
 
@@ -71,6 +73,7 @@ pub struct SqliteStore {
     index_events: bool,
     /// One upkeep at a time: it lists what is old first and drops it afterwards.
     upkeep: Mutex<()>,
+    leases: ProcessLeases,
 }
 
 impl SqliteStore {
@@ -98,6 +101,7 @@ impl SqliteStore {
             older_keys: OlderKeysFilter::new(options.dedupe_filter_bytes_max),
             index_events: options.index_events,
             upkeep: Mutex::new(()),
+            leases: ProcessLeases::default(),
         })
     }
 

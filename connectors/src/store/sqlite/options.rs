@@ -143,7 +143,7 @@ fn in_use(options: &SqliteOptions, lock: &mut File) -> StoreError {
     };
     StoreError::NotReady(format!(
         "`{}` is open in another process{holder}: an embedded store serves one process at a time; stop \
-         that one, or give this one a file of its own",
+         that one and run this again, or give this one a file of its own",
         options.path.display()
     ))
 }

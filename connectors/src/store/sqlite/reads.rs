@@ -19,7 +19,12 @@ use crate::store::batch_form;
 pub(super) async fn tenants(readers: &SqlitePool) -> Result<Vec<TenantId>, StoreError> {
     fetch(
         readers,
-        "SELECT name FROM tenants ORDER BY name",
+        "SELECT name FROM tenants t
+          WHERE EXISTS (SELECT 1 FROM stream_partitions p WHERE p.tenant_id = t.tenant_id)
+             OR EXISTS (SELECT 1 FROM entities e WHERE e.tenant_id = t.tenant_id)
+             OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant_id = t.tenant_id)
+             OR EXISTS (SELECT 1 FROM open_work w WHERE w.tenant_id = t.tenant_id)
+          ORDER BY name",
         |_| {},
         |row| valid(row, 0),
     )

@@ -1,0 +1,164 @@
+//! Who is behind a presented token: a small memory in front of the store, so that a server asks it once in
+//! five seconds for each token and not once a request. Draws new secrets too; decides nothing itself, the
+//! rules are the engine's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tidegate_engine::access::{
+    AccessStore, Credential, Denied, InvalidSecret, SECRET_BYTES, StoredToken, TokenId, TokenSecret,
+};
+use tidegate_engine::clock::{Clock, Timestamp};
+use tokio::sync::Semaphore;
+
+/// Tokens that are remembered, at most. About half a kilobyte each.
+pub const CACHED_TOKENS_MAX: usize = 10_000;
+
+/// Ids without a token that are remembered, at most: for a client that was not told of a revocation years
+/// ago, not for somebody who guesses, who has a new id each time.
+const CACHED_UNKNOWN_MAX: usize = 1_000;
+
+/// For how long an answer of the store is good: within that a revocation holds everywhere.
+const GOOD_FOR_MICROS: i64 = 5_000_000;
+
+/// Look-ups in the store at once. Whoever guesses must not keep all its connections from the commits.
+const LOOKUPS_MAX: usize = 4;
+
+/// Draws a token from the system's generator: its id and its secret.
+pub fn draw_secret() -> Result<TokenSecret, getrandom::Error> {
+    loop {
+        let (mut id, mut bytes) = ([0_u8; 8], [0_u8; SECRET_BYTES]);
+        getrandom::fill(&mut id)?;
+        getrandom::fill(&mut bytes)?;
+        match TokenSecret::new(TokenId::from_random(u64::from_le_bytes(id)), bytes) {
+            Ok(secret) => return Ok(secret),
+            // Drawn at random and looks weak all the same: once in 10^13.
+            Err(InvalidSecret::Weak | InvalidSecret::Form) => {}
+        }
+    }
+}
+
+/// Turns presented secrets into credentials. Shared by all of a server's workers.
+pub struct Credentials {
+    store: Arc<dyn AccessStore>,
+    clock: Arc<dyn Clock>,
+    cached: Mutex<Cached>,
+    lookups: Semaphore,
+}
+
+#[derive(Default)]
+struct Cached {
+    known: HashMap<TokenId, Answer<StoredToken>>,
+    unknown: HashMap<TokenId, Answer<()>>,
+}
+
+/// What the store said, and when it was asked.
+struct Answer<T> {
+    said: T,
+    asked_at: Timestamp,
+}
+
+impl<T> Answer<T> {
+    /// Nothing is good that was asked in the future: then the clock stepped back.
+    fn is_good(&self, now: Timestamp) -> bool {
+        (0..GOOD_FOR_MICROS).contains(&now.0.saturating_sub(self.asked_at.0))
+    }
+}
+
+impl Cached {
+    /// `None` when the store has to be asked; `Some(None)` for an id that no token has.
+    fn answer(&self, id: TokenId, now: Timestamp) -> Option<Option<StoredToken>> {
+        if let Some(answer) = self.known.get(&id).filter(|answer| answer.is_good(now)) {
+            return Some(Some(answer.said.clone()));
+        }
+        let unknown = self.unknown.get(&id)?;
+        unknown.is_good(now).then_some(None)
+    }
+
+    fn keep(
+        &mut self,
+        id: TokenId,
+        said: Option<StoredToken>,
+        asked_at: Timestamp,
+        now: Timestamp,
+    ) {
+        match said {
+            Some(said) => {
+                self.unknown.remove(&id);
+                let answer = Answer { said, asked_at };
+                keep(&mut self.known, CACHED_TOKENS_MAX, id, answer, now);
+            }
+            None => {
+                self.known.remove(&id);
+                let answer = Answer { said: (), asked_at };
+                keep(&mut self.unknown, CACHED_UNKNOWN_MAX, id, answer, now);
+            }
+        }
+    }
+}
+
+/// Makes room by what is no longer good; when all of it is, the answer is not kept and asked for again.
+fn keep<T>(
+    answers: &mut HashMap<TokenId, Answer<T>>,
+    most: usize,
+    id: TokenId,
+    answer: Answer<T>,
+    now: Timestamp,
+) {
+    if answers.len() >= most && !answers.contains_key(&id) {
+        answers.retain(|_, kept| kept.is_good(now));
+        if answers.len() >= most {
+            return;
+        }
+    }
+    answers.insert(id, answer);
+}
+
+impl Credentials {
+    /// Over the store's register; the clock says when a token expires and how old an answer is.
+    pub fn new(store: Arc<dyn AccessStore>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            store,
+            clock,
+            cached: Mutex::default(),
+            lookups: Semaphore::new(LOOKUPS_MAX),
+        }
+    }
+
+    /// Who presents this text, as it stands behind `Bearer `. The reason of a denial is for logs: a client
+    /// learns that it was denied, or, for [`Denied::Unanswered`], that nobody can say now.
+    pub async fn admit(&self, presented: &str) -> Result<Credential, Denied> {
+        let secret = TokenSecret::parse(presented)?;
+        let stored = self.stored(secret.id()).await?.ok_or(Denied::Unknown)?;
+        stored.admit(&secret, self.clock.now())
+    }
+
+    /// How many tokens and how many ids without a token are remembered.
+    pub fn cached(&self) -> (usize, usize) {
+        let cached = self.lock();
+        (cached.known.len(), cached.unknown.len())
+    }
+
+    async fn stored(&self, id: TokenId) -> Result<Option<StoredToken>, Denied> {
+        if let Some(answer) = self.lock().answer(id, self.clock.now()) {
+            return Ok(answer);
+        }
+        // Never closed, so always had.
+        let _turn = self.lookups.acquire().await;
+        // Asked before the question is: what is revoked meanwhile counts as revoked after it. Somebody
+        // before in the queue may have asked for the same.
+        let asked_at = self.clock.now();
+        if let Some(answer) = self.lock().answer(id, asked_at) {
+            return Ok(answer);
+        }
+        let said = self.store.token(id).await.map_err(Denied::Unanswered)?;
+        let now = self.clock.now();
+        self.lock().keep(id, said.clone(), asked_at, now);
+        Ok(said)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cached> {
+        // Nothing inside panics; were it to, each answer is still whole.
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
