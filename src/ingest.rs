@@ -1,5 +1,5 @@
-//! Runs a node over bounded sources until they end, it is told to stop, or a source fails; with the
-//! store's upkeep beside it. Shared by `tidegate ingest`, the demo and whoever measures.
+//! Runs a node until its sources end, it is told to stop, or a source fails; with the store's upkeep and,
+//! where there is one, its front beside it. Shared by `tidegate ingest`, `run`, the demo and whoever measures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::runtime::{RandomIds, RuntimeSpawner, SystemClock, arbiters};
+use crate::serve::Front;
 
 /// How often the node is looked at.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(250);
@@ -39,6 +40,8 @@ pub struct Plan {
     pub drain_limit: Duration,
     /// The store's upkeep.
     pub upkeep: UpkeepPlan,
+    /// Where requests are taken, if anywhere.
+    pub front: Option<Front>,
 }
 
 /// When the store is asked for which upkeep.
@@ -109,7 +112,23 @@ pub fn run(
             placement: placement.clone(),
         };
         let node = Node::start(plan.options, seams, plan.sources);
-        let ended = until_the_end(node, plan.drain_limit, &mut stop_asked, observe).await;
+        let front = match plan.front.map(Front::open).transpose() {
+            Ok(front) => front,
+            Err(error) => return Err(std::io::Error::other(error)),
+        };
+        let close = || {
+            if let Some(front) = &front {
+                front.close();
+            }
+        };
+        let ended = until_the_end(node, plan.drain_limit, &mut stop_asked, observe, &close).await;
+        if let Some(front) = front {
+            tokio::select! {
+                biased;
+                () = stop_asked.asked() => {}
+                () = front.stop(plan.drain_limit) => {}
+            }
+        }
         tokio::select! {
             biased;
             () = stop_asked.asked() => {}
@@ -130,6 +149,7 @@ async fn until_the_end(
     drain_limit: Duration,
     stop_asked: &mut StopAsked,
     observe: &mut dyn FnMut(&NodeSnapshot),
+    close: &dyn Fn(),
 ) -> Ended {
     let mut look = tokio::time::interval(OBSERVE_INTERVAL);
     let ended = loop {
@@ -150,6 +170,7 @@ async fn until_the_end(
     } else {
         tracing::info!("stopping: what is in flight is settled first; once more stops at once");
     }
+    close();
     let drained = tokio::select! {
         biased;
         // Dropping the node stops it; what is unsettled is delivered again.

@@ -3,10 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_connectors::bus::file::{FileBus, FileInput};
-use tidegate_engine::bus::{BusError, EventBus};
-use tidegate_engine::position::SourceName;
+use tidegate_connectors::bus::http::{HttpBus, HttpIntake, IntakeLimits};
+use tidegate_engine::access::Leases;
+use tidegate_engine::bus::{BusError, EventBus, Intake};
+use tidegate_engine::position::{SourceName, SourcePartition};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Files that are read as one source.
 #[derive(Clone)]
@@ -49,4 +54,138 @@ fn input(path: &Path) -> FileInput {
     } else {
         FileInput::Path(path.to_owned())
     }
+}
+
+/// A source that requests hand events to.
+pub struct Requests {
+    source: SourceName,
+    bus: Arc<HttpBus>,
+    intake: HttpIntake,
+}
+
+/// How a source of requests gets the slot that its events are numbered in.
+#[derive(Clone, Debug)]
+pub struct SlotTerms {
+    /// Slots of the source, over all processes.
+    pub slots: u32,
+    /// How long a slot stays with a process that says nothing any more.
+    pub lease: Duration,
+    /// The name of this process, which no other has.
+    pub holder: String,
+}
+
+impl Requests {
+    /// A source without a slot yet: [`Requests::keep_slot`] gets one.
+    pub fn new(source: SourceName, pending_events_max: usize, pending_bytes_max: usize) -> Self {
+        let limits = IntakeLimits {
+            events_max: pending_events_max,
+            bytes_max: pending_bytes_max,
+        };
+        let bus = Arc::new(HttpBus::new(source.clone(), limits));
+        let intake = bus.intake();
+        Self {
+            source,
+            bus,
+            intake,
+        }
+    }
+
+    /// Its bus behind its seam.
+    pub fn bus(&self) -> Arc<dyn EventBus> {
+        self.bus.clone()
+    }
+
+    /// Its way in.
+    pub fn intake(&self) -> Arc<dyn Intake> {
+        Arc::new(self.intake.clone())
+    }
+
+    /// Leases a slot and keeps it, until `stopped` says so; then it is given back. Without one, another is
+    /// looked for. The lease says who tries, so that processes do not fence each other; epoch and revision
+    /// stay the truth.
+    pub async fn keep_slot(
+        self: Arc<Self>,
+        leases: Arc<dyn Leases>,
+        terms: SlotTerms,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        let mut slot = None;
+        let pause = terms.lease / 4;
+        while !*stopped.borrow_and_update() {
+            slot = match slot {
+                None => self.look_for_a_slot(&leases, &terms).await,
+                Some(held) => self.hold(&leases, &terms, held).await,
+            };
+            let wait = match slot {
+                None => pause.min(Duration::from_millis(500)),
+                Some(_) => pause,
+            };
+            tokio::select! {
+                biased;
+                changed = stopped.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        if let Some(Slot { partition, .. }) = slot {
+            self.intake.lose(partition);
+            let place = self.place(partition);
+            if let Err(error) = leases.release(&place, &terms.holder).await {
+                tracing::warn!(slot = %place, %error, "slot not given back; it is free when its lease ends");
+            }
+        }
+    }
+
+    async fn look_for_a_slot(&self, leases: &Arc<dyn Leases>, terms: &SlotTerms) -> Option<Slot> {
+        for partition in 0..terms.slots {
+            let asked = Instant::now();
+            let place = self.place(partition);
+            match leases.acquire(&place, &terms.holder, terms.lease).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!(slot = %place, "slot leased");
+                    self.intake.assign(partition);
+                    return Some(Slot { partition, asked });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no slot was had, trying again");
+                    return None;
+                }
+            }
+        }
+        tracing::warn!(source = %self.source, slots = terms.slots, "every slot is somebody's: no event is taken yet");
+        None
+    }
+
+    /// The slot, as long as its lease is ours for sure.
+    async fn hold(&self, leases: &Arc<dyn Leases>, terms: &SlotTerms, held: Slot) -> Option<Slot> {
+        let asked = Instant::now();
+        let place = self.place(held.partition);
+        let renewed = leases.renew(&place, &terms.holder, terms.lease).await;
+        match renewed {
+            Ok(true) => Some(Slot { asked, ..held }),
+            // The lease runs from before we asked; a quarter of it is left for what is under way.
+            Err(error) if held.asked.elapsed() < terms.lease * 3 / 4 => {
+                tracing::warn!(slot = %place, %error, "lease not renewed, trying again");
+                Some(held)
+            }
+            Ok(false) | Err(_) => {
+                tracing::warn!(slot = %place, "slot lost: looking for another");
+                self.intake.lose(held.partition);
+                None
+            }
+        }
+    }
+
+    fn place(&self, partition: u32) -> SourcePartition {
+        SourcePartition {
+            source: self.source.clone(),
+            partition,
+        }
+    }
+}
+
+/// A leased slot, and when its lease was asked for last.
+struct Slot {
+    partition: u32,
+    asked: Instant,
 }

@@ -37,6 +37,10 @@ pub use messages::{CommitterSnapshot, ObserveCommitter, Ready, Retire};
 /// one reply and one observer.
 pub const MAILBOX_MESSAGES_MAX: usize = 16_384;
 
+/// Batches that may be refused one after the other, each halved, before that counts as standing still: the
+/// largest is down to one event by then.
+const SURPRISES_IN_A_ROW_MAX: u32 = 16;
+
 /// The committer of one ownership.
 pub struct Committer {
     context: Context,
@@ -66,6 +70,8 @@ pub struct Committer {
     acknowledging: bool,
     acknowledged: Offset,
     progressed_at: Instant,
+    /// Batches that were refused for what no wait mends, since one was not.
+    surprises_in_a_row: u32,
     commits: u64,
     surprises: u64,
 }
@@ -128,6 +134,7 @@ impl Committer {
             acknowledging: false,
             acknowledged,
             progressed_at: Instant::now(),
+            surprises_in_a_row: 0,
             commits: 0,
             surprises: 0,
         }
@@ -284,7 +291,10 @@ impl Committer {
             && let Some(preparing) = self.preparing.take()
             && !preparing.parts.is_empty()
         {
-            self.progressed_at = Instant::now();
+            // What is made again and again is no progress.
+            if self.surprises_in_a_row <= SURPRISES_IN_A_ROW_MAX {
+                self.progressed_at = Instant::now();
+            }
             self.next = Some(Assembled::new(preparing.parts));
         }
         self.advance(context);

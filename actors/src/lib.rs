@@ -17,7 +17,7 @@
 //!  Partition (one a tenant and source partition) ── mailbox ≤ 1024 messages; one load of
 //!   │  ▲                                            ≤ 2000 entities under way, 2 batches deep;
 //!   │  │ prepare, settle, reset                     an equal share each of the
-//!   │  │                                            node's memory: 1000000 entities, 2000000 keys
+//!   │  │                                            node's memory: 500000 entities, 1000000 keys
 //!   ▼  │
 //!  Committer (one a source partition) ── mailbox ≤ 16384 messages; fair order, 64 KiB a turn;
 //!   │                                    a batch ≤ 5000 events, 4 MiB

@@ -88,8 +88,8 @@ impl Default for NodeOptions {
             fair_quantum_bytes: 64 * 1024,
             commit_slots: 4,
             memory: PartitionLimits {
-                entities_max: 1_000_000,
-                known_keys_max: 2_000_000,
+                entities_max: 500_000,
+                known_keys_max: 1_000_000,
             },
             load_entities_max: 2_000,
             back_off: BackOff::default(),

@@ -36,6 +36,8 @@ pub struct Ownership {
     pub stream: StreamName,
     /// The epoch of the claim.
     pub epoch: Epoch,
+    /// Somebody waits for what becomes of each delivery.
+    pub wants_settlements: bool,
     /// Notes receipt before routing and settlement after the commit; both sides touch it briefly and
     /// never across an await.
     tracker: Mutex<OffsetTracker>,
@@ -50,6 +52,7 @@ impl Ownership {
         source_partition: SourcePartition,
         stream: StreamName,
         epoch: Epoch,
+        wants_settlements: bool,
         tracker: OffsetTracker,
         moved: std::sync::Arc<Notify>,
     ) -> Self {
@@ -57,6 +60,7 @@ impl Ownership {
             source_partition,
             stream,
             epoch,
+            wants_settlements,
             tracker: Mutex::new(tracker),
             standing: Mutex::new(Standing::Owned),
             moved,

@@ -23,6 +23,7 @@ use crate::memory::Share;
 use crate::ownership::{Ownership, Standing};
 use crate::permits::Permit;
 use crate::seams::Context;
+use crate::store_calls::StoreCalls;
 
 /// Messages that may wait in a partition's mailbox. Routing is bounded by permits and the committer has
 /// at most a handful outstanding, so this is a second fence, never the bound that is felt.
@@ -169,14 +170,14 @@ impl PartitionActor {
     }
 
     fn read_head(&self, wait: Duration, context: &ActixContext<Self>) {
-        let (store, address) = (self.context.seams.store.clone(), weak(context));
+        let (calls, address) = (StoreCalls::of(&self.context), weak(context));
         let (tenant, source_partition) =
             (self.tenant.clone(), self.ownership.source_partition.clone());
         self.context.seams.spawner.spawn(Box::pin(async move {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            let heads = store.stream_heads(&tenant, &source_partition).await;
+            let heads = calls.stream_heads(tenant, source_partition).await;
             answer(&address, HeadRead(heads)).await;
         }));
     }
@@ -192,8 +193,8 @@ impl PartitionActor {
             return;
         }
         self.loads_in_flight += 1;
-        let (store, address, tenant) = (
-            self.context.seams.store.clone(),
+        let (calls, address, tenant) = (
+            StoreCalls::of(&self.context),
             weak(context),
             self.tenant.clone(),
         );
@@ -201,7 +202,7 @@ impl PartitionActor {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            let found = store.load_entities(&tenant, asked.clone()).await;
+            let found = calls.load_entities(tenant, asked.clone()).await;
             answer(&address, EntitiesRead { asked, found }).await;
         }));
     }
@@ -351,6 +352,7 @@ impl Handler<HeadRead> for PartitionActor {
             });
         let machines = self.context.seams.machines.clone();
         let mut state = Partition::new(stream_partition, machines, head, self.memory.limits());
+        state.keep_settlements(self.ownership.wants_settlements);
         for admit in std::mem::take(&mut self.early) {
             Self::take_in(&mut state, admit);
         }

@@ -1,4 +1,4 @@
-//! Store calls that wait for their answer only so long: commits, and what is asked to decide about them.
+//! Store calls that wait for their answer only so long.
 //! A call that is late goes on as the owned task it always was; nobody drops it, only nobody waits for
 //! it any more. What it does in the end is the store's to judge, by epoch and revision (ADR 0008).
 
@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_engine::checkpoint::Checkpoint;
-use tidegate_engine::commit::{CommitBatch, CommitReply};
+use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, StoredEntity};
 use tidegate_engine::position::SourcePartition;
 use tidegate_engine::spawner::Spawner;
-use tidegate_engine::store::{Claim, StateStore, StoreError};
+use tidegate_engine::store::{Claim, StateStore, StoreError, StreamHead};
+use tidegate_engine::tenant::TenantId;
 use tokio::sync::oneshot;
 
 use crate::seams::Context;
@@ -55,6 +56,30 @@ impl StoreCalls {
     pub async fn claim(&self, claim: Claim) -> Result<Checkpoint, StoreError> {
         let store = self.store.clone();
         let answered = self.answer(async move { store.claim(claim).await }).await;
+        answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
+    }
+
+    /// Reads where a tenant's logs of a source partition end.
+    pub async fn stream_heads(
+        &self,
+        tenant: TenantId,
+        source_partition: SourcePartition,
+    ) -> Result<Vec<StreamHead>, StoreError> {
+        let store = self.store.clone();
+        let call = async move { store.stream_heads(&tenant, &source_partition).await };
+        let answered = self.answer(call).await;
+        answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
+    }
+
+    /// Reads entities.
+    pub async fn load_entities(
+        &self,
+        tenant: TenantId,
+        names: Vec<EntityName>,
+    ) -> Result<Vec<StoredEntity>, StoreError> {
+        let store = self.store.clone();
+        let call = async move { store.load_entities(&tenant, names).await };
+        let answered = self.answer(call).await;
         answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
     }
 

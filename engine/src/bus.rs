@@ -1,13 +1,16 @@
 //! The EventBus seam: where deliveries come from and where what is settled is acknowledged. Everything
 //! above it is the same for Kafka, NATS JetStream, HTTP and files.
 
+use std::pin::Pin;
+
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::error::ErrorKind;
 use crate::hash::Hash128;
 use crate::headers::Headers;
-use crate::position::{Incarnation, Offset, SourceName};
+use crate::position::{Incarnation, Offset, RecordPosition, SourceName};
+use crate::record::Effect;
 
 /// One attempt of a bus to hand us an event.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +79,68 @@ pub enum Start {
     Latest,
     /// With the first record of that time or later.
     Time(Timestamp),
+}
+
+/// What became of a delivery, once that is durable.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settlement {
+    /// The delivery's offset.
+    pub offset: Offset,
+    /// What became of it.
+    pub became: Became,
+}
+
+/// What a delivery became.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Became {
+    /// A record of the log.
+    Admitted {
+        /// Where it stands.
+        position: RecordPosition,
+        /// What it did, one a machine that listens to it.
+        effects: Vec<Effect>,
+    },
+    /// Its idempotency key was admitted before, with the same content.
+    Duplicate,
+    /// Its idempotency key was admitted before, with other content. It is kept as a dead letter.
+    Conflict,
+    /// No event. It is kept as a dead letter.
+    Unreadable {
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+/// Why events were not taken. None of them was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotTaken {
+    /// More is pending than may be: back-pressure.
+    Full,
+    /// More than may ever be pending at once.
+    TooMuch,
+    /// No slot is ours and ready yet.
+    NotReady,
+    /// The node stops.
+    Closing,
+}
+
+/// What became of an event that was handed in; `None` when nobody will ever know here. Then its sender sends
+/// it again, and the idempotency key says whether it was admitted.
+pub type Answer = Pin<Box<dyn Future<Output = Option<Became>> + Send>>;
+
+/// The way in of a bus that requests hand events to.
+pub trait Intake: Send + Sync + 'static {
+    /// Hands events in, in order and all to one source partition, or none of them. One answer each.
+    fn offer(&self, payloads: Vec<Bytes>) -> Result<Vec<Answer>, NotTaken>;
+
+    /// True while it takes events.
+    fn is_ready(&self) -> bool;
+
+    /// Events, and bytes of their payloads, that are not settled.
+    fn pending(&self) -> (usize, usize);
+
+    /// Takes nothing more, and gives up what was not delivered yet. What was, is answered as it settles.
+    fn close(&self);
 }
 
 /// What can go wrong with a bus.
@@ -155,6 +220,25 @@ pub trait EventBus: Send + Sync + 'static {
     /// after the call: an owner that was fenced asks here before it claims again, and what its client
     /// remembers from before it was fenced would say yes to a zombie.
     async fn still_assigned(&self, partition: u32) -> Result<bool, BusError>;
+
+    /// False for a bus whose senders keep what is not settled, and send it again: there is no record to
+    /// recognise it by.
+    fn keeps_records(&self) -> bool {
+        true
+    }
+
+    /// Told at each claim, before [`EventBus::seek`]: in front of `end` there are settled offsets. A bus
+    /// that numbers what it is given gives none of these again.
+    fn settled_below(&self, _partition: u32, _end: Offset) {}
+
+    /// True when whoever sent a delivery waits for what becomes of it: then [`EventBus::settled`] tells.
+    fn wants_settlements(&self) -> bool {
+        false
+    }
+
+    /// What became of deliveries, right after their commit. Told at most once of each, and never of one
+    /// whose owner was gone before it knew. Must not wait.
+    fn settled(&self, _partition: u32, _settlements: Vec<Settlement>) {}
 
     /// The offset behind the last record known, for lag; `None` while unknown.
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError>;

@@ -120,6 +120,19 @@ pub struct Checkpoint {
     pub progress: Progress,
 }
 
+impl Checkpoint {
+    /// The offset behind everything that is settled.
+    pub fn settled_end(&self) -> Offset {
+        let Progress {
+            next_offset,
+            done_above,
+            ..
+        } = &self.progress;
+        let last = done_above.0.last().map(|range| Offset(range.last.0 + 1));
+        last.map_or(*next_offset, |end| end.max(*next_offset))
+    }
+}
+
 /// What the tracker knows of one received record.
 #[derive(Clone, Copy, Debug)]
 struct Tracked {

@@ -246,6 +246,7 @@ impl Run<'_> {
             }],
             drain_limit: Duration::from_secs(self.config.limits.drain_limit_seconds),
             upkeep: UpkeepPlan::of(&self.config),
+            front: None,
         };
         let bar = Bar::start("bench", Unit::Count, self.log);
         bar.say(format!("round {round} of {}", self.wanted.rounds));

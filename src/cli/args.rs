@@ -76,6 +76,10 @@ pub struct Global {
 pub enum Command {
     /// Turn 200,000 generated events of five tenants into verified state, and show how
     Demo(Demo),
+    /// Run the node that the configuration describes, until it is told to stop
+    Run,
+    /// Run a node on this machine alone, with a tenant, a token and a machine to try it with
+    Dev(Dev),
     /// Read events from files or standard input until they end
     Ingest(Ingest),
     /// Check machine definitions, configuration, samples; report every mistake at once
@@ -123,6 +127,25 @@ pub struct Demo {
     /// The seed they are generated from: the same seed, the same events
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+}
+
+/// `tidegate dev`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Keeps everything in one file, takes requests on 127.0.0.1, makes a token for the tenant `dev` and shows it \
+once, with lines to copy. Each start makes a new token and revokes the one before.")]
+pub struct Dev {
+    /// Where requests are taken on 127.0.0.1; 0 is any free port
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    pub port: u16,
+
+    /// The database file
+    #[arg(long, value_name = "FILE", default_value = "tidegate-dev.db")]
+    pub database: PathBuf,
+
+    /// A machine definition, or a directory of *.yaml; without any, ./machines, with one to begin with
+    #[arg(long, value_name = "PATH")]
+    pub machines: Vec<PathBuf>,
 }
 
 /// `tidegate ingest`

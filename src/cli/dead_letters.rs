@@ -1,14 +1,16 @@
 //! `tidegate dead-letters`: what needs a person, and what a person decides.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
+use tidegate_engine::clock::Timestamp;
 use tidegate_engine::dead_letter::{DeadLetter, DeadLetterSource, DeadLetterState};
 use tidegate_engine::event::CausedBy;
 use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::machine::{MachineSet, Processor};
-use tidegate_engine::position::SourcePartition;
 use tidegate_engine::record::Outcome;
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoreError, StoredDeadLetter};
 use tidegate_engine::tenant::TenantId;
@@ -24,8 +26,8 @@ use crate::operator::{Decision, DecisionError, Operator};
 use crate::runtime::{RandomIds, SystemClock};
 use crate::say::counted;
 
-/// Letters read at once.
-const PAGE: u32 = 500;
+/// Letters read at once: each may have a payload of 1 MiB.
+const PAGE: u32 = 50;
 
 /// `tidegate dead-letters list`
 pub async fn list(
@@ -86,49 +88,61 @@ async fn letters(
             .dead_letters(tenant, filter, missing.min(PAGE))
             .await?;
         let is_last = page.is_empty();
-        found.extend(page);
+        // Nobody shows their bytes, and together they may be larger than the memory.
+        found.extend(page.into_iter().map(without_bytes));
         if is_last || found.len() as u32 >= limit {
             return Ok(found);
         }
     }
 }
 
+fn without_bytes(mut stored: StoredDeadLetter) -> StoredDeadLetter {
+    if let DeadLetterSource::Raw { payload, .. } = &mut stored.letter.source {
+        *payload = Bytes::new();
+    }
+    stored
+}
+
 /// Every open letter, in the order of their events: what one entity missed has to reach it as it came.
-/// Only places are kept, for the letters together may be larger than the memory.
 async fn open_in_order(
     store: &dyn StateStore,
     tenant: &TenantId,
 ) -> Result<Vec<Hash128>, StoreError> {
-    let mut places = Vec::new();
-    let (state, mut after) = (Some(DeadLetterState::Open), None);
-    loop {
-        let filter = DeadLetterFilter { state, after };
-        let page = store.dead_letters(tenant, filter, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.letter.id);
-        places.extend(
-            page.iter()
-                .map(|stored| (place(&stored.letter), stored.letter.id)),
-        );
-    }
-    places.sort();
-    Ok(places.into_iter().map(|(_, id)| id).collect())
+    let open = letters(store, tenant, Some(DeadLetterState::Open), u32::MAX).await?;
+    Ok(in_order(open.iter().map(|stored| &stored.letter)))
 }
 
-/// Where a letter's event stands: those of the log in its order, then what never entered it.
-fn place(letter: &DeadLetter) -> (bool, SourcePartition, u64) {
-    match &letter.source {
-        DeadLetterSource::Record { position, .. } => (
-            false,
-            position.source_partition.clone(),
-            position.sequence.0,
-        ),
-        DeadLetterSource::Raw {
-            source_partition,
-            offset,
-            ..
-        } => (true, source_partition.clone(), offset.0),
+/// Within one log, or one source partition for what never entered a log, the order of its places; between
+/// them, of the times of admission. What never entered a log comes last.
+fn in_order<'l>(letters: impl Iterator<Item = &'l DeadLetter>) -> Vec<Hash128> {
+    let mut logs: BTreeMap<(bool, String), Vec<(u64, Timestamp, Hash128)>> = BTreeMap::new();
+    for letter in letters {
+        let (log, place) = match &letter.source {
+            DeadLetterSource::Record { position, .. } => {
+                let log = format!("{}:{}", position.stream, position.source_partition);
+                ((false, log), position.sequence.0)
+            }
+            DeadLetterSource::Raw {
+                source_partition,
+                offset,
+                ..
+            } => ((true, source_partition.to_string()), offset.0),
+        };
+        let of_log = logs.entry(log).or_default();
+        of_log.push((place, letter.at, letter.id));
     }
+    let mut places = Vec::new();
+    for ((is_raw, log), mut letters) in logs {
+        letters.sort_unstable();
+        // A clock that went back does not turn the order of a log around.
+        let mut latest = Timestamp(i64::MIN);
+        for (place, at, id) in letters {
+            latest = latest.max(at);
+            places.push((is_raw, latest, log.clone(), place, id));
+        }
+    }
+    places.sort();
+    places.into_iter().map(|(.., id)| id).collect()
 }
 
 fn row(stored: &StoredDeadLetter) -> Vec<Value> {
@@ -269,7 +283,11 @@ pub async fn decide(
                     DecisionError::NotFound { .. } => Exit::NotFound,
                     _ => Exit::Differs,
                 };
-                ("unchanged", Some(error.to_string()))
+                let result = match error {
+                    DecisionError::Unknown { .. } => "unknown",
+                    _ => "unchanged",
+                };
+                (result, Some(error.to_string()))
             }
         };
         rows.write(id, result, detail);

@@ -24,7 +24,7 @@ use super::check::none_there;
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped};
 use super::session::{self, Session};
-use crate::config::{Config, StartAt};
+use crate::config::{Config, SourceKind, StartAt};
 use crate::ingest::{self, Ended, Plan, UpkeepPlan};
 use crate::machines::{self, MachinesError};
 use crate::progress::{Bar, Unit};
@@ -63,7 +63,7 @@ pub fn run(
     } else {
         &wanted.machines
     };
-    let given = machines::load(paths).map_err(failure)?;
+    let given = machines::load(paths).map_err(machines_failure)?;
     if given.is_empty() && !paths.is_empty() {
         return Err(Failure::usage(none_there(paths)));
     }
@@ -76,7 +76,7 @@ pub fn run(
     let activate = async || machines::activate(session.store(), given.clone(), now).await;
     let machines = session
         .block_on(session.patience.take("storing the machines", activate))
-        .map_err(failure)?;
+        .map_err(machines_failure)?;
     if machines.iter().next().is_none() {
         // What is in the log is never offered again: nobody who forgot them could repair it.
         return Err(Failure::usage(
@@ -98,6 +98,7 @@ pub fn run(
         sources: sources.iter().map(|one| one.source.clone()).collect(),
         drain_limit: Duration::from_secs(session.config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(&session.config),
+        front: None,
     };
     let bar = Bar::start("ingest", Unit::Bytes, &session.log);
     let ended = ingest::run(plan, &session.runtime, &mut |snapshot| {
@@ -118,7 +119,7 @@ pub fn run(
 }
 
 /// The machines of the files and those of this binary.
-fn together(
+pub fn together(
     loaded: Vec<Arc<CompiledMachine>>,
     own: &[Arc<dyn Processor>],
 ) -> Result<Vec<Arc<dyn Processor>>, Failure> {
@@ -146,7 +147,8 @@ fn together(
     Ok(given)
 }
 
-fn failure(error: MachinesError) -> Failure {
+/// Why the machines cannot be used.
+pub fn machines_failure(error: MachinesError) -> Failure {
     let exit = match error {
         MachinesError::Store(_) | MachinesError::Stored { .. } => Exit::Unavailable,
         _ => Exit::Usage,
@@ -214,9 +216,33 @@ fn named_once(each: &[Named]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The configured sources that are files, open.
+pub async fn file_sources(config: &Config) -> Result<Vec<Source>, Failure> {
+    let mut sources = Vec::new();
+    for named in of_files(config) {
+        sources.push(named.open().await?.source);
+    }
+    Ok(sources)
+}
+
 fn configured(config: &Config) -> Result<Vec<Named>, Failure> {
+    let named = of_files(config);
+    if named.is_empty() {
+        return Err(Failure::usage(
+            "nothing to read: name files, `-` for standard input, or configure `sources` of files; \
+             `tidegate run` takes requests",
+        ));
+    }
+    Ok(named)
+}
+
+fn of_files(config: &Config) -> Vec<Named> {
     let mut named = Vec::new();
-    for source in &config.sources {
+    for source in config
+        .sources
+        .iter()
+        .filter(|source| source.kind == SourceKind::File)
+    {
         // The configuration is checked: both are there.
         if let (Some(name), Some(stream)) = (&source.name, &source.stream) {
             named.push(Named {
@@ -232,12 +258,7 @@ fn configured(config: &Config) -> Result<Vec<Named>, Failure> {
             });
         }
     }
-    if named.is_empty() {
-        return Err(Failure::usage(
-            "nothing to read: name files, `-` for standard input, or configure `sources`",
-        ));
-    }
-    Ok(named)
+    named
 }
 
 impl Named {

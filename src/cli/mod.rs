@@ -10,6 +10,7 @@ mod ingest;
 mod look;
 mod migrate;
 pub mod output;
+mod run;
 mod sample;
 mod session;
 pub mod verify;
@@ -72,6 +73,8 @@ fn run(cli: Cli, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
             None => check::validate(&wanted.files.files, config, output),
         },
         Command::Test(files) => check::test(&files.files, config, output),
+        Command::Run => run::run(global, own),
+        Command::Dev(wanted) => run::dev(global, &wanted, own),
         Command::Ingest(wanted) => ingest::run(global, &wanted, own, output),
         Command::State(wanted) => state(global, &wanted, output),
         Command::Events(wanted) => events(global, &wanted, output),

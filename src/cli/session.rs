@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_engine::access::{AccessStore, Leases};
 use tidegate_engine::store::StateStore;
 use tokio::runtime::Runtime;
 
@@ -72,8 +73,21 @@ impl Session {
         Self::open(global, LogLevel::Trace, WhenAbsent::Create)
     }
 
+    /// The same with a configuration that is not a file's.
+    pub fn fill_with(global: &Global, config: Config) -> Result<Self, Failure> {
+        Self::open_with(global, config, LogLevel::Trace, WhenAbsent::Create)
+    }
+
     fn open(global: &Global, at_most: LogLevel, when_absent: WhenAbsent) -> Result<Self, Failure> {
-        let config = config(global)?;
+        Self::open_with(global, config(global)?, at_most, when_absent)
+    }
+
+    fn open_with(
+        global: &Global,
+        config: Config,
+        at_most: LogLevel,
+        when_absent: WhenAbsent,
+    ) -> Result<Self, Failure> {
         let log = logs(global, &config, at_most)?;
         // A command that only looks is not where they do harm.
         if when_absent == WhenAbsent::Create {
@@ -106,6 +120,16 @@ impl Session {
     /// The store, shared.
     pub fn shared(&self) -> Arc<dyn StateStore> {
         self.opened.shared()
+    }
+
+    /// Who may do what.
+    pub fn access(&self) -> Arc<dyn AccessStore> {
+        self.opened.access()
+    }
+
+    /// Leases of source partitions.
+    pub fn leases(&self) -> Arc<dyn Leases> {
+        self.opened.leases()
     }
 
     /// Runs a future to its end.

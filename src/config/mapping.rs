@@ -153,7 +153,10 @@ impl Mapping {
                 let message = "the lines of a file have no headers; take it from the payload";
                 problems.add(rule.line, &at, message);
             }
-            if *field == Field::Tenant && !source.tenant_from_event_unsafe {
+            if *field == Field::Tenant && source.kind == SourceKind::Http {
+                let message = "the tenant of a request is that of its token; leave it out";
+                problems.add(rule.line, &at, message);
+            } else if *field == Field::Tenant && !source.tenant_from_event_unsafe {
                 let message = "whoever writes this field chooses the tenant: give the source a `tenant`, or \
                                say `tenant_from_event_unsafe: true` if only you write to it";
                 problems.add(rule.line, &at, message);

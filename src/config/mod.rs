@@ -16,8 +16,9 @@ use tidegate_engine::yaml;
 pub use mapping::Mapping;
 pub use problem::{Problem, Problems};
 pub use sections::{
-    Config, Dedupe, Limits, Log, LogFormat, LogLevel, Machines, Node, PoolerKind, PostgresSection,
-    Retention, Source, SourceKind, SqliteSection, StartAt, Store, StoreKind,
+    Config, Dedupe, Http, Limits, Log, LogFormat, LogLevel, Machines, Node, PoolerKind,
+    PostgresSection, Publish, Retention, Source, SourceKind, SqliteSection, StartAt, Store,
+    StoreKind,
 };
 pub use setting::Secret;
 

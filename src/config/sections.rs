@@ -2,6 +2,7 @@
 //! documentation too: `deploy/config/reference.yaml` is written from it, and a test keeps them equal.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,16 @@ choice! {
     pub enum SourceKind {
         /// Files of newline-delimited JSON.
         File = "file",
+        /// Requests to `http.listen`.
+        Http = "http",
+    }
+
+    /// What the events of a source of requests are, and so which scope a token needs.
+    pub enum Publish {
+        /// They say what happened: `publish:fact`.
+        Fact = "fact",
+        /// They ask for something: `publish:intent`.
+        Intent = "intent",
     }
 
     /// Where a source begins that has no checkpoint yet.
@@ -89,6 +100,8 @@ section! {
         machines: Machines = Machines::default();
         /// Where events come from. Each has its own checkpoint.
         sources: Vec<Source> = Vec::new();
+        /// Where `tidegate run` takes requests.
+        http: Http = Http::default();
         /// What bounds memory, batches and waiting.
         limits: Limits = Limits::default();
         /// How long an idempotency key is remembered.
@@ -172,7 +185,8 @@ section! {
     pub struct Source {
         /// Its name, unique in the installation and never changed: its checkpoints are kept under it.
         name: Option<SourceName> = None;
-        /// `file`: newline-delimited JSON, one object a line.
+        /// `file`: newline-delimited JSON, one object a line. `http`: what requests to `/v1/events` and
+        /// `/v1/streams/STREAM` hand in; their tenant is that of their token.
         kind: SourceKind = SourceKind::File;
         /// The files. Each is one source partition, numbered in this order.
         paths: Vec<PathBuf> = Vec::new();
@@ -187,8 +201,46 @@ section! {
         /// JSON pointer), `{ cel: "'order.' + payload.kind" }` or `{ literal: order.placed }`. Without any
         /// of them a record is a CloudEvents object.
         mapping: Mapping = Mapping::default();
+        /// Of requests: `fact` or `intent`. Their tokens need the scope `publish:fact` or `publish:intent`.
+        publish: Publish = Publish::Fact;
         /// Where to begin when there is no checkpoint yet: `earliest` or `latest`.
         start: StartAt = StartAt::Earliest;
+    }
+
+    /// Where `tidegate run` takes requests.
+    pub struct Http {
+        /// `address:port`, or null: nowhere.
+        listen: Option<String> = None;
+        /// The certificate chain, PEM. Read again when it changes.
+        tls_certificate: Option<PathBuf> = None;
+        /// Its private key, PEM.
+        tls_key: Option<PathBuf> = None;
+        /// Take requests from other machines without TLS: whoever is in between reads the tokens.
+        unsafe_plaintext_listener: bool = false;
+        /// Slots of each source of requests, over all nodes: a node leases one, so at least as many as
+        /// nodes.
+        slots: u32 [1..=256] = 16;
+        /// Seconds for which a slot stays with a node that says nothing any more.
+        lease_seconds: u64 [3..=300] = 15;
+        /// Bytes of one body, also after it is decompressed.
+        body_bytes_max: usize [1_048_576..=268_435_456] = 8_388_608;
+        /// Bytes that one compressed byte may become, beyond a first 64 KiB.
+        body_ratio_max: usize [1..=1_000] = 100;
+        /// Bytes of all bodies together, and of the events in them. Then requests are answered 503.
+        bodies_bytes_max: usize [33_554_432..=68_719_476_736] = 268_435_456;
+        /// Seconds for a body to arrive.
+        body_seconds: u64 [1..=600] = 30;
+        /// Seconds until what was handed in must be committed; then the answer is that its outcome is
+        /// not known here.
+        answer_seconds: u64 [1..=600] = 30;
+        /// Events of each source of requests that wait for their commit.
+        pending_events_max: usize [1..=10_000_000] = 20_000;
+        /// Bytes of these.
+        pending_bytes_max: usize [1_048_576..=68_719_476_736] = 67_108_864;
+        /// Connections of each of the two threads that take requests.
+        connections_max: usize [1..=100_000] = 1_000;
+        /// Events a second that each tenant may send, or null. More are answered 429.
+        tenant_events_per_second: Option<u64> [1..=1_000_000] = None;
     }
 
     /// What bounds memory, batches and waiting.
@@ -218,10 +270,10 @@ section! {
         /// Entities kept in memory with their data, so that hot ones are not read again. Each tenant has
         /// an equal share for each source partition in which it had events within the last minute, at
         /// least 256.
-        cached_entities_max: usize [1_000..=100_000_000] = 1_000_000;
+        cached_entities_max: usize [1_000..=100_000_000] = 500_000;
         /// Idempotency keys kept in memory in such shares, so that a duplicate of a recent event costs no
         /// commit. Beside them the keys of events that are not yet settled.
-        cached_keys_max: usize [1_000..=100_000_000] = 2_000_000;
+        cached_keys_max: usize [1_000..=100_000_000] = 1_000_000;
         /// Entities read from the store at once.
         load_entities_max: usize [1..=100_000] = 2_000;
         /// Milliseconds before the first retry of what failed for now; doubled each time.
@@ -360,8 +412,21 @@ impl Check for Source {
             }
         };
         needed("name", self.name.is_some());
-        needed("paths", !self.paths.is_empty());
         needed("stream", self.stream.is_some());
+        if self.kind == SourceKind::Http {
+            let mut none = |key: &str, is_there: bool| {
+                if is_there {
+                    let what = "is not for requests: their tenant is that of their token";
+                    problems.add(line, &format!("{path}.{key}"), what);
+                }
+            };
+            none("paths", !self.paths.is_empty());
+            none("tenant", self.tenant.is_some());
+            none("tenant_from_event_unsafe", self.tenant_from_event_unsafe);
+            self.mapping.check_in(self, path, problems);
+            return;
+        }
+        needed("paths", !self.paths.is_empty());
         match (&self.tenant, self.tenant_from_event_unsafe) {
             (Some(_), true) => problems.add(
                 line,
@@ -409,6 +474,42 @@ impl Check for Limits {
     }
 }
 
+impl Check for Http {
+    fn check(&self, line: u32, path: &str, problems: &mut Problems) {
+        let mut wrong = |key: &str, what: &str| problems.add(line, &format!("{path}.{key}"), what);
+        match (&self.tls_certificate, &self.tls_key) {
+            (Some(_), None) => wrong("tls_key", "is needed beside `tls_certificate`"),
+            (None, Some(_)) => wrong("tls_certificate", "is needed beside `tls_key`"),
+            _ => {}
+        }
+        let Some(listen) = &self.listen else { return };
+        let Some(address) = listen_address(listen) else {
+            return wrong(
+                "listen",
+                "expected `address:port`, such as `127.0.0.1:8080`",
+            );
+        };
+        let is_exposed = !address.ip().is_loopback() && self.tls_certificate.is_none();
+        if is_exposed && !self.unsafe_plaintext_listener {
+            wrong(
+                "listen",
+                "other machines reach this address, and without TLS whoever is in between reads the \
+                 tokens: name `tls_certificate` and `tls_key`, listen on 127.0.0.1, or say \
+                 `unsafe_plaintext_listener: true`",
+            );
+        }
+    }
+}
+
+/// An address to listen on; `localhost` is 127.0.0.1.
+pub fn listen_address(text: &str) -> Option<SocketAddr> {
+    let text = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    text.parse().ok()
+}
+
 impl Check for SqliteSection {}
 impl Check for PostgresSection {}
 impl Check for Machines {}
@@ -443,6 +544,9 @@ impl Config {
         let mut in_force = Vec::new();
         if self.store.kind == StoreKind::Sqlite && self.store.sqlite.unsafe_synchronous_normal {
             in_force.push("store.sqlite.unsafe_synchronous_normal".to_owned());
+        }
+        if self.http.unsafe_plaintext_listener {
+            in_force.push("http.unsafe_plaintext_listener".to_owned());
         }
         for (index, source) in self.sources.iter().enumerate() {
             if source.tenant_from_event_unsafe {

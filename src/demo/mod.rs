@@ -202,6 +202,7 @@ fn settle(
         }],
         drain_limit: Duration::from_secs(config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(config),
+        front: None,
     };
     let mut screen = Screen::start(events, log);
     let ended = ingest::run(plan, io, &mut |snapshot| {

@@ -55,6 +55,16 @@ pub enum DecisionError {
         /// Why, and what to do instead.
         why: String,
     },
+    /// Whether it is decided is not known here.
+    #[error(
+        "dead letter {id}: whether it is decided is not known: {why}; look with `tidegate dead-letters show`"
+    )]
+    Unknown {
+        /// Which.
+        id: Hash128,
+        /// What happened.
+        why: String,
+    },
     /// Somebody else decides or commits at the same time, again and again.
     #[error("dead letter {id}: somebody else is in the way, again and again; try later")]
     InTheWay {
@@ -232,8 +242,14 @@ impl Operator<'_> {
                 Next::SubmitAgain(wait) => tokio::time::sleep(wait).await,
                 Next::Drop | Next::ClaimAgain => return Ok(Attempt::Fenced),
                 Next::Condemn { detail } => return Ok(Attempt::Refused(detail)),
-                Next::Stop { detail, .. } => {
-                    return Err(DecisionError::Impossible { id, why: detail });
+                Next::Stop {
+                    detail: why,
+                    nothing_written,
+                } => {
+                    return Err(match nothing_written {
+                        true => DecisionError::Impossible { id, why },
+                        false => DecisionError::Unknown { id, why },
+                    });
                 }
                 Next::ReadCheckpoint(_) => {}
             }

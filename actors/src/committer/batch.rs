@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use tidegate_engine::bus::Settlement;
 use tidegate_engine::checkpoint::{Counts, Progress};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, EntityName, EntityRow};
@@ -27,6 +28,8 @@ pub(super) struct Assembled {
     pub created: Vec<(TenantId, usize)>,
     /// What to tell of its dead letters.
     pub notices: Vec<Notice>,
+    /// What became of each delivery, where somebody waits for it.
+    pub settlements: Vec<Settlement>,
 }
 
 impl Assembled {
@@ -38,8 +41,10 @@ impl Assembled {
         let mut offsets = Vec::with_capacity(parts.iter().map(|part| part.offsets.len()).sum());
         let mut created = Vec::with_capacity(parts.len());
         let mut notices = Vec::new();
+        let mut settlements = Vec::new();
         for part in &mut parts {
             notices.append(&mut part.notices);
+            settlements.append(&mut part.settlements);
             counts.add(&part.counts);
             offsets.extend_from_slice(&part.offsets);
             let new = part
@@ -59,6 +64,7 @@ impl Assembled {
             counts,
             created,
             notices,
+            settlements,
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::batch::{self, Assembled};
 use super::messages::{CheckpointRead, Replied};
 use super::notices;
-use super::{Committer, InFlight};
+use super::{Committer, InFlight, SURPRISES_IN_A_ROW_MAX};
 use crate::failpoint::{self, Failpoint};
 use crate::ownership::Standing;
 use crate::partition::{Reset, Settle};
@@ -147,8 +147,12 @@ impl Committer {
     }
 
     fn follow(&mut self, next: Next, context: &mut ActixContext<Self>) {
-        // Who is surprised without end is told so; who waits for another's rows only waits.
-        if !matches!(&next, Next::Reapply(surprises) if surprises.busy.is_empty()) {
+        // Who waits for another's rows only waits; who is surprised without end counts as stalled.
+        match &next {
+            Next::Reapply(surprises) if surprises.busy.is_empty() => self.surprises_in_a_row += 1,
+            _ => self.surprises_in_a_row = 0,
+        }
+        if self.surprises_in_a_row <= SURPRISES_IN_A_ROW_MAX {
             self.progressed_at = Instant::now();
         }
         match next {
@@ -222,6 +226,10 @@ impl Committer {
         };
         self.commits += 1;
         notices::tell(&self.ownership.source_partition, &assembled.notices);
+        if !assembled.settlements.is_empty() {
+            let partition = self.ownership.source_partition.partition;
+            self.bus.settled(partition, assembled.settlements);
+        }
         self.counts = batch.progress.counts;
         self.fresh_rows = new_rows
             .as_deref()

@@ -131,8 +131,10 @@ impl Request {
         };
         let checkpoint = calls.claim(claim).await?;
         self.check_source(&checkpoint).await?;
+        self.bus.settled_below(partition, checkpoint.settled_end());
         Ok(Outcome::Owned(Box::new(checkpoint)))
     }
+
     /// The last settled record must still be there, as it was.
     async fn check_source(&self, checkpoint: &Checkpoint) -> Result<(), Failure> {
         let other = |what: String| Failure {
@@ -148,6 +150,9 @@ impl Request {
                 "the checkpoint belongs to incarnation `{}`, the source is `{}`",
                 checkpoint.incarnation, self.incarnation
             )));
+        }
+        if !self.bus.keeps_records() {
+            return Ok(());
         }
         let Some(fingerprint) = checkpoint.progress.fingerprint else {
             return Ok(());

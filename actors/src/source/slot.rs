@@ -390,6 +390,7 @@ pub(super) fn take_ownership(
         checkpoint.source_partition.clone(),
         source.stream.clone(),
         checkpoint.epoch,
+        source.bus.wants_settlements(),
         tracker,
         moved,
     ));

@@ -1,4 +1,5 @@
 //! The EventBus implementations.
 
 pub mod file;
+pub mod http;
 pub mod memory;

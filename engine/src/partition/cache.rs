@@ -44,6 +44,18 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
         self.added_max = (entries_max / 2).max(1);
     }
 
+    /// Forgets at once, but for the `pinned` entries, if there are several times as many as may be; their
+    /// room goes as well.
+    pub fn shrink(&mut self, pinned: impl Fn(&V) -> bool) {
+        let held_max = 8 * self.added_max;
+        for map in [&mut self.young, &mut self.old] {
+            if map.capacity() > held_max {
+                map.retain(|_, value| pinned(value));
+                map.shrink_to(self.added_max);
+            }
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.young.is_empty() && self.old.is_empty()
     }

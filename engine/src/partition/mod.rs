@@ -6,6 +6,7 @@ mod cache;
 mod letters;
 mod prepare;
 mod reads;
+mod settlements;
 #[cfg(test)]
 mod tests;
 
@@ -119,6 +120,7 @@ pub struct Partition<P> {
     looked_through: usize,
     shared: Generations<EntityRef, ()>,
     condemned: BTreeMap<Offset, Condemned>,
+    keeps_settlements: bool,
 }
 
 /// Batches prepared and not settled: the one in flight and the one that follows.
@@ -147,6 +149,7 @@ impl<P> Partition<P> {
             looked_through: 0,
             shared: Generations::new(SHARED_ENTITIES_MAX),
             condemned: BTreeMap::new(),
+            keeps_settlements: false,
         };
         partition.set_limits(limits);
         partition
@@ -159,6 +162,8 @@ impl<P> Partition<P> {
         let per_event = self.machines.iter().count().max(1);
         let entities_max = limits.entities_max.max(4 * per_event);
         self.entities.set_bound(entities_max);
+        let pinned = self.pinned();
+        self.entities.shrink(pinned);
         // One of the memory's two generations, so that what is loaded together stays together.
         self.look_ahead_max = entities_max / (2 * per_event);
         // The keys of unsettled events, and the duplicates that a store names of them, must be remembered

@@ -6,6 +6,7 @@ use super::letters::{self, Notice};
 use super::reads::LookedAt;
 use super::{EntityRef, EntityValue, Head, Overlay, PREPARED_MAX, Partition, Queued, Target};
 use crate::admission::{Admission, Content, classify, conflict_id, unreadable_id};
+use crate::bus::{Became, Settlement};
 use crate::checkpoint::Counts;
 use crate::clock::Timestamp;
 use crate::commit::{DedupeMark, EntityRead, EntityWrite, OpenWork, Segment};
@@ -69,6 +70,8 @@ pub struct Part {
     pub dead_letters: Vec<DeadLetter>,
     /// What to tell of them once they are durable.
     pub notices: Vec<Notice>,
+    /// What becomes of each delivery, in their order, where that is asked for.
+    pub settlements: Vec<Settlement>,
 }
 
 /// A part in the making.
@@ -174,6 +177,7 @@ impl<P> Partition<P> {
                 draft.part.counts.unreadable += 1;
                 let id = unreadable_id(&self.stream_partition.source_partition, offset, payload);
                 let detail = format!("{}: {}", fault.field, fault.reason);
+                self.keep_unreadable(draft, offset, &detail);
                 self.keep_raw(
                     draft,
                     queued,
@@ -188,8 +192,12 @@ impl<P> Partition<P> {
                 key,
                 conflict,
             } => match classify(*conflict, self.known_keys.get(key).copied()) {
-                Admission::Duplicate => draft.part.counts.duplicates += 1,
+                Admission::Duplicate => {
+                    draft.part.counts.duplicates += 1;
+                    self.keep_settlement(draft, offset, || Became::Duplicate);
+                }
                 Admission::Conflict => {
+                    self.keep_settlement(draft, offset, || Became::Conflict);
                     draft.part.counts.conflicts += 1;
                     let id = conflict_id(&self.stream_partition.tenant, *key, *conflict);
                     let detail = "the idempotency key was admitted with other content".to_owned();
@@ -225,6 +233,7 @@ impl<P> Partition<P> {
         {
             // Even its log record is refused: only its bytes can be kept.
             draft.part.counts.unreadable += 1;
+            self.keep_unreadable(draft, offset, detail);
             let payload = letters::stored_json(event);
             let id = unreadable_id(&self.stream_partition.source_partition, offset, &payload);
             return self.keep_raw(
@@ -272,6 +281,10 @@ impl<P> Partition<P> {
             effects.push(effect);
         }
         self.write(draft, queued, event, sequence, &effects);
+        self.keep_settlement(draft, offset, || Became::Admitted {
+            position: self.position_of(sequence),
+            effects: effects.clone(),
+        });
         effects.clear();
         draft.effects = effects;
     }

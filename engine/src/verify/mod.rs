@@ -4,8 +4,9 @@
 //! entity's effects in order of version, each with the definition it names, gives the recorded state
 //! hash after every one and the stored bytes after the last, and that what was counted is what is there.
 //!
-//! Pure over the [`StateStore`] seam: it only reads. Memory is bounded by [`VerifyOptions::held_max`]:
-//! a log of more entities is read in several passes, each replaying its share of them.
+//! Pure over the [`StateStore`] seam: it only reads. [`VerifyOptions::held_max`] bounds the entities that
+//! are held: a log of more is read in several passes, each replaying its share of them. Beside them stand
+//! [`VerifyOptions::segments_held_max`] segments of each log of the tenant that is read.
 
 mod compare;
 mod counts;

@@ -165,17 +165,21 @@ on_unmatched: dead_letter
 fn all_dead_letters_are_retried_in_the_order_of_their_events() {
     let desk = Desk::new();
     desk.write("door.yaml", DOOR);
-    let mut text = String::new();
-    for event_type in ["door.opened", "door.shut"] {
+    // Of two sources, the later one first by name.
+    let ingest = |source: &str| {
+        format!(
+            "ingest {source}.ndjson --tenant-from-event-unsafe --machines door.yaml --source {source}"
+        )
+    };
+    for (event_type, source) in [("door.opened", "morning"), ("door.shut", "evening")] {
+        let mut text = String::new();
         for door in 0..8 {
             let id = format!("{event_type}-{door}");
             text.push_str(&event(&id, event_type, door, &json!({})));
         }
+        desk.write(&format!("{source}.ndjson"), &text);
+        desk.run(&ingest(source)).ended_with(0);
     }
-    desk.write("doors.ndjson", &text);
-    let ingest =
-        "ingest doors.ndjson --tenant-from-event-unsafe --machines door.yaml --source doors";
-    desk.run(ingest).ended_with(0);
     assert_eq!(
         letters(&desk).len(),
         16,
@@ -187,7 +191,7 @@ fn all_dead_letters_are_retried_in_the_order_of_their_events() {
         .replace("version: 1", "version: 2")
         .replace("turns: event.data.turns", "turns: state.turns + 1");
     desk.write("door.yaml", &fixed);
-    desk.run(ingest).ended_with(0);
+    desk.run(&ingest("evening")).ended_with(0);
     let retried = desk
         .run("dead-letters retry --all --tenant acme -o json")
         .ended_with(0)

@@ -134,6 +134,26 @@ fn work_that_waits_and_does_not_move_is_a_stall_and_is_rebuilt_from_the_store() 
 }
 
 #[test]
+fn a_read_that_never_returns_is_asked_again_while_other_tenants_go_on() {
+    on_virtual_time(async {
+        let options = NodeOptions::default();
+        let limit = options.store_answer_limit;
+        let scene = Scene::new(1, hanging_loads(1));
+        scene.append(0, "slow", "1", "o1");
+        let (node, _) = scene.start(options, &[0]);
+        tokio::time::sleep(SECOND).await;
+        // Somebody else's commits all the while: to the source partition nothing stalls.
+        for n in 0..limit.as_secs() {
+            scene.append(0, "busy", &n.to_string(), "o1");
+            tokio::time::sleep(SECOND).await;
+        }
+        scene.settled_within(0, 5 * SECOND).await;
+        assert_eq!(scene.script.claims().len(), 1, "nothing was rebuilt");
+        assert_eq!(alarm(&node).await, None);
+    });
+}
+
+#[test]
 fn r26_what_stalls_again_and_again_uses_its_restart_budget_up_and_is_set_aside() {
     on_virtual_time(async {
         let options = NodeOptions {

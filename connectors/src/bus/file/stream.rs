@@ -18,6 +18,13 @@ use super::{Batch, incarnation_of};
 /// Blocks of records that wait between the thread and the bus: one to hand out, one being read.
 const BLOCKS_MAX: usize = 2;
 
+/// Bytes that are handed out and not acknowledged: then nothing more is, until the oldest of them settles.
+/// A stream cannot be read again, so that they have to be kept.
+const UNACKNOWLEDGED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// What a kept record costs beside its payload.
+const RECORD_BYTES: usize = 64;
+
 /// What the reading thread says.
 enum Block {
     Records(Vec<Delivery>),
@@ -31,8 +38,10 @@ pub(super) struct StreamInput {
     blocks: mpsc::Receiver<Block>,
     /// Read and not handed out.
     pending: VecDeque<Delivery>,
-    /// Handed out and not acknowledged. As many as the receiver's permits allow.
+    /// Handed out and not acknowledged: what a new claim may ask for again.
     unacknowledged: VecDeque<Delivery>,
+    /// Bytes of their payloads.
+    unacknowledged_bytes: usize,
     /// The last record that is acknowledged or was skipped.
     settled: Option<Fingerprint>,
     /// The lowest offset that can still be sought to.
@@ -67,6 +76,7 @@ impl StreamInput {
             blocks,
             pending: VecDeque::new(),
             unacknowledged: VecDeque::new(),
+            unacknowledged_bytes: 0,
             settled: None,
             oldest: Offset(0),
             end: Offset(0),
@@ -97,7 +107,12 @@ impl StreamInput {
             if bytes > limit.bytes_max && !batch.deliveries.is_empty() {
                 break;
             }
+            // One record that does not settle would have all behind it kept.
+            if self.unacknowledged_bytes >= UNACKNOWLEDGED_BYTES_MAX {
+                break;
+            }
             self.end = record.next;
+            self.unacknowledged_bytes += record.payload.len() + RECORD_BYTES;
             self.unacknowledged.push_back(record.clone());
             batch.deliveries.extend(self.pending.pop_front());
         }
@@ -118,6 +133,7 @@ impl StreamInput {
         while let Some(record) = self.unacknowledged.pop_back() {
             self.pending.push_front(record);
         }
+        self.unacknowledged_bytes = 0;
         self.skip_to(offset, false).await?;
         if self.pending.is_empty() && self.oldest < offset {
             return Err(format!(
@@ -162,6 +178,7 @@ impl StreamInput {
             .unacknowledged
             .pop_front_if(|record| record.next <= low_watermark)
         {
+            self.unacknowledged_bytes -= record.payload.len() + RECORD_BYTES;
             self.pass(&record);
         }
     }
@@ -171,6 +188,7 @@ impl StreamInput {
         self.blocks.close();
         self.pending.clear();
         self.unacknowledged.clear();
+        self.unacknowledged_bytes = 0;
     }
 
     /// Drops pending records until the first is at or behind `offset`, or the input ends. Waits for that

@@ -1,0 +1,313 @@
+//! From a request's body to events: CloudEvents over HTTP, structured, binary and batched. Every item of
+//! a batch is read for itself; a fault names the place and never the value.
+
+use actix_web::http::header::HeaderMap;
+use bytes::Bytes;
+use bytestring::ByteString;
+use serde_json::value::RawValue;
+use tidegate_engine::event::{Event, write_json_string};
+use tidegate_engine::headers::Headers;
+use tidegate_engine::tenant::TenantId;
+
+use super::problem::{Fault, Kind, Problem};
+
+/// Events of one request.
+pub const BATCH_EVENTS_MAX: usize = 10_000;
+
+/// How a body holds events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// One JSON object with the attributes and the data.
+    Structured,
+    /// A JSON array of these.
+    Batch,
+    /// The attributes are `ce-` headers, the body is the data, of this content type.
+    Binary(Option<String>),
+    /// The user's own JSON: one object.
+    Json,
+    /// The user's own JSON: one object a line.
+    JsonLines,
+}
+
+impl Form {
+    /// What the headers say.
+    pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let whole = match headers.get("content-type") {
+            None => None,
+            Some(value) => Some(value.to_str().map_err(|_| unsupported())?),
+        };
+        let media = whole
+            .and_then(|whole| whole.split(';').next())
+            .map(|media| media.trim().to_ascii_lowercase());
+        match media.as_deref() {
+            Some("application/cloudevents+json") => Ok(Form::Structured),
+            Some("application/cloudevents-batch+json") => Ok(Form::Batch),
+            _ if headers.contains_key("ce-specversion") => {
+                Ok(Form::Binary(whole.map(str::to_owned)))
+            }
+            Some("application/json") => Ok(Form::Json),
+            Some("application/x-ndjson" | "application/jsonl") => Ok(Form::JsonLines),
+            _ => Err(unsupported()),
+        }
+    }
+
+    /// True when a request of this form has one event.
+    pub fn is_single(&self) -> bool {
+        matches!(self, Form::Structured | Form::Binary(_) | Form::Json)
+    }
+}
+
+fn unsupported() -> Problem {
+    Problem::new(
+        Kind::UnsupportedMediaType,
+        "send application/cloudevents+json, application/cloudevents-batch+json, or the data with its \
+         attributes in ce- headers (ce-specversion: 1.0, ce-id, ce-source, ce-type)",
+    )
+}
+
+/// The texts of a request's events, each a CloudEvents JSON object or the user's own.
+pub fn texts(form: &Form, headers: &HeaderMap, body: &Bytes) -> Result<Vec<Bytes>, Problem> {
+    match form {
+        Form::Structured | Form::Json => Ok(vec![body.clone()]),
+        Form::Binary(content_type) => {
+            let text = from_headers(headers, content_type.as_deref(), body)?;
+            Ok(vec![Bytes::from(text)])
+        }
+        Form::Batch => {
+            let items: Vec<&RawValue> = serde_json::from_slice(body)
+                .map_err(|_| Problem::invalid("", "expected a JSON array of events"))?;
+            let items: Vec<Bytes> = items
+                .into_iter()
+                .map(|item| body.slice_ref(item.get().as_bytes()))
+                .collect();
+            bounded(items)
+        }
+        Form::JsonLines => {
+            let lines = body.split(|byte| *byte == b'\n');
+            let filled = lines.filter(|line| !line.trim_ascii().is_empty());
+            let items: Vec<Bytes> = filled.map(|line| body.slice_ref(line)).collect();
+            bounded(items)
+        }
+    }
+}
+
+fn bounded(items: Vec<Bytes>) -> Result<Vec<Bytes>, Problem> {
+    if items.is_empty() {
+        return Err(Problem::invalid("", "expected at least one event"));
+    }
+    if items.len() > BATCH_EVENTS_MAX {
+        return Err(Problem::new(
+            Kind::TooLarge,
+            format!("a request has at most {BATCH_EVENTS_MAX} events; send fewer at once"),
+        ));
+    }
+    Ok(items)
+}
+
+/// Headers that a mapping never sees: they are secrets.
+const SECRET: [&str; 3] = ["authorization", "proxy-authorization", "cookie"];
+
+/// The request's headers as a mapping sees them.
+pub fn beside(headers: &HeaderMap) -> Headers {
+    let seen = headers
+        .iter()
+        .filter(|(name, _)| !SECRET.contains(&name.as_str()));
+    Headers::collect(seen.map(|(name, value)| {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        (ByteString::from(name.as_str()), value)
+    }))
+}
+
+/// Reads an event as its tenant's.
+pub fn read(text: &Bytes, tenant: &TenantId) -> Result<Event, Fault> {
+    let event = Event::read_json_for(text, Some(tenant)).map_err(|fault| Fault {
+        at: format!("/{}", fault.field),
+        detail: fault.reason,
+    })?;
+    if event.tenant != *tenant {
+        return Err(Fault {
+            at: "/tenantid".to_owned(),
+            detail: "expected the tenant of the token; leave it out".to_owned(),
+        });
+    }
+    Ok(event)
+}
+
+/// A binary request as one structured event.
+fn from_headers(
+    headers: &HeaderMap,
+    content_type: Option<&str>,
+    body: &Bytes,
+) -> Result<String, Problem> {
+    let mut json = String::with_capacity(body.len() + 512);
+    json.push('{');
+    for name in headers.keys() {
+        let Some(attribute) = name.as_str().strip_prefix("ce-") else {
+            continue;
+        };
+        let fault = |detail: &str| Problem::invalid(name.as_str(), detail);
+        let is_name = attribute
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if attribute.is_empty() || !is_name {
+            return Err(fault("attribute names are lower-case letters and digits"));
+        }
+        if attribute == "datacontenttype" || attribute == "data" {
+            return Err(fault("the body is the data, and content-type its type"));
+        }
+        let mut values = headers.get_all(name);
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return Err(fault("expected once"));
+        };
+        let text = value
+            .to_str()
+            .ok()
+            .and_then(percent_decoded)
+            .ok_or_else(|| fault("expected UTF-8, percent-encoded where it is not ASCII"))?;
+        write_json_string(&mut json, attribute);
+        json.push(':');
+        write_json_string(&mut json, &text);
+        json.push(',');
+    }
+    if let Some(content_type) = content_type {
+        json.push_str("\"datacontenttype\":");
+        write_json_string(&mut json, content_type);
+        json.push(',');
+    }
+    if body.is_empty() {
+        json.pop();
+    } else if is_json(content_type) {
+        // As one value and no more: what follows it would be attributes of somebody's choice.
+        let data: &RawValue = serde_json::from_slice(body)
+            .map_err(|_| Problem::invalid("", "expected JSON, as content-type says"))?;
+        json.push_str("\"data\":");
+        json.push_str(data.get());
+    } else {
+        json.push_str("\"data_base64\":\"");
+        base64::Engine::encode_string(
+            &base64::engine::general_purpose::STANDARD,
+            body.as_ref(),
+            &mut json,
+        );
+        json.push('"');
+    }
+    json.push('}');
+    Ok(json)
+}
+
+fn is_json(content_type: Option<&str>) -> bool {
+    let Some(whole) = content_type else {
+        return true;
+    };
+    let media = whole.split(';').next().unwrap_or_default().trim();
+    media.eq_ignore_ascii_case("application/json") || media.to_ascii_lowercase().ends_with("+json")
+}
+
+/// Undoes `%XX`; `None` when that is no UTF-8.
+pub fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        let (high, low) = (digit(rest.next())?, digit(rest.next())?);
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+    use bytes::Bytes;
+    use tidegate_engine::tenant::TenantId;
+
+    use super::{Form, percent_decoded, read, texts};
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    const BINARY: [(&str, &str); 5] = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/shop"),
+        ("ce-type", "order.placed"),
+        ("ce-subject", "caf%C3%A9"),
+    ];
+
+    fn event(pairs: &[(&str, &str)], body: &'static str) -> Result<String, String> {
+        let headers = headers(pairs);
+        let form = Form::of(&headers).map_err(|problem| problem.detail)?;
+        let acme = TenantId::new("acme").unwrap();
+        let texts = texts(&form, &headers, &Bytes::from_static(body.as_bytes()))
+            .map_err(|problem| problem.json().to_string())?;
+        let event = read(&texts[0], &acme).map_err(|fault| format!("{fault:?}"))?;
+        let mut json = String::new();
+        event.write_json(&mut json);
+        Ok(json)
+    }
+
+    #[test]
+    fn a_binary_request_is_the_event_of_its_headers_and_its_body() {
+        let mut pairs = BINARY.to_vec();
+        pairs.push(("content-type", "application/json"));
+        let json = event(&pairs, r#"{"total":1}"#).unwrap();
+        for part in [
+            r#""subject":"café""#,
+            r#""data":{"total":1}"#,
+            r#""tenantid":"acme""#,
+        ] {
+            assert!(json.contains(part), "{json}");
+        }
+        pairs[5].1 = "image/png";
+        let json = event(&pairs, "abc").unwrap();
+        assert!(json.contains(r#""data_base64":"YWJj""#), "{json}");
+    }
+
+    #[test]
+    fn r02_neither_a_body_nor_a_header_chooses_another_tenant_or_adds_an_attribute() {
+        let mut pairs = BINARY.to_vec();
+        pairs.push(("content-type", "application/json"));
+        for body in [r#"1,"tenantid":"bolt""#, r#"1},"x":{"#, "1 2"] {
+            assert!(event(&pairs, body).is_err(), "{body}");
+        }
+        pairs.push(("ce-tenantid", "bolt"));
+        let refused = event(&pairs, "1").unwrap_err();
+        assert!(refused.contains("tenantid"), "{refused}");
+    }
+
+    #[test]
+    fn a_header_that_is_wrong_is_named() {
+        for (name, value) in [
+            ("ce-id", "again"),
+            ("ce-a_b", "1"),
+            ("ce-datacontenttype", "text/plain"),
+            ("ce-x", "%C3"),
+        ] {
+            let mut pairs = BINARY.to_vec();
+            pairs.push((name, value));
+            let refused = event(&pairs, "").unwrap_err();
+            assert!(refused.contains(name), "{refused}");
+        }
+        assert_eq!(percent_decoded("%4"), None);
+        assert_eq!(percent_decoded("a%20b").as_deref(), Some("a b"));
+    }
+
+    #[test]
+    fn a_media_type_that_is_none_of_ours_is_refused_with_those_that_are() {
+        let refused = event(&[("content-type", "text/plain")], "x").unwrap_err();
+        assert!(
+            refused.contains("application/cloudevents+json"),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,327 @@
+//! The HTTP server: events in, state and events out, health and metrics. Every request but `/livez` brings
+//! a bearer token; what it may do stands in one table ([`route`]). Store calls run as owned tasks on the I/O
+//! runtime: a client that hangs up ends its request and never a transaction.
+
+mod body;
+mod envelope;
+mod health;
+mod ingest;
+mod letters;
+pub mod problem;
+mod read;
+pub mod route;
+pub mod tls;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::{App, HttpRequest, HttpServer, web};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tidegate_engine::bus::Intake;
+use tidegate_engine::machine::MachineSet;
+use tidegate_engine::mapping::Mapping;
+use tidegate_engine::position::{SourceName, StreamName};
+use tidegate_engine::store::{StateStore, StoreError};
+use tidegate_engine::tenant::TenantId;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::access::Credentials;
+use crate::names;
+use crate::watch::Telemetry;
+pub use body::BodyLimits;
+pub use health::OPENAPI;
+use problem::{Kind, Problem};
+
+/// Threads that take requests.
+const WORKERS: usize = 2;
+
+/// From a connection to the head of its request.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What bounds requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Of one body.
+    pub body: BodyLimits,
+    /// Bytes of all bodies together.
+    pub bodies_bytes_max: usize,
+    /// Until what was handed in must be settled; then its outcome is not known.
+    pub answer_max: Duration,
+    /// Connections of each thread that takes requests.
+    pub connections_max: usize,
+    /// Events a second of each tenant; `None` without a quota.
+    pub tenant_events_per_second: Option<NonZeroU32>,
+}
+
+/// A stream that takes events over HTTP.
+pub struct Stream {
+    /// Its bus's way in.
+    pub intake: Arc<dyn Intake>,
+    /// How JSON that is no CloudEvents becomes an event.
+    pub mapping: Option<Arc<Mapping>>,
+    /// Its events ask for something (`publish:intent`) and do not say what happened (`publish:fact`).
+    pub publishes_intents: bool,
+}
+
+/// What the server serves.
+pub struct Api {
+    /// What is stored.
+    pub store: Arc<dyn StateStore>,
+    /// Who may do what.
+    pub credentials: Credentials,
+    /// Where events go.
+    pub streams: BTreeMap<StreamName, Stream>,
+    /// The machines that decisions about dead letters apply.
+    pub machines: MachineSet,
+    /// The mappings of sources, for letters that were unreadable.
+    pub mappings: BTreeMap<SourceName, Arc<Mapping>>,
+    /// The node's name.
+    pub node_name: String,
+    /// Metrics.
+    pub telemetry: Telemetry,
+    /// Where store calls run.
+    pub io: Handle,
+    /// What bounds requests.
+    pub limits: Limits,
+    rates: Rates,
+    body_room: Arc<Semaphore>,
+}
+
+/// What an [`Api`] is made of.
+pub struct Parts {
+    /// See [`Api::store`].
+    pub store: Arc<dyn StateStore>,
+    /// See [`Api::credentials`].
+    pub credentials: Credentials,
+    /// See [`Api::streams`].
+    pub streams: BTreeMap<StreamName, Stream>,
+    /// See [`Api::machines`].
+    pub machines: MachineSet,
+    /// See [`Api::mappings`].
+    pub mappings: BTreeMap<SourceName, Arc<Mapping>>,
+    /// See [`Api::node_name`].
+    pub node_name: String,
+    /// See [`Api::telemetry`].
+    pub telemetry: Telemetry,
+    /// See [`Api::io`].
+    pub io: Handle,
+    /// See [`Api::limits`].
+    pub limits: Limits,
+}
+
+/// Bytes of one unit of room for bodies: semaphores count to less than 2^32.
+const ROOM_UNIT: usize = 1_024;
+
+impl Api {
+    /// Ready to serve.
+    pub fn new(parts: Parts) -> Self {
+        let room = parts.limits.bodies_bytes_max.div_ceil(ROOM_UNIT);
+        Self {
+            store: parts.store,
+            credentials: parts.credentials,
+            streams: parts.streams,
+            machines: parts.machines,
+            mappings: parts.mappings,
+            node_name: parts.node_name,
+            telemetry: parts.telemetry,
+            io: parts.io,
+            rates: Rates::new(parts.limits.tenant_events_per_second),
+            body_room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            limits: parts.limits,
+        }
+    }
+
+    /// Asks the store, in a task of its own that goes on when the client has gone.
+    async fn ask<T, F>(&self, ask: impl FnOnce(Arc<dyn StateStore>) -> F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        Ok(self.run(ask).await??)
+    }
+
+    async fn run<T, F>(&self, ask: impl FnOnce(Arc<dyn StateStore>) -> F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let asked = self.io.spawn(ask(self.store.clone())).await;
+        asked.map_err(|_| Problem::new(Kind::Unavailable, "the request failed inside; try again"))
+    }
+
+    fn default_stream(&self) -> Result<&StreamName, Problem> {
+        let mut names = self.streams.keys();
+        match (names.next(), names.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(Problem::new(Kind::NotFound, "this node takes no events")),
+            (Some(_), Some(_)) => Err(Problem::invalid(
+                "stream",
+                format!("say which: ?stream={}", self.stream_names()),
+            )),
+        }
+    }
+
+    fn stream(&self, name: &StreamName) -> Result<&Stream, Problem> {
+        self.streams.get(name).ok_or_else(|| {
+            let names = self.stream_names();
+            Problem::new(
+                Kind::NotFound,
+                format!("this node takes no events of that stream; it takes those of {names}"),
+            )
+        })
+    }
+
+    fn stream_names(&self) -> String {
+        let names: Vec<&str> = self.streams.keys().map(StreamName::as_str).collect();
+        names.join(" or ")
+    }
+
+    /// Room for a request's body, before any of it is read.
+    fn room_for(&self, request: &HttpRequest) -> Result<OwnedSemaphorePermit, Problem> {
+        let said = request.headers().get("content-length");
+        let said = said.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let encoded = request.headers().contains_key("content-encoding");
+        let bytes_max = self.limits.body.bytes_max;
+        // What is compressed, or comes in chunks, may become as large as it may.
+        let bytes = said
+            .filter(|_| !encoded)
+            .unwrap_or(bytes_max)
+            .min(bytes_max);
+        // Read once, and its events written once more.
+        let units = u32::try_from((2 * bytes).div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
+        let room = self.body_room.clone().try_acquire_many_owned(units.max(1));
+        room.map_err(|_| {
+            Problem::new(
+                Kind::Unavailable,
+                "too many large requests at once; send it again a little later",
+            )
+        })
+    }
+}
+
+/// Events a second of each tenant.
+struct Rates(Option<(NonZeroU32, DefaultKeyedRateLimiter<TenantId>)>);
+
+impl Rates {
+    fn new(per_second: Option<NonZeroU32>) -> Self {
+        Self(per_second.map(|rate| (rate, RateLimiter::keyed(Quota::per_second(rate)))))
+    }
+
+    /// Counts events of a tenant; none of them is taken when they are too many.
+    fn take(&self, tenant: &TenantId, events: u64) -> Result<(), Problem> {
+        let Some((rate, limiter)) = &self.0 else {
+            return Ok(());
+        };
+        let Some(events) = u32::try_from(events).ok().and_then(NonZeroU32::new) else {
+            return Ok(());
+        };
+        match limiter.check_key_n(tenant, events) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(until)) => {
+                let wait = until.wait_time_from(governor::clock::Clock::now(
+                    &governor::clock::DefaultClock::default(),
+                ));
+                let mut problem = Problem::new(
+                    Kind::RateLimited,
+                    format!("this tenant may send {rate} events a second"),
+                );
+                problem.retry_after = Some(wait.as_secs().max(1));
+                Err(problem)
+            }
+            Err(_) => Err(Problem::new(
+                Kind::TooLarge,
+                format!("this tenant may send {rate} events a second; send no more at once"),
+            )),
+        }
+    }
+}
+
+/// Where requests are taken.
+pub struct Listener {
+    /// `address:port`.
+    pub address: String,
+    /// TLS, if any.
+    pub certificate: Option<Arc<tls::Certificate>>,
+    /// How long a stop waits for requests.
+    pub stop_limit: Duration,
+}
+
+/// A server that takes requests.
+pub struct Serving {
+    handle: ServerHandle,
+    /// The address in fact: a port of 0 is chosen by the system.
+    pub address: std::net::SocketAddr,
+}
+
+impl Serving {
+    /// Ends it: open requests are answered first.
+    pub async fn stop(self) {
+        self.handle.stop(true).await;
+    }
+}
+
+/// Takes requests from now on; call inside an actix system.
+pub fn start(api: web::Data<Api>, listener: &Listener) -> Result<Serving, String> {
+    let limits = api.limits;
+    let make = move || {
+        let app = App::new()
+            .app_data(api.clone())
+            .wrap_fn(|request, service| {
+                let started = tokio::time::Instant::now();
+                let answered = service.call(request);
+                async move {
+                    let response = answered.await?;
+                    count(&response, started.elapsed());
+                    Ok(response)
+                }
+            });
+        app.configure(route::register)
+            .default_service(web::to(|| async {
+                Problem::new(Kind::NotFound, "see /openapi.json for what there is").response()
+            }))
+    };
+    let server = HttpServer::new(make)
+        .workers(WORKERS)
+        .max_connections(limits.connections_max)
+        .client_request_timeout(HEAD_TIME_MAX)
+        .shutdown_timeout(listener.stop_limit.as_secs().max(1))
+        .disable_signals();
+    let refused = |error: std::io::Error| format!("{}: {error}", listener.address);
+    let bound = match &listener.certificate {
+        None => server.bind(&listener.address),
+        Some(certificate) => {
+            actix_web::rt::spawn(certificate.clone().keep());
+            server.bind_rustls_0_23(&listener.address, certificate.server()?)
+        }
+    };
+    let bound = bound.map_err(refused)?;
+    let address = bound
+        .addrs()
+        .first()
+        .copied()
+        .ok_or_else(|| format!("{}: no address", listener.address))?;
+    let running: Server = bound.run();
+    let handle = running.handle();
+    actix_web::rt::spawn(running);
+    Ok(Serving { handle, address })
+}
+
+fn count<B>(response: &actix_web::dev::ServiceResponse<B>, took: Duration) {
+    let method = response.request().method().as_str().to_owned();
+    // The pattern, never the path: a label has few values.
+    let route = response.request().match_pattern();
+    let route = route.unwrap_or_else(|| "none".to_owned());
+    let status = response.status().as_u16().to_string();
+    let labels = [
+        ("method", method.clone()),
+        ("route", route.clone()),
+        ("status", status),
+    ];
+    metrics::counter!(names::REQUESTS, &labels).increment(1);
+    let labels = [("method", method), ("route", route)];
+    metrics::histogram!(names::REQUEST_SECONDS, &labels).record(took.as_secs_f64());
+}

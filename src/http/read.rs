@@ -1,0 +1,374 @@
+//! What is stored, for programs: entities, events, and what one correlation id set in motion.
+
+use std::collections::BTreeMap;
+
+use actix_web::HttpResponse;
+use serde_json::{Value, json};
+use tidegate_engine::commit::EntityName;
+use tidegate_engine::event::CorrelationId;
+use tidegate_engine::position::{RecordPosition, Sequence, StreamName, StreamPartition};
+use tidegate_engine::record::{Record, RecordBody, split_segment};
+use tidegate_engine::state::{EntityKey, MachineName};
+use tidegate_engine::store::{EventLookup, StateStore, StoreError};
+use tidegate_engine::tenant::TenantId;
+use tidegate_engine::verify::stored_record;
+
+use super::ingest::effect;
+use super::problem::{Kind, Problem};
+use super::route::Call;
+
+/// Records of one page, and of one trace.
+pub const PAGE_MAX: u32 = 1_000;
+
+/// `GET /v1/entities/{machine}/{key}`
+pub async fn entity(call: Call) -> Result<HttpResponse, Problem> {
+    let tenant = call.tenant()?;
+    let invalid = |at: &str, error: tidegate_engine::error::InvalidValue| {
+        Problem::invalid(at, error.to_string())
+    };
+    let machine = MachineName::new(&call.segment("machine")?);
+    let key = EntityKey::new(&call.segment("key")?);
+    let name = EntityName {
+        tenant: tenant.clone(),
+        machine: machine.map_err(|error| invalid("machine", error))?,
+        key: key.map_err(|error| invalid("key", error))?,
+    };
+    let asked = name.clone();
+    let found = call
+        .api
+        .ask(move |store| async move { store.load_entities(&tenant, vec![asked]).await })
+        .await?;
+    let Some(entity) = found.into_iter().next() else {
+        return Err(not_found("this tenant has no such entity"));
+    };
+    // The data's bytes as they are stored: reading and writing them again might change a number.
+    let head = json!({
+        "tenant": name.tenant.as_str(),
+        "machine": name.machine.as_str(),
+        "key": name.key.as_str(),
+        "status": entity.status.as_str(),
+        "version": entity.version.0,
+    });
+    Ok(with_raw(head, "data", &entity.data))
+}
+
+/// `GET /v1/events/{id}`: by position, `stream:source/partition:sequence`.
+pub async fn event(call: Call) -> Result<HttpResponse, Problem> {
+    let tenant = call.tenant()?;
+    let position: RecordPosition = call.segment("id")?.parse().map_err(|_| {
+        Problem::invalid(
+            "id",
+            "expected a position: stream:source/partition:sequence",
+        )
+    })?;
+    let (of, at) = (tenant.clone(), position.clone());
+    let found = call
+        .api
+        .ask(move |store| async move { stored_record(store.as_ref(), &of, &at).await })
+        .await?;
+    let record =
+        found.ok_or_else(|| not_found("this tenant's log has no event at this position"))?;
+    let (head, data) = told(&tenant, &position, &record);
+    Ok(match data {
+        Some(data) => with_raw(head, "data", &data),
+        None => HttpResponse::Ok().json(head),
+    })
+}
+
+/// `GET /v1/events`: by `correlation_id` or `id`, or the log of a `stream`, page by page.
+pub async fn events(call: Call) -> Result<HttpResponse, Problem> {
+    let tenant = call.tenant()?;
+    let limit = call.number("limit", 100, PAGE_MAX)?;
+    if let Some(lookup) = lookup(&call)? {
+        let found = by_lookup(&call, tenant.clone(), lookup, limit).await?;
+        return Ok(page(&tenant, &found, None));
+    }
+    let Some(stream) = call.parameter("stream")? else {
+        return Err(Problem::invalid(
+            "stream",
+            "name a stream, a correlation_id or an id",
+        ));
+    };
+    let stream =
+        StreamName::new(&stream).map_err(|error| Problem::invalid("stream", error.to_string()))?;
+    let after = match call.parameter("after")? {
+        None => None,
+        Some(text) => Some(
+            text.parse::<RecordPosition>()
+                .map_err(|_| Problem::invalid("after", "expected the `next` of the page before"))?,
+        ),
+    };
+    let of = tenant.clone();
+    let found = call
+        .api
+        .ask(move |store| async move { log(store.as_ref(), &of, &stream, after, limit).await })
+        .await?;
+    let next = match found.len() as u32 == limit {
+        true => found.last().map(|(position, _)| position.to_string()),
+        false => None,
+    };
+    Ok(page(&tenant, &found, next))
+}
+
+fn lookup(call: &Call) -> Result<Option<EventLookup>, Problem> {
+    if let Some(text) = call.parameter("correlation_id")? {
+        return Ok(Some(EventLookup::Correlation(correlation(&text)?)));
+    }
+    let Some(text) = call.parameter("id")? else {
+        return Ok(None);
+    };
+    let id = tidegate_engine::event::EventId::new(&text)
+        .map_err(|error| Problem::invalid("id", error.to_string()))?;
+    Ok(Some(EventLookup::Id(id)))
+}
+
+fn correlation(text: &str) -> Result<CorrelationId, Problem> {
+    CorrelationId::new(text).map_err(|error| Problem::invalid("correlation_id", error.to_string()))
+}
+
+type Found = Vec<(RecordPosition, Record)>;
+
+async fn by_lookup(
+    call: &Call,
+    tenant: TenantId,
+    lookup: EventLookup,
+    limit: u32,
+) -> Result<Found, Problem> {
+    let ask = move |store: std::sync::Arc<dyn StateStore>| async move {
+        let mut found = Vec::new();
+        for position in store.event_positions(&tenant, &lookup, limit).await? {
+            if let Some(record) = stored_record(store.as_ref(), &tenant, &position).await? {
+                found.push((position, record));
+            }
+        }
+        Ok(found)
+    };
+    call.api.ask(ask).await
+}
+
+/// A stream's log from behind `after`, source partition by source partition.
+async fn log(
+    store: &dyn StateStore,
+    tenant: &TenantId,
+    stream: &StreamName,
+    after: Option<RecordPosition>,
+    limit: u32,
+) -> Result<Found, StoreError> {
+    let mut found = Vec::new();
+    for head in store.stream_partitions(tenant).await? {
+        let place = head.stream_partition;
+        let from = match &after {
+            _ if place.stream != *stream => continue,
+            Some(after) if place.source_partition < after.source_partition => continue,
+            Some(after) if place.source_partition == after.source_partition => {
+                after.sequence.next()
+            }
+            _ => Sequence(0),
+        };
+        read_log(store, &place, from, head.next_sequence, limit, &mut found).await?;
+        if found.len() as u32 >= limit {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+async fn read_log(
+    store: &dyn StateStore,
+    place: &StreamPartition,
+    mut from: Sequence,
+    end: Sequence,
+    limit: u32,
+    found: &mut Found,
+) -> Result<(), StoreError> {
+    while from < end && (found.len() as u32) < limit {
+        let segments = store.segments(place, from, 1).await?;
+        let Some(segment) = segments.first() else {
+            return Ok(());
+        };
+        let entries = split_segment(&segment.body).unwrap_or_default();
+        for entry in entries {
+            let Ok((record, _)) = Record::read(entry.get()) else {
+                continue;
+            };
+            if record.sequence >= from && (found.len() as u32) < limit {
+                let position = RecordPosition {
+                    stream: place.stream.clone(),
+                    source_partition: place.source_partition.clone(),
+                    sequence: record.sequence,
+                };
+                found.push((position, record));
+            }
+        }
+        from = Sequence(segment.first_sequence.0 + u64::from(segment.count));
+    }
+    Ok(())
+}
+
+/// `GET /v1/trace/{correlation_id}`: every event with it, each under the one that caused it.
+pub async fn trace(call: Call) -> Result<HttpResponse, Problem> {
+    let tenant = call.tenant()?;
+    let id = call.segment("correlation_id")?;
+    let lookup = EventLookup::Correlation(correlation(&id)?);
+    let found = by_lookup(&call, tenant.clone(), lookup, PAGE_MAX).await?;
+    if found.is_empty() {
+        return Err(not_found(
+            "this tenant has no event with this correlation id, or the index is not that far yet",
+        ));
+    }
+    let complete = (found.len() as u32) < PAGE_MAX;
+    Ok(HttpResponse::Ok().json(json!({
+        "correlation_id": id,
+        "events": found.len(),
+        "complete": complete,
+        "roots": tree(&tenant, &found),
+    })))
+}
+
+/// Events under their causes; one whose cause is not among them is a root.
+fn tree(tenant: &TenantId, found: &Found) -> Vec<Value> {
+    let ids: Vec<Option<&str>> = found.iter().map(|(_, record)| id_of(record)).collect();
+    let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
+    for (index, (_, record)) in found.iter().enumerate() {
+        let cause = match &record.body {
+            RecordBody::Event(event) => event.causation_id.as_ref().map(AsRef::<str>::as_ref),
+            RecordBody::FollowUp { .. } => None,
+        };
+        let parent = cause.and_then(|cause| ids.iter().position(|id| *id == Some(cause)));
+        // Only what stands before can be a cause of it here, so that no circle is followed.
+        let parent = parent.filter(|parent| *parent != index);
+        children.entry(parent).or_default().push(index);
+    }
+    let mut shown = vec![false; found.len()];
+    let roots = children.get(&None).cloned().unwrap_or_default();
+    let mut trees: Vec<Value> = Vec::new();
+    for root in roots {
+        trees.extend(branch(tenant, found, &children, root, &mut shown));
+    }
+    // Events that name each other as cause: a client's doing. They are shown all the same.
+    for index in 0..found.len() {
+        trees.extend(branch(tenant, found, &children, index, &mut shown));
+    }
+    trees
+}
+
+fn branch(
+    tenant: &TenantId,
+    found: &Found,
+    children: &BTreeMap<Option<usize>, Vec<usize>>,
+    index: usize,
+    shown: &mut [bool],
+) -> Option<Value> {
+    let seen = shown.get_mut(index)?;
+    if std::mem::replace(seen, true) {
+        return None;
+    }
+    let (position, record) = found.get(index)?;
+    let (mut json, _) = told(tenant, position, record);
+    let below = children.get(&Some(index)).cloned().unwrap_or_default();
+    let caused: Vec<Value> = below
+        .into_iter()
+        .filter_map(|child| branch(tenant, found, children, child, shown))
+        .collect();
+    if let Value::Object(object) = &mut json {
+        object.insert("caused".to_owned(), Value::Array(caused));
+    }
+    Some(json)
+}
+
+fn id_of(record: &Record) -> Option<&str> {
+    match &record.body {
+        RecordBody::Event(event) => Some(event.id.as_str()),
+        RecordBody::FollowUp { .. } => None,
+    }
+}
+
+/// A record as JSON without its payload, and the payload's text.
+fn told(tenant: &TenantId, position: &RecordPosition, record: &Record) -> (Value, Option<String>) {
+    let mut json = json!({
+        "position": position.to_string(),
+        "tenant": tenant.as_str(),
+        "admitted_at": record.admitted_at.to_rfc3339(),
+        "effects": record.effects.iter().map(effect).collect::<Vec<_>>(),
+    });
+    let Value::Object(object) = &mut json else {
+        return (json, None);
+    };
+    let mut put = |name: &str, text: Option<&str>| {
+        if let Some(text) = text {
+            object.insert(name.to_owned(), json!(text));
+        }
+    };
+    match &record.body {
+        RecordBody::FollowUp { of, action, by } => {
+            put("of", Some(&of.to_string()));
+            put("action", Some(action.as_str()));
+            put("by", Some(by.as_str()));
+            (json, None)
+        }
+        RecordBody::Event(event) => {
+            put("id", Some(event.id.as_str()));
+            put("source", Some(event.source.as_str()));
+            put("type", Some(event.event_type.as_str()));
+            put("subject", event.subject.as_ref().map(AsRef::as_ref));
+            put("time", event.time.as_ref().map(|time| time.text.as_str()));
+            put(
+                "correlationid",
+                event.correlation_id.as_ref().map(AsRef::as_ref),
+            );
+            put(
+                "causationid",
+                event.causation_id.as_ref().map(AsRef::as_ref),
+            );
+            put("causedby", event.caused_by.as_ref().map(AsRef::as_ref));
+            let data = event.data.stored_bytes();
+            let is_json = matches!(event.data, tidegate_engine::event::EventData::Json(_));
+            let text = String::from_utf8_lossy(data).into_owned();
+            (json, is_json.then_some(text))
+        }
+    }
+}
+
+fn page(tenant: &TenantId, found: &Found, next: Option<String>) -> HttpResponse {
+    let mut body = String::from("{\"events\":[");
+    for (index, (position, record)) in found.iter().enumerate() {
+        if index > 0 {
+            body.push(',');
+        }
+        let (head, data) = told(tenant, position, record);
+        match data {
+            Some(data) => push_raw(&mut body, head, "data", &data),
+            None => body.push_str(&head.to_string()),
+        }
+    }
+    body.push_str("],\"next\":");
+    body.push_str(&json!(next).to_string());
+    body.push('}');
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(body)
+}
+
+/// An object with one more member, whose text is put in as it is.
+fn with_raw(head: Value, name: &str, raw: &str) -> HttpResponse {
+    let mut body = String::new();
+    push_raw(&mut body, head, name, raw);
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(body)
+}
+
+fn push_raw(out: &mut String, head: Value, name: &str, raw: &str) {
+    let mut text = head.to_string();
+    text.pop();
+    out.push_str(&text);
+    out.push_str(",\"");
+    out.push_str(name);
+    out.push_str("\":");
+    out.push_str(raw);
+    out.push('}');
+}
+
+pub fn not_found(detail: &str) -> Problem {
+    Problem::new(Kind::NotFound, detail)
+}

@@ -1,0 +1,269 @@
+//! Every route, and who may take it. A handler is only reached through [`admit`], so that no route can be
+//! added without saying what it needs; a test holds this table against the access matrix.
+
+use actix_web::http::Method;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::future::LocalBoxFuture;
+use tidegate_engine::access::{Credential, Forbidden, Operation};
+use tidegate_engine::tenant::TenantId;
+
+use super::problem::{Kind, Problem};
+use super::{Api, health, ingest, letters, read};
+
+/// What a route asks of its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Nothing.
+    Open,
+    /// A token that may do this.
+    Needs(Operation),
+    /// A token that may publish; which of the two, the stream says.
+    Publish,
+}
+
+/// One route.
+pub struct Route {
+    /// Its method.
+    pub method: Method,
+    /// Its path, with its parameters in braces.
+    pub path: &'static str,
+    /// Who may take it.
+    pub access: Access,
+    run: fn(Call) -> Answer,
+}
+
+type Answer = LocalBoxFuture<'static, Result<HttpResponse, Problem>>;
+
+/// A request whose caller may take its route.
+pub struct Call {
+    /// What the node serves.
+    pub api: web::Data<Api>,
+    /// The request.
+    pub request: HttpRequest,
+    /// Its body, not read yet.
+    pub payload: web::Payload,
+    caller: Option<Credential>,
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal $access:expr => $run:path;)*) => {
+        vec![$(Route {
+            method: Method::$method,
+            path: $path,
+            access: $access,
+            run: |call| Box::pin($run(call)),
+        },)*]
+    };
+}
+
+/// All of them.
+pub fn all() -> Vec<Route> {
+    use Access::{Needs, Open, Publish};
+    use Operation::{Observe, Operate, Read};
+    routes! {
+        GET "/livez" Open => health::live;
+        GET "/readyz" Needs(Observe) => health::ready;
+        GET "/metrics" Needs(Observe) => health::metrics;
+        GET "/openapi.json" Needs(Observe) => health::openapi;
+        POST "/v1/events" Publish => ingest::events;
+        POST "/v1/streams/{stream}" Publish => ingest::stream;
+        GET "/v1/entities/{machine}/{key}" Needs(Read) => read::entity;
+        GET "/v1/events" Needs(Read) => read::events;
+        GET "/v1/events/{id:.+}" Needs(Read) => read::event;
+        GET "/v1/trace/{correlation_id}" Needs(Read) => read::trace;
+        GET "/v1/dead-letters" Needs(Read) => letters::list;
+        GET "/v1/dead-letters/{id}" Needs(Read) => letters::show;
+        POST "/v1/dead-letters/{id}/retry" Needs(Operate) => letters::retry;
+        POST "/v1/dead-letters/{id}/discard" Needs(Operate) => letters::discard;
+    }
+}
+
+/// Registers all of them.
+pub fn register(config: &mut web::ServiceConfig) {
+    let mut paths: Vec<(&'static str, Vec<Route>)> = Vec::new();
+    for route in all() {
+        match paths.iter_mut().find(|(path, _)| *path == route.path) {
+            Some((_, routes)) => routes.push(route),
+            None => paths.push((route.path, vec![route])),
+        }
+    }
+    for (path, routes) in paths {
+        let mut resource = web::resource(path);
+        for Route {
+            method,
+            access,
+            run,
+            ..
+        } in routes
+        {
+            let handler = move |api: web::Data<Api>, request, payload| async move {
+                let answered = answer(api, request, payload, access, run).await;
+                answered.unwrap_or_else(|problem| problem.response())
+            };
+            resource = resource.route(web::method(method).to(handler));
+        }
+        config.service(resource.default_service(web::to(|| async {
+            Problem::new(
+                Kind::MethodNotAllowed,
+                "see /openapi.json for what there is",
+            )
+            .response()
+        })));
+    }
+}
+
+async fn answer(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    payload: web::Payload,
+    access: Access,
+    run: fn(Call) -> Answer,
+) -> Result<HttpResponse, Problem> {
+    let caller = admit(&api, &request, access).await?;
+    let call = Call {
+        api,
+        request,
+        payload,
+        caller,
+    };
+    run(call).await
+}
+
+/// Who calls, if they may take a route of that access.
+async fn admit(
+    api: &Api,
+    request: &HttpRequest,
+    access: Access,
+) -> Result<Option<Credential>, Problem> {
+    if access == Access::Open {
+        return Ok(None);
+    }
+    let secret = bearer(request)?;
+    let admitted = api.credentials.admit(secret).await;
+    let credential = admitted.map_err(|denied| {
+        if denied.is_transient() {
+            return Problem::new(
+                Kind::Unavailable,
+                "tokens cannot be looked up now; try again",
+            );
+        }
+        metrics::counter!(crate::names::REQUESTS_DENIED, "reason" => denied.reason()).increment(1);
+        tracing::info!(reason = denied.reason(), "a request without a valid token");
+        Problem::new(Kind::Unauthorized, "this token is not valid here")
+    })?;
+    let may = match access {
+        Access::Open => Ok(()),
+        Access::Needs(operation) => credential.may(operation),
+        // The stream decides; here it is enough to be one who publishes at all.
+        Access::Publish => credential
+            .may(Operation::PublishFact)
+            .or_else(|_| credential.may(Operation::PublishIntent)),
+    };
+    may.map_err(forbidden)?;
+    Ok(Some(credential))
+}
+
+/// The token of `Authorization: Bearer …`, and of nowhere else: an address is logged by everybody.
+fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
+    let missing = || {
+        Problem::new(
+            Kind::Unauthorized,
+            "send the token as `Authorization: Bearer TOKEN`",
+        )
+    };
+    if request.query_string().contains("tg_") {
+        return Err(Problem::new(
+            Kind::Unauthorized,
+            "a token in an address is in everybody's logs: revoke it, and send the new one as \
+             `Authorization: Bearer TOKEN`",
+        ));
+    }
+    let mut values = request.headers().get_all(AUTHORIZATION);
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(missing());
+    };
+    let (scheme, token) = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or_else(missing)?;
+    match scheme.eq_ignore_ascii_case("bearer") {
+        true => Ok(token.trim()),
+        false => Err(missing()),
+    }
+}
+
+fn forbidden(forbidden: Forbidden) -> Problem {
+    Problem::new(Kind::Forbidden, forbidden.to_string())
+}
+
+impl Call {
+    /// Who calls.
+    pub fn caller(&self) -> Result<&Credential, Problem> {
+        self.caller
+            .as_ref()
+            .ok_or_else(|| Problem::new(Kind::Unauthorized, "this needs a token"))
+    }
+
+    /// Refuses a caller who may not do this.
+    pub fn may(&self, operation: Operation) -> Result<(), Problem> {
+        self.caller()?.may(operation).map_err(forbidden)
+    }
+
+    /// Whose things are asked for: the token's tenant, or for a token of the installation `?tenant=`.
+    pub fn tenant(&self) -> Result<TenantId, Problem> {
+        let caller = self.caller()?;
+        let asked = match self.parameter("tenant")? {
+            Some(text) => Some(
+                TenantId::new(&text)
+                    .map_err(|error| Problem::invalid("tenant", error.to_string()))?,
+            ),
+            None => None,
+        };
+        let tenant = asked.or_else(|| caller.tenant.clone());
+        let tenant = tenant.ok_or_else(|| {
+            Problem::invalid(
+                "tenant",
+                "a token of the installation says whose: ?tenant=NAME",
+            )
+        })?;
+        caller.reaches(&tenant).map_err(forbidden)?;
+        Ok(tenant)
+    }
+
+    /// A parameter of the query, decoded.
+    pub fn parameter(&self, name: &str) -> Result<Option<String>, Problem> {
+        let mut found = None;
+        for pair in self.request.query_string().split('&') {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if key == name {
+                let value = value.replace('+', " ");
+                let decoded = super::envelope::percent_decoded(&value)
+                    .ok_or_else(|| Problem::invalid(name, "expected percent-encoded UTF-8"))?;
+                if found.replace(decoded).is_some() {
+                    return Err(Problem::invalid(name, "expected once"));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// A number of the query within its bounds.
+    pub fn number(&self, name: &str, default: u32, max: u32) -> Result<u32, Problem> {
+        let Some(text) = self.parameter(name)? else {
+            return Ok(default);
+        };
+        match text.parse() {
+            Ok(number) if (1..=max).contains(&number) => Ok(number),
+            _ => Err(Problem::invalid(name, format!("expected 1 to {max}"))),
+        }
+    }
+
+    /// A part of the path, decoded.
+    pub fn segment(&self, name: &str) -> Result<String, Problem> {
+        let text = self.request.match_info().query(name);
+        super::envelope::percent_decoded(text)
+            .ok_or_else(|| Problem::invalid(name, "expected percent-encoded UTF-8"))
+    }
+}
