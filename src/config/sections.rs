@@ -137,8 +137,9 @@ section! {
         /// `?sslmode=verify-full`: without it TLS is taken when the server offers it, and its
         /// certificate is not checked.
         url: Option<Secret> = None;
-        /// The address for `tidegate migrate`: as somebody who may create in the database. `url` when
-        /// it is null.
+        /// The address for `tidegate migrate`, as somebody who may create in the database, and for
+        /// `tidegate tenants` and `tidegate tokens`, as a member of the role `…_admin` at least. `url`
+        /// when it is null.
         migrate_url: Option<Secret> = None;
         /// What the names of the roles begin with. Roles belong to the whole server: two databases
         /// that must not reach each other need two prefixes.
