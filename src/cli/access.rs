@@ -62,7 +62,7 @@ pub fn tokens(global: &Global, wanted: &Tokens, output: &mut Output) -> Result<E
     with_register(global, WhenAbsent::Refuse, async |register| match wanted {
         Tokens::Create(new) => create_token(register, new, output).await,
         Tokens::List(filter) => list_tokens(register, filter, output).await,
-        Tokens::Revoke { id } => revoke_token(register, *id, output).await,
+        Tokens::Revoke { id } => revoke_token(register, id.parse()?, output).await,
     })
 }
 

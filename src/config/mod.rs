@@ -1,7 +1,8 @@
 //! The configuration: one YAML file, parsed first and filled from the environment and from files
 //! afterwards. Owns every key, its default and its documentation; opens nothing.
 
-pub mod fill;
+pub mod checks;
+mod fill;
 mod macros;
 pub mod mapping;
 pub mod problem;

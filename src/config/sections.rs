@@ -1,24 +1,14 @@
 //! Every key of the configuration: its meaning, unit, default and bounds. This text is the
 //! documentation too: `deploy/config/reference.yaml` is written from it, and a test keeps them equal.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
-use tidegate_actors::NodeOptions;
-use tidegate_engine::follow_up;
 use tidegate_engine::limits;
-use tidegate_engine::mapping;
-use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::position::{SourceName, StreamName};
-use tidegate_engine::retry::BackOff;
-use tidegate_engine::tenant::{TenantBinding, TenantId};
+use tidegate_engine::tenant::TenantId;
 
 use super::mapping::Mapping;
-use super::problem::Problems;
-use super::setting::{Check, Secret};
+use super::setting::Secret;
 use crate::{choice, section};
 
 choice! {
@@ -154,8 +144,9 @@ section! {
         /// `?sslmode=verify-full`: without it TLS is taken when the server offers it, and its
         /// certificate is not checked.
         url: Option<Secret> = None;
-        /// The address for `tidegate migrate`: as somebody who may create in the database. `url` when
-        /// it is null.
+        /// The address for `tidegate migrate`, as somebody who may create in the database, and for
+        /// `tidegate tenants` and `tidegate tokens`, as a member of the role `…_admin` at least. `url`
+        /// when it is null.
         migrate_url: Option<Secret> = None;
         /// What the names of the roles begin with. Roles belong to the whole server: two databases
         /// that must not reach each other need two prefixes.
@@ -336,260 +327,5 @@ section! {
         level: LogLevel = LogLevel::Info;
         /// `json`, `text`, or `auto`: text on a terminal and JSON everywhere else.
         format: LogFormat = LogFormat::Auto;
-    }
-}
-
-impl Check for Config {
-    fn check(&self, line: u32, _path: &str, problems: &mut Problems) {
-        let mut seen = Vec::new();
-        for (index, source) in self.sources.iter().enumerate() {
-            if let Some(name) = &source.name {
-                if name.as_str() == follow_up::OPERATOR {
-                    problems.add(
-                        line,
-                        &format!("sources[{index}].name"),
-                        "people's decisions are kept under this name; take another",
-                    );
-                }
-                if seen.contains(&name) {
-                    problems.add(
-                        line,
-                        &format!("sources[{index}].name"),
-                        format!("`{name}` is the name of an earlier source too"),
-                    );
-                }
-                seen.push(name);
-            }
-        }
-        let (commits, connections) = (
-            self.limits.commits_max,
-            self.store.postgres.connections_max as usize,
-        );
-        if self.store.kind == StoreKind::Postgres && commits >= connections {
-            problems.add(
-                line,
-                "store.postgres.connections_max",
-                format!(
-                    "{connections} is not more than `limits.commits_max`, {commits}: each commit \
-                     in flight needs a connection, and so does who reads"
-                ),
-            );
-        }
-    }
-}
-
-impl Check for Node {
-    fn check(&self, line: u32, path: &str, problems: &mut Problems) {
-        let fits = (1..=limits::NAME_BYTES_MAX).contains(&self.name.len())
-            && !self.name.chars().any(char::is_control);
-        if !fits {
-            problems.add(
-                line,
-                &format!("{path}.name"),
-                format!("expected 1 to {} bytes of text", limits::NAME_BYTES_MAX),
-            );
-        }
-    }
-}
-
-impl Check for Store {
-    fn check(&self, line: u32, path: &str, problems: &mut Problems) {
-        if self.kind == StoreKind::Postgres && self.postgres.url.is_none() {
-            problems.add(
-                line,
-                &format!("{path}.postgres.url"),
-                "is needed when `kind` is `postgres`",
-            );
-        }
-    }
-}
-
-impl Check for Source {
-    fn check(&self, line: u32, path: &str, problems: &mut Problems) {
-        let mut needed = |key: &str, is_there: bool| {
-            if !is_there {
-                problems.add(line, &format!("{path}.{key}"), "is needed");
-            }
-        };
-        needed("name", self.name.is_some());
-        needed("stream", self.stream.is_some());
-        if self.kind == SourceKind::Http {
-            let mut none = |key: &str, is_there: bool| {
-                if is_there {
-                    let what = "is not for requests: their tenant is that of their token";
-                    problems.add(line, &format!("{path}.{key}"), what);
-                }
-            };
-            none("paths", !self.paths.is_empty());
-            none("tenant", self.tenant.is_some());
-            none("tenant_from_event_unsafe", self.tenant_from_event_unsafe);
-            self.mapping.check_in(self, path, problems);
-            return;
-        }
-        needed("paths", !self.paths.is_empty());
-        match (&self.tenant, self.tenant_from_event_unsafe) {
-            (Some(_), true) => problems.add(
-                line,
-                &format!("{path}.tenant"),
-                "is given, and `tenant_from_event_unsafe` too; only one decides",
-            ),
-            (None, false) => problems.add(
-                line,
-                &format!("{path}.tenant"),
-                "is needed (or `tenant_from_event_unsafe: true`, which believes each event)",
-            ),
-            _ => {}
-        }
-        self.mapping.check_in(self, path, problems);
-    }
-}
-
-impl Check for Limits {
-    fn check(&self, line: u32, path: &str, problems: &mut Problems) {
-        let mut at_most = |small: (&str, usize), large: (&str, usize)| {
-            if small.1 > large.1 {
-                problems.add(
-                    line,
-                    &format!("{path}.{}", small.0),
-                    format!("{} is more than `{}`, {}", small.1, large.0, large.1),
-                );
-            }
-        };
-        at_most(
-            ("tenant_events_max", self.tenant_events_max),
-            ("node_events_max", self.node_events_max),
-        );
-        at_most(
-            ("tenant_bytes_max", self.tenant_bytes_max),
-            ("node_bytes_max", self.node_bytes_max),
-        );
-        at_most(
-            ("receive_events_max", self.receive_events_max),
-            ("node_events_max", self.node_events_max),
-        );
-        at_most(
-            ("receive_bytes_max", self.receive_bytes_max),
-            ("node_bytes_max", self.node_bytes_max),
-        );
-    }
-}
-
-impl Check for Http {
-    fn check(&self, line: u32, path: &str, problems: &mut Problems) {
-        let mut wrong = |key: &str, what: &str| problems.add(line, &format!("{path}.{key}"), what);
-        match (&self.tls_certificate, &self.tls_key) {
-            (Some(_), None) => wrong("tls_key", "is needed beside `tls_certificate`"),
-            (None, Some(_)) => wrong("tls_certificate", "is needed beside `tls_key`"),
-            _ => {}
-        }
-        let Some(listen) = &self.listen else { return };
-        let Some(address) = listen_address(listen) else {
-            return wrong(
-                "listen",
-                "expected `address:port`, such as `127.0.0.1:8080`",
-            );
-        };
-        let is_exposed = !address.ip().is_loopback() && self.tls_certificate.is_none();
-        if is_exposed && !self.unsafe_plaintext_listener {
-            wrong(
-                "listen",
-                "other machines reach this address, and without TLS whoever is in between reads the \
-                 tokens: name `tls_certificate` and `tls_key`, listen on 127.0.0.1, or say \
-                 `unsafe_plaintext_listener: true`",
-            );
-        }
-    }
-}
-
-/// An address to listen on; `localhost` is 127.0.0.1.
-pub fn listen_address(text: &str) -> Option<SocketAddr> {
-    let text = match text.strip_prefix("localhost:") {
-        Some(port) => format!("127.0.0.1:{port}"),
-        None => text.to_owned(),
-    };
-    text.parse().ok()
-}
-
-impl Check for SqliteSection {}
-impl Check for PostgresSection {}
-impl Check for Machines {}
-impl Check for Dedupe {}
-impl Check for Retention {}
-impl Check for Log {}
-
-impl Source {
-    /// Where the tenant of its events comes from.
-    pub fn tenant_binding(&self) -> TenantBinding {
-        match &self.tenant {
-            Some(tenant) => TenantBinding::Fixed(tenant.clone()),
-            None => TenantBinding::TrustedField,
-        }
-    }
-}
-
-impl Config {
-    /// How the records of each source become events, where they are none by themselves.
-    pub fn mappings(&self) -> BTreeMap<SourceName, Arc<mapping::Mapping>> {
-        let compiled = |source: &Source| {
-            let name = source.name.clone()?;
-            let mapping = source.mapping.compiled(&name)?;
-            Some((name, mapping))
-        };
-        self.sources.iter().filter_map(compiled).collect()
-    }
-
-    /// Every option that is in force and gives a protection up. Each says `unsafe` in its name, and
-    /// each is logged at start.
-    pub fn unsafe_options(&self) -> Vec<String> {
-        let mut in_force = Vec::new();
-        if self.store.kind == StoreKind::Sqlite && self.store.sqlite.unsafe_synchronous_normal {
-            in_force.push("store.sqlite.unsafe_synchronous_normal".to_owned());
-        }
-        if self.http.unsafe_plaintext_listener {
-            in_force.push("http.unsafe_plaintext_listener".to_owned());
-        }
-        for (index, source) in self.sources.iter().enumerate() {
-            if source.tenant_from_event_unsafe {
-                in_force.push(format!("sources[{index}].tenant_from_event_unsafe"));
-            }
-        }
-        in_force
-    }
-
-    /// The bounds as a node takes them.
-    pub fn node_options(&self) -> NodeOptions {
-        let limits = &self.limits;
-        NodeOptions {
-            name: self.node.name.clone(),
-            node_events_max: limits.node_events_max,
-            node_bytes_max: limits.node_bytes_max,
-            tenant_events_max: limits.tenant_events_max,
-            tenant_bytes_max: limits.tenant_bytes_max,
-            receive_events_max: limits.receive_events_max,
-            receive_bytes_max: limits.receive_bytes_max,
-            batch_events_max: limits.batch_events_max,
-            batch_bytes_max: limits.batch_bytes_max,
-            done_above_ranges_max: limits::DONE_ABOVE_FRAGMENTED,
-            fair_quantum_bytes: limits.fair_quantum_bytes,
-            commit_slots: limits.commits_max,
-            memory: PartitionLimits {
-                entities_max: limits.cached_entities_max,
-                known_keys_max: limits.cached_keys_max,
-            },
-            load_entities_max: limits.load_entities_max,
-            back_off: BackOff {
-                first: Duration::from_millis(limits.retry_first_ms),
-                max: Duration::from_millis(limits.retry_max_ms),
-            },
-            busy_wait: Duration::from_millis(limits.busy_wait_ms),
-            restarts_max: limits.restarts_max,
-            restart_window: Duration::from_secs(limits.restart_window_seconds),
-            reclaim_wait_first: Duration::from_millis(limits.reclaim_wait_first_ms),
-            release_limit: Duration::from_secs(limits.release_limit_seconds),
-            store_answer_limit: Duration::from_secs(limits.store_answer_limit_seconds),
-            stall_limit: Duration::from_secs(limits.stall_limit_seconds),
-            watch_interval: Duration::from_millis(limits.watch_interval_ms),
-            passivate_after: Duration::from_secs(limits.passivate_after_seconds),
-        }
     }
 }

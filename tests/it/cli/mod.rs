@@ -1,5 +1,6 @@
 //! The command line as its users meet it: the real binary, its output, messages and exit codes.
 
+mod access;
 mod bench;
 mod dead_letters;
 mod demo;

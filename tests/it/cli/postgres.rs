@@ -10,14 +10,14 @@ use super::{Desk, Said, event};
 use crate::support::database::TestDatabase;
 
 /// A desk whose `node.yaml` names an empty database.
-struct Served {
+pub(super) struct Served {
     desk: Desk,
-    database: TestDatabase,
+    pub(super) database: TestDatabase,
     runtime: Runtime,
 }
 
 impl Served {
-    fn new(test: &str) -> Option<Self> {
+    pub(super) fn new(test: &str) -> Option<Self> {
         let runtime = Runtime::new().unwrap();
         let database = runtime.block_on(TestDatabase::create_empty(test))?;
         let desk = Desk::with_orders();
@@ -34,11 +34,11 @@ impl Served {
         })
     }
 
-    fn engine(&self) -> String {
+    pub(super) fn engine(&self) -> String {
         self.database.prefix().role("engine")
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub(super) fn command(&self, line: &str) -> Command {
         let engine = self.engine();
         let mut command = self.desk.command(&format!("{line} -c node.yaml"));
         command
@@ -48,11 +48,11 @@ impl Served {
         command
     }
 
-    fn run(&self, line: &str) -> Said {
+    pub(super) fn run(&self, line: &str) -> Said {
         self.command(line).output().unwrap().into()
     }
 
-    fn migrate(&self) -> Said {
+    pub(super) fn migrate(&self) -> Said {
         let migrated = self.run("migrate -o json").ended_with(0);
         self.runtime.block_on(self.database.let_in(&self.engine()));
         migrated
