@@ -10,9 +10,12 @@ use tidegate_engine::access::{
     TokenCreation, TokenId, TokenSecret, TokensOf,
 };
 use tidegate_engine::clock::{Clock as _, Timestamp};
+use tidegate_engine::error::ErrorKind;
+use tidegate_engine::store::StoreError;
 use tidegate_engine::tenant::TenantId;
 
-use super::args::{Global, NewTokenArgs, Tenants, Tokens, TokensFilter};
+use super::access_args::{NewTokenArgs, Tenants, Tokens, TokensFilter};
+use super::args::Global;
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::session;
@@ -217,7 +220,8 @@ async fn create_token(
         Some(path) => Some(SecretFile::write(path, &secret)?),
         None => None,
     };
-    match register.create_token(new).await? {
+    let creation = register.create_token(new).await;
+    match creation.map_err(|error| perhaps_stored(error, token.id))? {
         TokenCreation::Created => {}
         TokenCreation::NoTenant => {
             let named = wanted
@@ -249,6 +253,18 @@ async fn create_token(
     fields.extend(TOKEN_COLUMNS.into_iter().zip(token_row(&token, now)));
     output.fields(&fields)?;
     Ok(Exit::Done)
+}
+
+/// A store that went away meanwhile may have stored a token whose secret nobody has now.
+fn perhaps_stored(error: StoreError, id: TokenId) -> Failure {
+    let in_doubt = error.kind() == ErrorKind::Transient;
+    let mut failure = Failure::from(error);
+    if in_doubt {
+        failure.message.push_str(&format!(
+            "; if `tidegate tokens list` shows {id}, revoke it: nobody has its secret"
+        ));
+    }
+    failure
 }
 
 fn too_many(token: &Token, valid: &[TokenId]) -> Failure {

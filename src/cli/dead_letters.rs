@@ -115,7 +115,8 @@ async fn open_in_order(
 /// Within one log, or one source partition for what never entered a log, the order of its places; between
 /// them, of the times of admission. What never entered a log comes last.
 fn in_order<'l>(letters: impl Iterator<Item = &'l DeadLetter>) -> Vec<Hash128> {
-    let mut logs: BTreeMap<(bool, String), Vec<(u64, Timestamp, Hash128)>> = BTreeMap::new();
+    type Log = (bool, String);
+    let mut logs: BTreeMap<Log, Vec<(u64, Timestamp, Hash128)>> = BTreeMap::new();
     for letter in letters {
         let (log, place) = match &letter.source {
             DeadLetterSource::Record { position, .. } => {
@@ -279,13 +280,11 @@ pub async fn decide(
                 break;
             }
             Err(error) => {
-                exit = match error {
-                    DecisionError::NotFound { .. } => Exit::NotFound,
-                    _ => Exit::Differs,
-                };
-                let result = match error {
-                    DecisionError::Unknown { .. } => "unknown",
-                    _ => "unchanged",
+                let result;
+                (exit, result) = match error {
+                    DecisionError::NotFound { .. } => (Exit::NotFound, "unchanged"),
+                    DecisionError::Unknown { .. } => (Exit::Differs, "unknown"),
+                    _ => (Exit::Differs, "unchanged"),
                 };
                 (result, Some(error.to_string()))
             }

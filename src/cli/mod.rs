@@ -2,6 +2,7 @@
 //! to standard output, everything else to standard error.
 
 mod access;
+pub mod access_args;
 pub mod args;
 mod check;
 mod dead_letters;

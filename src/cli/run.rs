@@ -154,6 +154,8 @@ fn dev_config(wanted: &Dev) -> Result<Config, Failure> {
     let mut config = Config::default();
     config.store.kind = StoreKind::Sqlite;
     config.store.sqlite.path = wanted.database.clone();
+    // What was just sent is to be found at once.
+    config.limits.upkeep_interval_seconds = 1;
     config.http.listen = Some(format!("127.0.0.1:{}", wanted.port));
     let source = crate::config::Source {
         name: Some(SourceName::new("http")?),

@@ -52,7 +52,7 @@ fn r51_reference_is_the_default_configuration() {
 fn the_example_in_the_reference_reads_back() {
     let reference = Config::reference();
     let (_, example) = reference.split_once("# sources:\n").unwrap();
-    let (example, _) = example.split_once("\n# What bounds").unwrap();
+    let (example, _) = example.split_once("\n# Where `tidegate run`").unwrap();
     let example: String = example
         .lines()
         .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line)))

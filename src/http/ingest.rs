@@ -156,9 +156,8 @@ fn name_key(event: &mut Event, key: &IdempotencyKey) -> Result<(), Fault> {
     }
 }
 
-/// What is said of one item: its status code and its body.
+/// What is said of one item.
 struct Said {
-    status: u16,
     body: Value,
     problem: Option<Problem>,
 }
@@ -166,7 +165,6 @@ struct Said {
 impl Said {
     fn problem(problem: Problem) -> Self {
         Self {
-            status: problem.kind.status(),
             body: problem.json(),
             problem: Some(problem),
         }
@@ -281,7 +279,6 @@ fn say(became: Became) -> Said {
         object.insert("effects".to_owned(), json!(effects));
     }
     Said {
-        status: 200,
         body,
         problem: None,
     }
@@ -316,12 +313,6 @@ fn respond(form: &Form, mut said: Vec<Said>) -> HttpResponse {
         true => StatusCode::OK,
         false => StatusCode::MULTI_STATUS,
     };
-    let items: Vec<Value> = said
-        .into_iter()
-        .map(|said| {
-            debug_assert_eq!(said.body["status"], json!(said.status));
-            said.body
-        })
-        .collect();
+    let items: Vec<Value> = said.into_iter().map(|said| said.body).collect();
     HttpResponse::build(status).json(json!({ "items": items }))
 }

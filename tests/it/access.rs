@@ -175,6 +175,24 @@ async fn r17_a_node_looks_tokens_up_and_makes_none() {
         }
     }
     assert!(node.token(secret.id()).await.unwrap().is_some());
+    an_administrator_sees_tokens_of_the_tenant_that_it_names(&database).await;
+}
+
+async fn an_administrator_sees_tokens_of_the_tenant_that_it_names(database: &TestDatabase) {
+    // Whoever may select names the tenant whose tokens are wanted, as in every other table (R18).
+    let mut connection = database.as_role("admin").await;
+    for (named, rows) in [("", 0), ("2", 0), ("1", 1)] {
+        sqlx::query("select set_config('tidegate.tenants', $1, false)")
+            .bind(named)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let seen: i64 = sqlx::query_scalar("select count(token_id) from tidegate.tokens")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(seen, rows, "{named:?}");
+    }
 }
 
 #[tokio::test]

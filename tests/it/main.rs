@@ -7,6 +7,7 @@ mod bus_contract;
 mod cli;
 mod file_bus;
 mod follow_up;
+mod http;
 mod mapping;
 mod movement;
 mod node;

@@ -207,6 +207,7 @@ fn upkeep_that_never_returns_keeps_no_node_from_ending() {
         }],
         drain_limit: Duration::from_secs(1),
         upkeep: UpkeepPlan::of(&Config::default()),
+        front: None,
     };
     let began = tokio::time::Instant::now();
     let ended = tidegate::ingest::run(plan, &runtime, &mut |_| {}).unwrap();

@@ -22,7 +22,7 @@ const ID_CHARS: usize = 16;
 const PREFIX: &str = "tg_";
 
 /// Different bytes that a secret has at least. Of 32 random ones about 30 are different; that fewer than
-/// 12 are is less likely than 1 in 10^14, and what people type or repeat has fewer.
+/// 12 are is less likely than 1 in 10^24, and what people type or repeat has fewer.
 const DIFFERENT_BYTES_MIN: usize = 12;
 
 /// The public name of a token: what lists, logs and `causedby` show. 16 hexadecimal digits.
