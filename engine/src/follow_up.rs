@@ -173,7 +173,6 @@ pub fn retry(
             for work in &mut batch.open_work {
                 work.due = desk.at;
             }
-            batch.open_work.sort_by_key(|work| work.id);
             counts.emitted = batch.open_work.len() as u64;
         }
         batch.entities.push(write(name, moved, entity, desk.at));
@@ -237,7 +236,7 @@ pub fn admit(desk: &Desk<'_>, letter: Hash128, part: Part) -> FollowUp {
     batch.tenants.extend(part.tenant);
     batch.tenants.sort();
     batch.tenants.dedup();
-    batch.segments.extend(part.segment);
+    batch.segments = part.segments;
     batch.dedupe = part.dedupe;
     batch.entities = part.entities;
     batch.reads = part.reads;
@@ -281,6 +280,7 @@ impl Desk<'_> {
             entities: Vec::new(),
             reads: Vec::new(),
             open_work: Vec::new(),
+            work_done: Vec::new(),
             dead_letters: Vec::<DeadLetter>::new(),
             dead_letter_updates: vec![DeadLetterUpdate {
                 tenant: self.tenant.clone(),
@@ -304,6 +304,7 @@ impl Desk<'_> {
         let record = Record {
             sequence: head.next_sequence,
             offset: None,
+            cause: None,
             admitted_at: self.at,
             body: RecordBody::FollowUp {
                 of: pointed.position.clone(),

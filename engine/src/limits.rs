@@ -100,3 +100,10 @@ pub const MACHINE_EMITS_MAX: usize = 16;
 
 /// Test cases in one definition, and given events in one case.
 pub const MACHINE_TESTS_MAX: usize = 1_000;
+
+/// Pieces of open work read at once. Each may be as large as an entity's data, so that a page is some
+/// megabytes at worst.
+pub const OPEN_WORK_PAGE: u32 = 100;
+
+/// Tenants with open work read at once, when a source partition is claimed.
+pub const OPEN_WORK_TENANTS_PAGE: u32 = 1_000;
