@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::checkpoint::{Checkpoint, Counts};
+use crate::checkpoint::{Checkpoint, Counts, Progress};
 use crate::clock::Timestamp;
 use crate::commit::{CommitBatch, EntityName, EntityRead, EntityWrite, Segment, StoredEntity};
 use crate::commit_protocol::Terms;
@@ -246,6 +246,30 @@ pub fn admit(desk: &Desk<'_>, letter: Hash128, part: Part) -> FollowUp {
     FollowUp {
         batch,
         decided: Decided::Admitted(counts),
+    }
+}
+
+/// The batch of emitted events alone: `part` is what a partition of [`operator`] made of its open work. No
+/// decision is in it, so the offset stays.
+pub fn loop_back(progress: &Progress, terms: Terms, part: Part, at: Timestamp) -> CommitBatch {
+    let mut progress = progress.clone();
+    progress.counts.add(&part.counts);
+    CommitBatch {
+        source_partition: operator(),
+        epoch: terms.epoch,
+        revision: terms.revision,
+        path: terms.path,
+        tenants: part.tenant.into_iter().collect(),
+        progress,
+        segments: part.segments,
+        dedupe: part.dedupe,
+        entities: part.entities,
+        reads: part.reads,
+        open_work: part.open_work,
+        work_done: part.work_done,
+        dead_letters: part.dead_letters,
+        dead_letter_updates: Vec::new(),
+        at,
     }
 }
 

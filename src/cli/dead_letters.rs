@@ -114,19 +114,26 @@ async fn open_in_order(
     Ok(places.into_iter().map(|(_, id)| id).collect())
 }
 
-/// Where a letter's event stands: those of the log in its order, then what never entered it.
-fn place(letter: &DeadLetter) -> (bool, SourcePartition, u64) {
+/// Where a letter's event stands: those of the log in its order, received ones before emitted ones, then
+/// what never entered it.
+fn place(letter: &DeadLetter) -> (bool, SourcePartition, bool, u64) {
     match &letter.source {
         DeadLetterSource::Record { position, .. } => (
             false,
             position.source_partition.clone(),
+            position.stream.is_internal(),
             position.sequence.0,
         ),
         DeadLetterSource::Raw {
             source_partition,
             offset,
             ..
-        } => (true, source_partition.clone(), offset.0),
+        } => (
+            true,
+            source_partition.clone(),
+            offset.is_none(),
+            offset.map_or(0, |offset| offset.0),
+        ),
     }
 }
 
@@ -149,7 +156,10 @@ fn row(stored: &StoredDeadLetter) -> Vec<Value> {
         } => (
             Value::Null,
             Value::Null,
-            format!("{source_partition}@{offset}"),
+            match offset {
+                Some(offset) => format!("{source_partition}@{offset}"),
+                None => format!("{source_partition}, emitted"),
+            },
         ),
     };
     vec![
