@@ -132,8 +132,12 @@ pub struct ObservePartition;
 pub struct PartitionSnapshot {
     /// Whose log it writes.
     pub stream_partition: StreamPartition,
-    /// Events not settled.
+    /// Received events not settled.
     pub unsettled_events: usize,
+    /// Emitted events in memory and not settled.
+    pub emitted_events: usize,
+    /// Their bytes.
+    pub emitted_bytes: usize,
     /// Batches prepared and not settled.
     pub prepared_batches: usize,
     /// Loads of entities in flight.
@@ -562,13 +566,17 @@ impl Handler<ObservePartition> for PartitionActor {
     type Result = MessageResult<ObservePartition>;
 
     fn handle(&mut self, _: ObservePartition, _: &mut Self::Context) -> Self::Result {
+        let emitted = self.state.as_ref().map(Partition::emitted_unsettled);
+        let (emitted_events, emitted_bytes) = emitted.unwrap_or_default();
         MessageResult(PartitionSnapshot {
             stream_partition: StreamPartition {
                 tenant: self.tenant.clone(),
                 stream: self.ownership.stream.clone(),
                 source_partition: self.ownership.source_partition.clone(),
             },
-            unsettled_events: self.unsettled_events(),
+            unsettled_events: self.unsettled_events() - emitted_events,
+            emitted_events,
+            emitted_bytes,
             prepared_batches: self.state.as_ref().map_or(0, Partition::prepared),
             loads_in_flight: self.loads_in_flight,
             heads: self.state.as_ref().map(Partition::heads),

@@ -141,7 +141,7 @@ fn order_books(tenant: &Tenant, index: usize, books: &[FileBooks]) -> TenantBook
     };
     let mut paid_cents = 0;
     for of_file in books.iter().filter_map(|file| file.tenants.get(index)) {
-        sum.records += of_file.admitted;
+        sum.records += of_file.admitted + of_file.emitted;
         sum.entities += of_file.orders.iter().sum::<u64>();
         sum.versions += of_file.applied;
         sum.dead_letters += of_file.dead + of_file.conflicts;

@@ -51,9 +51,9 @@ impl<P> Partition<P> {
         self.backlog.stored
     }
 
-    /// Emitted events that are queued and not settled.
-    pub fn emitted_unsettled(&self) -> usize {
-        self.emitted.queue.len()
+    /// Emitted events that are queued and not settled, and their bytes.
+    pub fn emitted_unsettled(&self) -> (usize, usize) {
+        (self.emitted.queue.len(), self.emitted.bytes)
     }
 
     /// When the next page of open work has to be read: behind which piece. It counts as being read until

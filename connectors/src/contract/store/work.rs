@@ -119,7 +119,10 @@ pub(super) async fn work_is_deleted_by_the_commit_that_does_it_and_that_commit_m
     assert!(matches!(reply, CommitReply::Committed { .. }), "{reply:?}");
     let left: Vec<_> = all(store, "acme", &place).await;
     let left: Vec<_> = left.iter().map(|work| work.place).collect();
-    assert_eq!(left, [done("acme", made, 1).place, done("acme", again, 0).place]);
+    assert_eq!(
+        left,
+        [done("acme", made, 1).place, done("acme", again, 0).place]
+    );
     assert_eq!(all(store, "bolt", &place).await, []);
     let checkpoint = store.checkpoint(&place).await.unwrap().unwrap();
     assert_eq!(checkpoint.progress.counts.looped_back, 3);
