@@ -24,9 +24,9 @@ use tidegate_engine::event::Event;
 use tidegate_engine::headers::Headers;
 use tidegate_engine::machine::order::order_processor;
 use tidegate_engine::machine::{EventContext, MachineDefinition, MachineSet, Processor};
-use tidegate_engine::partition::{Allowance, Head, Partition, PartitionLimits, Prepared};
+use tidegate_engine::partition::{Allowance, Heads, Partition, PartitionLimits, Prepared, Settled};
 use tidegate_engine::position::{
-    Offset, Sequence, SourceName, SourcePartition, StreamName, StreamPartition,
+    Offset, Revision, Sequence, SourceName, SourcePartition, StreamName, StreamPartition,
 };
 use tidegate_engine::record::{Record, RecordBody};
 use tidegate_engine::state::{EntityState, StateData};
@@ -179,6 +179,7 @@ fn record(machine: &dyn Processor, paid: &[Delivery]) -> Result<()> {
         records.push(Record {
             sequence: Sequence(sequence as u64),
             offset: Some(Offset(sequence as u64)),
+            cause: None,
             admitted_at: Timestamp(0),
             body: RecordBody::Event(event),
             effects: vec![effect],
@@ -250,7 +251,7 @@ fn partition(
     let mut partition: Partition<()> = Partition::new(
         stream_partition,
         MachineSet::new([machine.clone()]),
-        Head::default(),
+        Heads::default(),
         PartitionLimits::default(),
     );
     let (placed, paid) = deliveries.split_at(ORDERS as usize);
@@ -275,7 +276,11 @@ fn partition(
             let prepared = partition.prepare(all);
             assert!(matches!(&prepared, Prepared::Part(part) if part.events == EVENTS as usize));
             black_box(prepared);
-            partition.settle(Some(&[]));
+            partition.settle(Settled {
+                revision: Revision(0),
+                new_rows: Some(&[]),
+                at: Timestamp(0),
+            });
         },
     )
 }

@@ -8,7 +8,7 @@ mod carry_out;
 mod messages;
 mod notices;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,6 +51,8 @@ pub struct Committer {
     /// Outcomes up to the last commit.
     counts: Counts,
     lanes: BTreeMap<TenantId, Lane>,
+    /// The tenants whose lanes are not idle.
+    busy: BTreeSet<TenantId>,
     queue: FairQueue,
     /// Counts preparations; answers to one before a reset are recognised by it.
     round: u64,
@@ -84,11 +86,16 @@ struct Lane {
     busy_until: Option<Instant>,
     /// Parts prepared and not settled.
     prepared: usize,
+    /// Settlements and resets that the partition has not answered: what it has to do then is not known.
+    unanswered: usize,
 }
 
 impl Lane {
     fn is_idle(&self) -> bool {
-        self.report.unsettled == 0 && self.prepared == 0
+        self.report.unsettled == 0
+            && !self.report.stored
+            && self.prepared == 0
+            && self.unanswered == 0
     }
 }
 
@@ -122,6 +129,7 @@ impl Committer {
             protocol,
             counts,
             lanes: BTreeMap::new(),
+            busy: BTreeSet::new(),
             queue,
             round: 0,
             preparing: None,
@@ -199,9 +207,13 @@ impl Committer {
             bytes_max: options.batch_bytes_max,
             before,
         };
-        let oldest = |tenant: &TenantId| self.lanes.get(tenant)?.report.oldest;
         let may_go = |tenant: &TenantId| {
-            before.is_none_or(|before| oldest(tenant).is_some_and(|oldest| oldest < before))
+            let report = self.lanes.get(tenant).map(|lane| lane.report);
+            // Emitted events are in no order of offsets, and go.
+            let goes = |report: &Report, before| {
+                report.emitted > 0 || report.oldest.is_some_and(|oldest| oldest < before)
+            };
+            before.is_none_or(|before| report.is_some_and(|report| goes(&report, before)))
         };
         let alone = self.to_offer_alone(may_go);
         let grants = self.queue.grant(batch, |tenant| match &alone {
@@ -308,22 +320,27 @@ impl Committer {
         M: actix::Message<Result = Report> + Send + 'static,
         PartitionActor: actix::Handler<M>,
     {
-        let Some(lane) = self.lanes.get(tenant) else {
+        let Some(lane) = self.lanes.get_mut(tenant) else {
             return;
         };
-        let tenant = tenant.clone();
+        lane.unanswered += 1;
+        let (tenant, tenant_told) = (tenant.clone(), tenant.clone());
         let told =
             lane.partition
                 .send(message)
                 .into_actor(self)
                 .map(move |answer, committer, context| match answer {
                     Ok(report) => {
+                        if let Some(lane) = committer.lanes.get_mut(&tenant) {
+                            lane.unanswered -= 1;
+                        }
                         committer.take_report(&tenant, report);
                         committer.advance(context);
                     }
                     Err(_) => committer.broken("a partition's actor died", context),
                 });
         context.spawn(told);
+        self.look_at(&tenant_told);
     }
 
     fn ready(&mut self, ready: Ready, context: &mut ActixContext<Self>) {
@@ -339,7 +356,9 @@ impl Committer {
                     events: 0,
                     bytes: 0,
                     oldest: None,
+                    emitted: 0,
                     unsettled: 0,
+                    stored: false,
                 };
                 let partition = ready.partition.clone();
                 let lane = Lane {
@@ -347,6 +366,7 @@ impl Committer {
                     report,
                     busy_until: None,
                     prepared: 0,
+                    unanswered: 0,
                 };
                 self.lanes.insert(ready.tenant.clone(), lane);
             }
@@ -363,6 +383,20 @@ impl Committer {
             lane.report = report;
             self.queue.set(tenant, report.events, report.bytes);
         }
+        self.look_at(tenant);
+    }
+
+    /// Tells the ownership when a lane is idle now, or no more.
+    fn look_at(&mut self, tenant: &TenantId) {
+        match self.lanes.get(tenant) {
+            Some(lane) if !lane.is_idle() => {
+                if !self.busy.contains(tenant) {
+                    self.busy.insert(tenant.clone());
+                }
+            }
+            _ => drop(self.busy.remove(tenant)),
+        }
+        self.ownership.set_idle(self.busy.is_empty());
     }
 
     // --- watch and end ------------------------------------------------------------------------
@@ -377,8 +411,7 @@ impl Committer {
         if self.lanes.values().any(|lane| !lane.partition.connected()) {
             return self.broken("a partition's actor died", context);
         }
-        let waiting =
-            self.ownership.tracker().tracked() > 0 && !self.waits_for_slot.load(Ordering::Relaxed);
+        let waiting = !self.ownership.is_settled() && !self.waits_for_slot.load(Ordering::Relaxed);
         if waiting && self.progressed_at.elapsed() > self.context.options.stall_limit {
             return self.broken("stalled: work is waiting and nothing moves", context);
         }

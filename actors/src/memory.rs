@@ -1,4 +1,4 @@
-//! The node's memory of entities and keys, in equal shares for the partitions that are there.
+//! The node's memory of entities, keys and emitted events, in equal shares for the partitions that are there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,6 +7,9 @@ use tidegate_engine::partition::PartitionLimits;
 
 /// Entities of the smallest share: a partition has to look some events ahead, however many there are.
 pub(crate) const SHARE_ENTITIES_MIN: usize = 256;
+
+/// Bytes of emitted events in the smallest share: some go on without a look into the store.
+const SHARE_EMITTED_BYTES_MIN: usize = 64 * 1024;
 
 /// What the partitions of a node may keep in memory together.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ impl Share {
         PartitionLimits {
             entities_max: (all.entities_max / shares).max(entities_min),
             known_keys_max: all.known_keys_max / shares,
+            emitted_bytes_max: (all.emitted_bytes_max / shares)
+                .max(SHARE_EMITTED_BYTES_MIN.min(all.emitted_bytes_max)),
         }
     }
 }
@@ -66,6 +71,7 @@ mod tests {
         let memory = Memory::new(PartitionLimits {
             entities_max: 100_000,
             known_keys_max: 200_000,
+            emitted_bytes_max: 1024 * 1024,
         });
         let first = memory.share();
         assert_eq!(first.limits().entities_max, 100_000);

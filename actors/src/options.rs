@@ -90,6 +90,7 @@ impl Default for NodeOptions {
             memory: PartitionLimits {
                 entities_max: 500_000,
                 known_keys_max: 1_000_000,
+                emitted_bytes_max: 64 * 1024 * 1024,
             },
             load_entities_max: 2_000,
             back_off: BackOff::default(),

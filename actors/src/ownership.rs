@@ -2,10 +2,13 @@
 //! share from claim to loss. A new claim makes a new one; whatever still holds the old one is a zombie
 //! whose messages are dropped and whose commits the store fences.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tidegate_engine::checkpoint::OffsetTracker;
 use tidegate_engine::position::{Epoch, Offset, SourcePartition, StreamName};
+use tidegate_engine::tenant::TenantId;
 use tokio::sync::Notify;
 
 /// How an ownership stands.
@@ -42,18 +45,24 @@ pub struct Ownership {
     /// never across an await.
     tracker: Mutex<OffsetTracker>,
     standing: Mutex<Standing>,
+    /// Tenants with open work of before the claim, whose partitions have not told of it yet.
+    open_before: Mutex<BTreeSet<TenantId>>,
+    /// The committer knows of nothing that is to be done, emitted events included.
+    idle: AtomicBool,
     /// Rung whenever the tracker or the standing moved: the source task looks then.
     moved: std::sync::Arc<Notify>,
 }
 
 impl Ownership {
-    /// A fresh ownership. `moved` is the bell of its source task.
+    /// A fresh ownership. `open_before` are the tenants with open work of before it; `moved` is the bell of
+    /// its source task.
     pub fn new(
         source_partition: SourcePartition,
         stream: StreamName,
         epoch: Epoch,
         wants_settlements: bool,
         tracker: OffsetTracker,
+        open_before: BTreeSet<TenantId>,
         moved: std::sync::Arc<Notify>,
     ) -> Self {
         Self {
@@ -63,6 +72,8 @@ impl Ownership {
             wants_settlements,
             tracker: Mutex::new(tracker),
             standing: Mutex::new(Standing::Owned),
+            open_before: Mutex::new(open_before),
+            idle: AtomicBool::new(true),
             moved,
         }
     }
@@ -93,6 +104,43 @@ impl Ownership {
         }
         drop(current);
         self.moved.notify_one();
+    }
+
+    /// True for a tenant whose open work of before the claim nobody has told of yet.
+    pub fn has_open_work(&self, tenant: &TenantId) -> bool {
+        self.open_before().contains(tenant)
+    }
+
+    /// The committer knows of a tenant's open work now.
+    pub fn brought_up(&self, tenant: &TenantId) {
+        if self.open_before().remove(tenant) {
+            self.moved.notify_one();
+        }
+    }
+
+    /// The committer has something to do, or nothing more.
+    pub fn set_idle(&self, idle: bool) {
+        if self.idle.swap(idle, Ordering::AcqRel) != idle {
+            self.moved.notify_one();
+        }
+    }
+
+    /// True when no emitted event waits, as far as this ownership knows: it was told of all there were
+    /// before it.
+    pub fn is_idle(&self) -> bool {
+        self.open_before().is_empty() && self.idle.load(Ordering::Acquire)
+    }
+
+    /// True when everything that was received and everything that was emitted is settled.
+    pub fn is_settled(&self) -> bool {
+        // In this order: before the tracker settles a batch, its committer is said to be busy.
+        self.tracker().tracked() == 0 && self.is_idle()
+    }
+
+    fn open_before(&self) -> MutexGuard<'_, BTreeSet<TenantId>> {
+        self.open_before
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks offsets as settled and returns the low watermark.

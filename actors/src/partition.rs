@@ -12,9 +12,10 @@ use tidegate_engine::admission::Received;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityName, EntityRow, StoredEntity, Surprises};
 use tidegate_engine::error::ErrorKind;
-use tidegate_engine::partition::{Allowance, Head, Part, Partition, Prepared};
-use tidegate_engine::position::{Offset, StreamPartition};
-use tidegate_engine::store::{StoreError, StreamHead};
+use tidegate_engine::limits::OPEN_WORK_PAGE;
+use tidegate_engine::partition::{Allowance, EventRef, Heads, Part, Partition, Prepared, Settled};
+use tidegate_engine::position::{Offset, Revision, StreamPartition};
+use tidegate_engine::store::{StoreError, StoredOpenWork, StreamHead};
 use tidegate_engine::tenant::TenantId;
 use tokio::time::Instant;
 
@@ -42,6 +43,8 @@ pub struct PartitionActor {
     early: Vec<Admit>,
     loads_in_flight: usize,
     load_attempt: u32,
+    /// Tries in a row to read open work.
+    work_attempt: u32,
     reports: u64,
     active_at: Instant,
     /// A report is on its way to the committer, …
@@ -85,10 +88,14 @@ pub struct Report {
     pub events: usize,
     /// Their bytes.
     pub bytes: usize,
-    /// The offset of its oldest event that is not in a batch, whether it could go or waits for entities.
+    /// The offset of its oldest received event that is not in a batch, whether it could go or waits for entities.
     pub oldest: Option<Offset>,
+    /// Emitted events that are not in a batch, whether they could go or wait for entities.
+    pub emitted: usize,
     /// Events that are not settled, those in batches included.
     pub unsettled: usize,
+    /// The store may hold emitted events that are not among them.
+    pub stored: bool,
 }
 
 /// The oldest prepared part is durable.
@@ -97,6 +104,8 @@ pub struct Report {
 pub struct Settle {
     /// Rows of the entities it created; `None` when the reply was lost.
     pub new_rows: Option<Vec<EntityRow>>,
+    /// The revision that it was committed under.
+    pub revision: Revision,
 }
 
 /// Nothing of what is prepared was written: apply it again.
@@ -106,7 +115,7 @@ pub struct Reset {
     /// What stood in the way.
     pub surprises: Arc<Surprises>,
     /// The one event whose values the store refuses, and what it said.
-    pub condemned: Option<(Offset, String)>,
+    pub condemned: Option<(EventRef, String)>,
 }
 
 /// Stop, unless there was work lately.
@@ -124,14 +133,18 @@ pub struct ObservePartition;
 pub struct PartitionSnapshot {
     /// Whose log it writes.
     pub stream_partition: StreamPartition,
-    /// Events not settled.
+    /// Received events not settled.
     pub unsettled_events: usize,
+    /// Emitted events in memory and not settled.
+    pub emitted_events: usize,
+    /// Their bytes.
+    pub emitted_bytes: usize,
     /// Batches prepared and not settled.
     pub prepared_batches: usize,
     /// Loads of entities in flight.
     pub loads_in_flight: usize,
-    /// Where its committed log ends, once that is known.
-    pub head: Option<Head>,
+    /// Where its committed logs end, once that is known.
+    pub heads: Option<Heads>,
 }
 
 #[derive(Message)]
@@ -144,6 +157,10 @@ struct EntitiesRead {
     asked: Vec<EntityName>,
     found: Result<Vec<StoredEntity>, StoreError>,
 }
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct WorkRead(Result<Vec<StoredOpenWork>, StoreError>);
 
 impl PartitionActor {
     pub(crate) fn new(
@@ -162,6 +179,7 @@ impl PartitionActor {
             early: Vec::new(),
             loads_in_flight: 0,
             load_attempt: 0,
+            work_attempt: 0,
             reports: 0,
             active_at: Instant::now(),
             telling: false,
@@ -207,12 +225,32 @@ impl PartitionActor {
         }));
     }
 
-    fn back_off(&mut self) -> Duration {
-        self.load_attempt += 1;
-        self.context
-            .options
-            .back_off
-            .wait(self.load_attempt, self.context.seams.ids.next_u64())
+    /// Reads the next page of open work when it is wanted: one at a time.
+    fn read_work(&mut self, wait: Duration, context: &ActixContext<Self>) {
+        let Some(state) = &mut self.state else { return };
+        let Some(after) = state.work_wanted() else {
+            return;
+        };
+        let (store, address, tenant) = (
+            self.context.seams.store.clone(),
+            weak(context),
+            self.tenant.clone(),
+        );
+        let place = self.ownership.source_partition.clone();
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let page = store
+                .open_work(&tenant, &place, after, OPEN_WORK_PAGE)
+                .await;
+            answer(&address, WorkRead(page)).await;
+        }));
+    }
+
+    fn back_off(&self, attempt: u32) -> Duration {
+        let random = self.context.seams.ids.next_u64();
+        self.context.options.back_off.wait(attempt, random)
     }
 
     fn report(&mut self) -> Report {
@@ -227,7 +265,9 @@ impl PartitionActor {
             events,
             bytes,
             oldest,
+            emitted: self.state.as_ref().map_or(0, Partition::emitted_ready),
             unsettled: self.unsettled_events(),
+            stored: self.has_stored_work(),
         }
     }
 
@@ -251,6 +291,9 @@ impl PartitionActor {
             .into_actor(self)
             .map(|told, actor, context| {
                 actor.telling = false;
+                if told.is_ok() && actor.state.is_some() {
+                    actor.ownership.brought_up(&actor.tenant);
+                }
                 if told.is_err() {
                     actor.ownership.end(Standing::Broken {
                         reason: "the committer died".to_owned(),
@@ -265,6 +308,10 @@ impl PartitionActor {
     fn unsettled_events(&self) -> usize {
         let early: usize = self.early.iter().map(|admit| admit.events.len()).sum();
         early + self.state.as_ref().map_or(0, Partition::unsettled)
+    }
+
+    fn has_stored_work(&self) -> bool {
+        self.state.as_ref().is_some_and(Partition::has_stored_work)
     }
 
     /// A read failed: true when it is worth another try. Anything but an absence stops the source
@@ -331,7 +378,8 @@ impl Handler<HeadRead> for PartitionActor {
             Ok(heads) => heads,
             Err(error) => {
                 if self.may_try_again("log head", &error) {
-                    let wait = self.back_off();
+                    self.load_attempt += 1;
+                    let wait = self.back_off(self.load_attempt);
                     self.read_head(wait, context);
                 }
                 return;
@@ -343,20 +391,18 @@ impl Handler<HeadRead> for PartitionActor {
             stream: self.ownership.stream.clone(),
             source_partition: self.ownership.source_partition.clone(),
         };
-        let head = heads
-            .into_iter()
-            .find(|head| head.stream_partition == stream_partition)
-            .map_or(Head::default(), |head| Head {
-                next_sequence: head.next_sequence,
-                chain_head: head.chain_head,
-            });
+        let heads = Heads::among(&heads, &stream_partition);
         let machines = self.context.seams.machines.clone();
-        let mut state = Partition::new(stream_partition, machines, head, self.memory.limits());
+        let mut state = Partition::new(stream_partition, machines, heads, self.memory.limits());
         state.keep_settlements(self.ownership.wants_settlements);
+        if self.ownership.has_open_work(&self.tenant) {
+            state.expect_open_work();
+        }
         for admit in std::mem::take(&mut self.early) {
             Self::take_in(&mut state, admit);
         }
         self.state = Some(state);
+        self.read_work(Duration::ZERO, context);
         self.load(Duration::ZERO, context);
         self.tell(context);
     }
@@ -393,10 +439,39 @@ impl Handler<EntitiesRead> for PartitionActor {
                 if !self.may_try_again("entities", &error) {
                     return;
                 }
-                self.back_off()
+                self.load_attempt += 1;
+                self.back_off(self.load_attempt)
             }
         };
         self.load(wait, context);
+        self.tell(context);
+    }
+}
+
+impl Handler<WorkRead> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, WorkRead(page): WorkRead, context: &mut Self::Context) {
+        let now = self.context.seams.clock.now();
+        let Some(state) = &mut self.state else { return };
+        let wait = match page {
+            Ok(page) => {
+                let is_last = page.len() < OPEN_WORK_PAGE as usize;
+                state.work_loaded(page, is_last, now);
+                self.work_attempt = 0;
+                Duration::ZERO
+            }
+            Err(error) => {
+                state.work_load_failed();
+                if !self.may_try_again("open work", &error) {
+                    return;
+                }
+                self.work_attempt += 1;
+                self.back_off(self.work_attempt)
+            }
+        };
+        self.read_work(wait, context);
+        self.load(Duration::ZERO, context);
         self.tell(context);
     }
 }
@@ -432,10 +507,20 @@ impl Handler<Prepare> for PartitionActor {
 impl Handler<Settle> for PartitionActor {
     type Result = MessageResult<Settle>;
 
-    fn handle(&mut self, Settle { new_rows }: Settle, context: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        Settle { new_rows, revision }: Settle,
+        context: &mut Self::Context,
+    ) -> Self::Result {
+        let settled = Settled {
+            revision,
+            new_rows: new_rows.as_deref(),
+            at: self.context.seams.clock.now(),
+        };
         if let Some(state) = &mut self.state {
-            Permit::release_all(state.settle(new_rows.as_deref()));
+            Permit::release_all(state.settle(settled));
         }
+        self.read_work(Duration::ZERO, context);
         self.load(Duration::ZERO, context);
         MessageResult(self.report())
     }
@@ -453,8 +538,8 @@ impl Handler<Reset> for PartitionActor {
         context: &mut Self::Context,
     ) -> Self::Result {
         if let Some(state) = &mut self.state {
-            if let Some((offset, detail)) = condemned {
-                state.condemn(offset, &detail);
+            if let Some((event, detail)) = condemned {
+                state.condemn(event, &detail);
             }
             state.reset(&surprises);
         }
@@ -468,6 +553,7 @@ impl Handler<RetireIfIdle> for PartitionActor {
 
     fn handle(&mut self, _: RetireIfIdle, context: &mut Self::Context) -> bool {
         let idle = self.unsettled_events() == 0
+            && !self.has_stored_work()
             && !self.telling
             && self.active_at.elapsed() >= self.context.options.passivate_after;
         if idle {
@@ -482,16 +568,20 @@ impl Handler<ObservePartition> for PartitionActor {
     type Result = MessageResult<ObservePartition>;
 
     fn handle(&mut self, _: ObservePartition, _: &mut Self::Context) -> Self::Result {
+        let emitted = self.state.as_ref().map(Partition::emitted_unsettled);
+        let (emitted_events, emitted_bytes) = emitted.unwrap_or_default();
         MessageResult(PartitionSnapshot {
             stream_partition: StreamPartition {
                 tenant: self.tenant.clone(),
                 stream: self.ownership.stream.clone(),
                 source_partition: self.ownership.source_partition.clone(),
             },
-            unsettled_events: self.unsettled_events(),
+            unsettled_events: self.unsettled_events() - emitted_events,
+            emitted_events,
+            emitted_bytes,
             prepared_batches: self.state.as_ref().map_or(0, Partition::prepared),
             loads_in_flight: self.loads_in_flight,
-            head: self.state.as_ref().map(Partition::head),
+            heads: self.state.as_ref().map(Partition::heads),
         })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, StoredEntity};
+use tidegate_engine::limits::OPEN_WORK_TENANTS_PAGE;
 use tidegate_engine::position::SourcePartition;
 use tidegate_engine::spawner::Spawner;
 use tidegate_engine::store::{Claim, StateStore, StoreError, StreamHead};
@@ -80,6 +81,27 @@ impl StoreCalls {
         let store = self.store.clone();
         let call = async move { store.load_entities(&tenant, names).await };
         let answered = self.answer(call).await;
+        answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
+    }
+
+    /// A page of the tenants with open work, behind `after`.
+    pub async fn tenants_with_open_work(
+        &self,
+        source_partition: SourcePartition,
+        after: Option<TenantId>,
+    ) -> Result<Vec<TenantId>, StoreError> {
+        let store = self.store.clone();
+        let answered = self
+            .answer(async move {
+                store
+                    .tenants_with_open_work(
+                        &source_partition,
+                        after.as_ref(),
+                        OPEN_WORK_TENANTS_PAGE,
+                    )
+                    .await
+            })
+            .await;
         answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
     }
 

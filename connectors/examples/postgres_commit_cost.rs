@@ -204,6 +204,7 @@ impl Writer {
             entities,
             reads: Vec::new(),
             open_work: Vec::new(),
+            work_done: Vec::new(),
             dead_letters: Vec::new(),
             dead_letter_updates: Vec::new(),
             at,

@@ -10,11 +10,13 @@ use crate::limits::TRACKED_RECORDS_MAX;
 use crate::position::{Epoch, Incarnation, Offset, Revision, SourcePartition};
 
 /// How often each outcome happened in a source partition, ever. What was delivered adds up:
-/// `received = admitted + duplicates + conflicts + unreadable`; every admitted event is `unhandled`
-/// or has one effect per machine that listens.
+/// `received = admitted + duplicates + conflicts + unreadable`. What machines emitted adds up by itself:
+/// `emitted = looped_back + what is open work`. Every event of either is `unhandled` or has one effect per
+/// machine that listens, but for a looped back one of which the store refuses even the record: it is kept
+/// as a dead letter alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Events that got a sequence number.
+    /// Deliveries that got a sequence number.
     pub admitted: u64,
     /// Deliveries dropped because their key was known.
     pub duplicates: u64,
@@ -30,10 +32,12 @@ pub struct Counts {
     pub ignored: u64,
     /// Effects that need a person.
     pub dead: u64,
-    /// Admitted events to which no machine listens.
+    /// Admitted and looped back events to which no machine listens.
     pub unhandled: u64,
     /// Events emitted by machines.
     pub emitted: u64,
+    /// Emitted events that were taken up again; they are no deliveries, and not `admitted` ones.
+    pub looped_back: u64,
 }
 
 impl Counts {
@@ -49,6 +53,7 @@ impl Counts {
         self.dead += other.dead;
         self.unhandled += other.unhandled;
         self.emitted += other.emitted;
+        self.looped_back += other.looped_back;
     }
 
     /// Deliveries that were settled, whatever became of them.

@@ -137,11 +137,33 @@ impl OpenWorkKind {
     }
 }
 
+/// Where a piece of open work stands among those of its tenant and source partition: what was committed
+/// first comes first. Its key in the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct WorkPlace {
+    /// The revision of the batch that made it.
+    pub revision: Revision,
+    /// Its [number](OpenWork::number) there.
+    pub number: u32,
+}
+
+/// Open work that a batch has done: it is deleted with what came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WorkDone {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Which, in the batch's source partition.
+    pub place: WorkPlace,
+}
+
 /// What was promised and is not done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OpenWork {
     /// The tenant.
     pub tenant: TenantId,
+    /// Its place among those of its tenant in the batch, from 0: the order of their causes, then of the
+    /// machines' names, then that in which a machine emitted them.
+    pub number: u32,
     /// Its identity; the same cause gives the same.
     pub id: Hash128,
     /// What it is.
@@ -180,8 +202,12 @@ pub struct CommitBatch {
     pub entities: Vec<EntityWrite>,
     /// By name; none that is in `entities`.
     pub reads: Vec<EntityRead>,
-    /// By tenant and id.
+    /// By tenant and number.
     pub open_work: Vec<OpenWork>,
+    /// By tenant and place. Each is there, of this source partition, and is deleted; where one is not,
+    /// the whole batch is an error of ours ([`Unexpected`](crate::store::StoreError::Unexpected)) and
+    /// nothing is written: under epoch and revision nobody else can have taken it.
+    pub work_done: Vec<WorkDone>,
     /// By tenant and id.
     pub dead_letters: Vec<DeadLetter>,
     /// By tenant and id.

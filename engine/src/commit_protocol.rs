@@ -6,7 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::commit::{CommitPath, CommitReply, EntityRow, Surprises};
 use crate::error::ErrorKind;
 use crate::planted::{Bug, active};
-use crate::position::{Epoch, Offset, Revision};
+use crate::position::{Epoch, Revision};
 use crate::retry::{BackOff, Disposition, dispose};
 use crate::store::StoreError;
 
@@ -75,7 +75,8 @@ pub struct CommitProtocol {
     stage: Stage,
     attempt: u32,
     surprised_in_a_row: u32,
-    one_event_until: Option<Offset>,
+    /// Events that go one at a time from here on: so many as stood in a batch whose values were refused.
+    one_event_left: usize,
     /// What batches of unknown outcome are under way for this revision.
     at_large: AtLarge,
     back_off: BackOff,
@@ -105,7 +106,7 @@ impl CommitProtocol {
             stage: Stage::Idle,
             attempt: 0,
             surprised_in_a_row: 0,
-            one_event_until: None,
+            one_event_left: 0,
             at_large: AtLarge::None,
             back_off,
         }
@@ -132,7 +133,7 @@ impl CommitProtocol {
             } else {
                 CommitPath::Fast
             },
-            one_event: self.one_event_until.is_some(),
+            one_event: self.one_event_left > 0,
             halved: self
                 .surprised_in_a_row
                 .saturating_sub(SURPRISES_BEFORE_CAREFUL),
@@ -150,13 +151,12 @@ impl CommitProtocol {
         self.attempt += 1;
     }
 
-    /// The store answered for the batch in flight, whose events are `events` many and end at
-    /// `last_offset`. `random` jitters the wait.
+    /// The store answered for the batch in flight, whose events are `events` many. `random` jitters the
+    /// wait.
     pub fn on_reply(
         &mut self,
         reply: Result<CommitReply, StoreError>,
         events: usize,
-        last_offset: Option<Offset>,
         random: u64,
     ) -> Next {
         assert!(
@@ -165,7 +165,7 @@ impl CommitProtocol {
             self.stage
         );
         match reply {
-            Ok(CommitReply::Committed { new_rows }) => self.committed(Some(new_rows), last_offset),
+            Ok(CommitReply::Committed { new_rows }) => self.committed(Some(new_rows), events),
             Ok(CommitReply::Surprised(surprises)) => {
                 self.given_up();
                 self.surprised_in_a_row = self.surprised_in_a_row.saturating_add(1);
@@ -174,7 +174,7 @@ impl CommitProtocol {
             Ok(CommitReply::Fenced) => self.over(Next::Drop),
             Err(StoreError::OutcomeUnknown { .. }) => {
                 if active(Bug::UnknownOutcomeTakenForCommitted) {
-                    return self.committed(None, last_offset);
+                    return self.committed(None, events);
                 }
                 self.stage = Stage::Unknown;
                 if self.at_large == AtLarge::None {
@@ -182,15 +182,16 @@ impl CommitProtocol {
                 }
                 Next::ReadCheckpoint(self.back_off.wait(self.attempt, random))
             }
-            Err(error) => self.failed(&error, events, last_offset, random),
+            Err(error) => self.failed(&error, events, random),
         }
     }
 
     /// The checkpoint was read after an unknown outcome (or could not be, which asks for another try).
+    /// `events` is how many are in the batch in flight.
     pub fn on_checkpoint(
         &mut self,
         read: Result<Option<Checkpoint>, StoreError>,
-        last_offset: Option<Offset>,
+        events: usize,
         random: u64,
     ) -> Next {
         assert!(
@@ -222,33 +223,22 @@ impl CommitProtocol {
             if self.at_large == AtLarge::Another {
                 return self.over(Next::ClaimAgain);
             }
-            return self.committed(None, last_offset);
+            return self.committed(None, events);
         }
         self.over(Next::Drop)
     }
 
-    fn committed(&mut self, new_rows: Option<Vec<EntityRow>>, last_offset: Option<Offset>) -> Next {
+    fn committed(&mut self, new_rows: Option<Vec<EntityRow>>, events: usize) -> Next {
         self.revision = self.revision.next();
         self.at_large = AtLarge::None;
         self.stage = Stage::Idle;
         self.attempt = 0;
         self.surprised_in_a_row = 0;
-        if self
-            .one_event_until
-            .is_some_and(|until| last_offset.is_some_and(|last| last >= until))
-        {
-            self.one_event_until = None;
-        }
+        self.one_event_left = self.one_event_left.saturating_sub(events);
         Next::Settle { new_rows }
     }
 
-    fn failed(
-        &mut self,
-        error: &StoreError,
-        events: usize,
-        last_offset: Option<Offset>,
-        random: u64,
-    ) -> Next {
+    fn failed(&mut self, error: &StoreError, events: usize, random: u64) -> Next {
         match dispose(error.kind(), self.attempt, &self.back_off, random) {
             Disposition::RetryAfter(wait) => {
                 self.stage = Stage::Idle;
@@ -261,7 +251,7 @@ impl CommitProtocol {
                         detail: error.to_string(),
                     };
                 }
-                self.one_event_until = last_offset;
+                self.one_event_left = events;
                 Next::Reapply(Surprises::default())
             }
             Disposition::Drop => self.over(Next::Drop),
@@ -335,12 +325,12 @@ mod tests {
             assert_eq!(protocol.terms(0).halved, u32::saturating_sub(in_a_row, 2));
             protocol.submitted();
             let surprised = Ok(CommitReply::Surprised(Surprises::default()));
-            let next = protocol.on_reply(surprised, 10, None, 0);
+            let next = protocol.on_reply(surprised, 10, 0);
             assert!(matches!(next, Next::Reapply(_)), "{next:?}");
         }
         protocol.submitted();
         let new_rows = Vec::new();
-        protocol.on_reply(Ok(CommitReply::Committed { new_rows }), 1, None, 0);
+        protocol.on_reply(Ok(CommitReply::Committed { new_rows }), 1, 0);
         assert_eq!(protocol.terms(0).halved, 0);
     }
 
@@ -360,10 +350,10 @@ mod tests {
         ] {
             let mut protocol = in_flight();
             assert!(matches!(
-                protocol.on_reply(Err(unknown()), 5, None, 0),
+                protocol.on_reply(Err(unknown()), 5, 0),
                 Next::ReadCheckpoint(_)
             ));
-            let next = protocol.on_checkpoint(Ok(Some(checkpoint(found.0, found.1))), None, 0);
+            let next = protocol.on_checkpoint(Ok(Some(checkpoint(found.0, found.1))), 5, 0);
             match settled {
                 Some(true) => assert_eq!(next, Next::Settle { new_rows: None }),
                 Some(false) => assert!(matches!(next, Next::SubmitAgain(_))),
@@ -377,18 +367,18 @@ mod tests {
     #[test]
     fn a_revision_that_moved_does_not_say_which_of_two_batches_was_written() {
         let mut protocol = in_flight();
-        let wait = protocol.on_reply(Err(unknown()), 5, None, 0);
+        let wait = protocol.on_reply(Err(unknown()), 5, 0);
         assert!(matches!(wait, Next::ReadCheckpoint(_)));
-        let again = protocol.on_checkpoint(Ok(Some(checkpoint(3, 7))), None, 0);
+        let again = protocol.on_checkpoint(Ok(Some(checkpoint(3, 7))), 5, 0);
         assert!(matches!(again, Next::SubmitAgain(_)));
         protocol.submitted();
         let surprised = Ok(CommitReply::Surprised(Surprises::default()));
-        let anew = protocol.on_reply(surprised, 5, None, 0);
+        let anew = protocol.on_reply(surprised, 5, 0);
         assert!(matches!(anew, Next::Reapply(_)));
         protocol.submitted();
-        let wait = protocol.on_reply(Err(unknown()), 6, None, 0);
+        let wait = protocol.on_reply(Err(unknown()), 6, 0);
         assert!(matches!(wait, Next::ReadCheckpoint(_)));
-        let next = protocol.on_checkpoint(Ok(Some(checkpoint(3, 8))), None, 0);
+        let next = protocol.on_checkpoint(Ok(Some(checkpoint(3, 8))), 5, 0);
         assert_eq!(next, Next::ClaimAgain);
     }
 
@@ -399,23 +389,23 @@ mod tests {
             detail: "no".to_owned(),
         };
         let mut protocol = in_flight();
-        let next = protocol.on_reply(Err(refused()), 5, Some(Offset(9)), 0);
+        let next = protocol.on_reply(Err(refused()), 2, 0);
         assert_eq!(next, Next::Reapply(Surprises::default()));
         assert!(protocol.terms(0).one_event);
         protocol.submitted();
         let committed = CommitReply::Committed {
             new_rows: Vec::new(),
         };
-        protocol.on_reply(Ok(committed.clone()), 1, Some(Offset(8)), 0);
+        protocol.on_reply(Ok(committed.clone()), 1, 0);
         assert!(
             protocol.terms(0).one_event,
             "the event at fault is still ahead"
         );
         protocol.submitted();
-        let next = protocol.on_reply(Err(refused()), 1, Some(Offset(9)), 0);
+        let next = protocol.on_reply(Err(refused()), 1, 0);
         assert!(matches!(next, Next::Condemn { .. }));
         protocol.submitted();
-        protocol.on_reply(Ok(committed), 1, Some(Offset(9)), 0);
+        protocol.on_reply(Ok(committed), 1, 0);
         assert!(!protocol.terms(0).one_event);
     }
 
@@ -427,7 +417,7 @@ mod tests {
             detail: "no".to_owned(),
         };
         assert!(matches!(
-            protocol.on_reply(Err(error), 1, None, 0),
+            protocol.on_reply(Err(error), 1, 0),
             Next::Stop {
                 nothing_written: true,
                 ..
@@ -452,15 +442,15 @@ mod tests {
         };
         for read in [Ok(None), Err(error())] {
             let mut protocol = in_flight();
-            protocol.on_reply(Err(unknown()), 5, None, 0);
-            assert!(is_unknown(protocol.on_checkpoint(read, None, 0)));
+            protocol.on_reply(Err(unknown()), 5, 0);
+            assert!(is_unknown(protocol.on_checkpoint(read, 5, 0)));
         }
         // Handed over again and refused: the first one may still arrive.
         let mut protocol = in_flight();
-        protocol.on_reply(Err(unknown()), 5, None, 0);
-        protocol.on_checkpoint(Ok(Some(checkpoint(3, 7))), None, 0);
+        protocol.on_reply(Err(unknown()), 5, 0);
+        protocol.on_checkpoint(Ok(Some(checkpoint(3, 7))), 5, 0);
         protocol.submitted();
-        assert!(is_unknown(protocol.on_reply(Err(error()), 5, None, 0)));
+        assert!(is_unknown(protocol.on_reply(Err(error()), 5, 0)));
     }
 
     #[test]
@@ -476,7 +466,7 @@ mod tests {
                 known_keys: vec![known],
                 ..Surprises::default()
             };
-            protocol.on_reply(Ok(CommitReply::Surprised(surprises)), 5, None, 0);
+            protocol.on_reply(Ok(CommitReply::Surprised(surprises)), 5, 0);
             protocol.submitted();
         }
         assert_eq!(protocol.terms(0).path, crate::commit::CommitPath::Careful);

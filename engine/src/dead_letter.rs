@@ -25,12 +25,12 @@ pub enum DeadLetterSource {
         /// The entity, when its key is known.
         key: Option<EntityKey>,
     },
-    /// A delivery that never became a stored event: its bytes as they came.
+    /// A delivery or an emitted event that never became a stored event: its bytes as they came.
     Raw {
         /// Where it came from.
         source_partition: SourcePartition,
-        /// Its offset there.
-        offset: Offset,
+        /// Its offset there; an emitted event has none.
+        offset: Option<Offset>,
         /// Its bytes.
         payload: Bytes,
     },
@@ -186,7 +186,7 @@ mod tests {
                 source: SourceName::new("s").unwrap(),
                 partition: 0,
             },
-            offset: Offset(0),
+            offset: Some(Offset(0)),
             payload,
         };
         let tenant = TenantId::new("acme").unwrap();

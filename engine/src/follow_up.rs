@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::checkpoint::{Checkpoint, Counts};
+use crate::checkpoint::{Checkpoint, Counts, Progress};
 use crate::clock::Timestamp;
 use crate::commit::{CommitBatch, EntityName, EntityRead, EntityWrite, Segment, StoredEntity};
 use crate::commit_protocol::Terms;
@@ -173,7 +173,6 @@ pub fn retry(
             for work in &mut batch.open_work {
                 work.due = desk.at;
             }
-            batch.open_work.sort_by_key(|work| work.id);
             counts.emitted = batch.open_work.len() as u64;
         }
         batch.entities.push(write(name, moved, entity, desk.at));
@@ -237,7 +236,7 @@ pub fn admit(desk: &Desk<'_>, letter: Hash128, part: Part) -> FollowUp {
     batch.tenants.extend(part.tenant);
     batch.tenants.sort();
     batch.tenants.dedup();
-    batch.segments.extend(part.segment);
+    batch.segments = part.segments;
     batch.dedupe = part.dedupe;
     batch.entities = part.entities;
     batch.reads = part.reads;
@@ -247,6 +246,30 @@ pub fn admit(desk: &Desk<'_>, letter: Hash128, part: Part) -> FollowUp {
     FollowUp {
         batch,
         decided: Decided::Admitted(counts),
+    }
+}
+
+/// The batch of emitted events alone: `part` is what a partition of [`operator`] made of its open work. No
+/// decision is in it, so the offset stays.
+pub fn loop_back(progress: &Progress, terms: Terms, part: Part, at: Timestamp) -> CommitBatch {
+    let mut progress = progress.clone();
+    progress.counts.add(&part.counts);
+    CommitBatch {
+        source_partition: operator(),
+        epoch: terms.epoch,
+        revision: terms.revision,
+        path: terms.path,
+        tenants: part.tenant.into_iter().collect(),
+        progress,
+        segments: part.segments,
+        dedupe: part.dedupe,
+        entities: part.entities,
+        reads: part.reads,
+        open_work: part.open_work,
+        work_done: part.work_done,
+        dead_letters: part.dead_letters,
+        dead_letter_updates: Vec::new(),
+        at,
     }
 }
 
@@ -281,6 +304,7 @@ impl Desk<'_> {
             entities: Vec::new(),
             reads: Vec::new(),
             open_work: Vec::new(),
+            work_done: Vec::new(),
             dead_letters: Vec::<DeadLetter>::new(),
             dead_letter_updates: vec![DeadLetterUpdate {
                 tenant: self.tenant.clone(),
@@ -304,6 +328,7 @@ impl Desk<'_> {
         let record = Record {
             sequence: head.next_sequence,
             offset: None,
+            cause: None,
             admitted_at: self.at,
             body: RecordBody::FollowUp {
                 of: pointed.position.clone(),

@@ -116,3 +116,10 @@ pub const LEASE_TTL_MAX: std::time::Duration = std::time::Duration::from_secs(3_
 
 /// Bytes of the name of a lease's holder: a name of a process, for people.
 pub const LEASE_HOLDER_BYTES_MAX: usize = 256;
+
+/// Pieces of open work read at once. Each may be as large as an entity's data, so that a page is some
+/// megabytes at worst.
+pub const OPEN_WORK_PAGE: u32 = 100;
+
+/// Tenants with open work read at once, when a source partition is claimed.
+pub const OPEN_WORK_TENANTS_PAGE: u32 = 1_000;

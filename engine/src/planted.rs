@@ -30,11 +30,17 @@ pub enum Bug {
     UnknownOutcomeTakenForCommitted,
     /// A rejected event changes the entity all the same.
     RejectedChangesState,
+    /// An emitted event is taken up, and its open work stays.
+    WorkNotDeleted,
+    /// A new owner does not look for the open work that the one before it left.
+    WorkForgottenOnClaim,
+    /// A page of open work is taken in from its beginning, whatever of it is queued already.
+    WorkTakenTwice,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 16] = [
         Bug::AcknowledgeBeforeCommit,
         Bug::NoEpochCheck,
         Bug::NoRevisionCheck,
@@ -48,6 +54,9 @@ impl Bug {
         Bug::DedupeProbeLeftOut,
         Bug::UnknownOutcomeTakenForCommitted,
         Bug::RejectedChangesState,
+        Bug::WorkNotDeleted,
+        Bug::WorkForgottenOnClaim,
+        Bug::WorkTakenTwice,
     ];
 }
 

@@ -18,6 +18,22 @@ crate::text_type!(
     Incarnation, "incarnation", crate::text::attribute_rule
 );
 
+/// The stream of the events that machines emitted. No configured source may have it.
+pub const INTERNAL: &str = "internal";
+
+impl StreamName {
+    /// The stream [`INTERNAL`].
+    pub fn internal() -> Self {
+        #[allow(clippy::expect_used)]
+        Self::new(INTERNAL).expect("the constant is a valid name")
+    }
+
+    /// True for the stream [`INTERNAL`].
+    pub fn is_internal(&self) -> bool {
+        self.as_str() == INTERNAL
+    }
+}
+
 /// The broker's partition, subject or HTTP slot: the unit of ownership and of the checkpoint.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct SourcePartition {

@@ -116,8 +116,10 @@ impl FollowUpAction {
 pub struct Record {
     /// Its place in the stream partition.
     pub sequence: Sequence,
-    /// Its place in the source partition; absent for follow-ups.
+    /// Its place in the source partition; absent for follow-ups and for emitted events.
     pub offset: Option<Offset>,
+    /// Of an emitted event, the record at which a machine emitted it (in the same tenant).
+    pub cause: Option<RecordPosition>,
     /// When it was admitted.
     pub admitted_at: Timestamp,
     /// Event or follow-up.
@@ -156,6 +158,7 @@ impl Record {
         let entry = Entry {
             sequence: self.sequence,
             offset: self.offset,
+            cause: self.cause.as_ref(),
             admitted_at_text,
             body,
             effects: &self.effects,
@@ -176,8 +179,10 @@ impl Record {
 pub(crate) struct Entry<'r> {
     /// Its place in the stream partition.
     pub sequence: Sequence,
-    /// Its place in the source partition; absent for follow-ups.
+    /// Its place in the source partition; absent for follow-ups and for emitted events.
     pub offset: Option<Offset>,
+    /// The record at which a machine emitted it.
+    pub cause: Option<&'r RecordPosition>,
     /// When it was admitted, in RFC 3339.
     pub admitted_at_text: &'r str,
     /// Event or follow-up.
@@ -203,6 +208,9 @@ impl Entry<'_> {
         if let Some(offset) = self.offset {
             out.push_str(",\"offset\":");
             push_integer(out, offset.0);
+        }
+        if let Some(cause) = self.cause {
+            let _ = write!(out, ",\"cause\":\"{cause}\"");
         }
         out.push_str(",\"admitted_at\":\"");
         out.push_str(self.admitted_at_text);
@@ -316,6 +324,7 @@ fn push_integer(out: &mut String, value: u64) {
 struct StoredRecord<'t> {
     sequence: u64,
     offset: Option<u64>,
+    cause: Option<String>,
     admitted_at: String,
     #[serde(borrow)]
     event: Option<&'t RawValue>,
@@ -360,6 +369,14 @@ impl StoredRecord<'_> {
         Ok(Record {
             sequence: Sequence(self.sequence),
             offset: self.offset.map(Offset),
+            cause: match self.cause {
+                Some(cause) => Some(
+                    cause
+                        .parse()
+                        .map_err(|_| malformed("`cause` is no position"))?,
+                ),
+                None => None,
+            },
             admitted_at: Timestamp::parse_rfc3339(&self.admitted_at)
                 .ok_or_else(|| malformed("`admitted_at` is no time"))?,
             body,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::chain::ChainHead;
 use crate::checkpoint::Checkpoint;
 use crate::clock::Timestamp;
-use crate::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
+use crate::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity, WorkPlace};
 use crate::dead_letter::{DeadLetter, DeadLetterState};
 use crate::error::ErrorKind;
 use crate::event::{CorrelationId, EventId};
@@ -167,8 +167,12 @@ pub enum EventLookup {
 pub struct StoredOpenWork {
     /// Its identity.
     pub id: Hash128,
+    /// Its place in the order of its tenant and source partition.
+    pub place: WorkPlace,
     /// What it is.
     pub kind: String,
+    /// The record that caused it.
+    pub cause: RecordPosition,
     /// The event's JSON form.
     pub event: Bytes,
 }
@@ -322,11 +326,20 @@ pub trait StateStore: Send + Sync + 'static {
         id: Hash128,
     ) -> Result<Option<StoredDeadLetter>, StoreError>;
 
-    /// A tenant's open work of one source partition, in order of due time and id, at most `limit`.
+    /// The tenants that have open work of one source partition, in order, behind `after`, at most `limit`.
+    async fn tenants_with_open_work(
+        &self,
+        source_partition: &SourcePartition,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<Vec<TenantId>, StoreError>;
+
+    /// A tenant's open work of one source partition, in order of place, behind `after`, at most `limit`.
     async fn open_work(
         &self,
         tenant: &TenantId,
         source_partition: &SourcePartition,
+        after: Option<WorkPlace>,
         limit: u32,
     ) -> Result<Vec<StoredOpenWork>, StoreError>;
 

@@ -115,7 +115,8 @@ pub fn dead(machine: &dyn Processor, key: Option<EntityKey>, fault: Fault) -> Tr
 }
 
 /// Makes what a machine emitted into open work: stamped from its cause, with an identity that is the
-/// same however often it is derived. One piece for each: [`apply`] let through only what can be made.
+/// same however often it is derived. Numbered from 0. One piece for each: [`apply`] let through only what
+/// can be made.
 pub fn open_work_of(
     tenant: &TenantId,
     cause: &Event,
@@ -130,6 +131,7 @@ pub fn open_work_of(
         cause.emit(machine, emitted, id, at).write_json(&mut json);
         OpenWork {
             tenant: tenant.clone(),
+            number: index as u32,
             id,
             kind: OpenWorkKind::LoopBack,
             due: at,

@@ -2,7 +2,7 @@
 //! time on entities of its own. What must come of them is found by the engine's rules on one thread,
 //! event after event: what is measured moves the same events through sources, actors and commits.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
@@ -188,12 +188,25 @@ impl<'m> Player<'m> {
         })
     }
 
+    /// Plays a received event, and then what machines emit for it, as each is committed. Where machines
+    /// listen to what is emitted, and their answers depend on what came first, the node's may differ: it
+    /// commits several received events at once, and what these emit after all of them.
     fn offer(&mut self, event: &Event) {
+        self.counts.admitted += 1;
+        let mut emitted = VecDeque::from(self.play(event));
+        while let Some(event) = emitted.pop_front() {
+            self.counts.looped_back += 1;
+            emitted.extend(self.play(&event));
+        }
+    }
+
+    /// What one event does; the events that machines emit for it.
+    fn play(&mut self, event: &Event) -> Vec<Event> {
         let context = EventContext {
             event,
             admitted_at: TIME,
         };
-        self.counts.admitted += 1;
+        let mut emits = Vec::new();
         let mut listens = false;
         for machine in self.machines.listening_to(&event.event_type) {
             listens = true;
@@ -214,16 +227,21 @@ impl<'m> Player<'m> {
             }
             if let Some(moved) = transition.moved {
                 self.counts.emitted += moved.emitted.len() as u64;
+                let by = &machine.definition().machine;
+                emits.extend(moved.emitted.iter().enumerate().map(|(index, emitted)| {
+                    event.emit(by, emitted, event.emitted_id(by, index), TIME)
+                }));
                 self.entities.insert(name, moved.state);
             }
         }
         self.counts.unhandled += u64::from(!listens);
+        emits
     }
 
     fn books(&self) -> TenantBooks {
         TenantBooks {
             name: self.tenant.to_string(),
-            records: self.counts.admitted,
+            records: self.counts.admitted + self.counts.looped_back,
             entities: self.entities.len() as u64,
             versions: self.entities.values().map(|entity| entity.version.0).sum(),
             dead_letters: self.counts.dead,

@@ -86,7 +86,10 @@ impl Load {
                 counts.applied += tenant.applied;
                 counts.rejected += tenant.rejected;
                 counts.dead += tenant.dead;
+                // Nothing listens to what the machine emits.
                 counts.emitted += tenant.emitted;
+                counts.looped_back += tenant.emitted;
+                counts.unhandled += tenant.emitted;
             }
         }
         let of_tenant = |(index, tenant): (usize, &Tenant)| order_books(tenant, index, &books);
@@ -138,7 +141,7 @@ fn order_books(tenant: &Tenant, index: usize, books: &[FileBooks]) -> TenantBook
     };
     let mut paid_cents = 0;
     for of_file in books.iter().filter_map(|file| file.tenants.get(index)) {
-        sum.records += of_file.admitted;
+        sum.records += of_file.admitted + of_file.emitted;
         sum.entities += of_file.orders.iter().sum::<u64>();
         sum.versions += of_file.applied;
         sum.dead_letters += of_file.dead + of_file.conflicts;
@@ -150,7 +153,7 @@ fn order_books(tenant: &Tenant, index: usize, books: &[FileBooks]) -> TenantBook
 
 fn counts(expected: &Counts, found: &Counts) -> Vec<Figure> {
     type Count = fn(&Counts) -> u64;
-    let of: [(&'static str, Count); 10] = [
+    let of: [(&'static str, Count); 11] = [
         ("admitted", |c| c.admitted),
         ("duplicates", |c| c.duplicates),
         ("conflicts", |c| c.conflicts),
@@ -161,6 +164,7 @@ fn counts(expected: &Counts, found: &Counts) -> Vec<Figure> {
         ("dead", |c| c.dead),
         ("unhandled", |c| c.unhandled),
         ("emitted", |c| c.emitted),
+        ("looped_back", |c| c.looped_back),
     ];
     of.into_iter()
         .map(|(what, count)| Figure {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hdrhistogram::Histogram;
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::{Clock as _, Timestamp};
-use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
+use tidegate_engine::commit::{
+    CommitBatch, CommitReply, EntityName, Segment, StoredEntity, WorkPlace,
+};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
@@ -159,13 +161,29 @@ impl StateStore for TimedStore {
         self.store.dead_letter(tenant, id).await
     }
 
+    async fn tenants_with_open_work(
+        &self,
+        source_partition: &SourcePartition,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<Vec<TenantId>, StoreError> {
+        let store = &self.store;
+        store
+            .tenants_with_open_work(source_partition, after, limit)
+            .await
+    }
+
     async fn open_work(
         &self,
         tenant: &TenantId,
         source_partition: &SourcePartition,
+        after: Option<WorkPlace>,
         limit: u32,
     ) -> Result<Vec<StoredOpenWork>, StoreError> {
-        self.store.open_work(tenant, source_partition, limit).await
+        let store = &self.store;
+        store
+            .open_work(tenant, source_partition, after, limit)
+            .await
     }
 
     async fn event_positions(

@@ -127,7 +127,11 @@ fn in_order<'l>(letters: impl Iterator<Item = &'l DeadLetter>) -> Vec<Hash128> {
                 source_partition,
                 offset,
                 ..
-            } => ((true, source_partition.to_string()), offset.0),
+            } => {
+                // What was emitted has no offset: it comes behind what was delivered.
+                let place = offset.map_or(u64::MAX, |offset| offset.0);
+                ((true, source_partition.to_string()), place)
+            }
         };
         let of_log = logs.entry(log).or_default();
         of_log.push((place, letter.at, letter.id));
@@ -165,7 +169,10 @@ fn row(stored: &StoredDeadLetter) -> Vec<Value> {
         } => (
             Value::Null,
             Value::Null,
-            format!("{source_partition}@{offset}"),
+            match offset {
+                Some(offset) => format!("{source_partition}@{offset}"),
+                None => format!("{source_partition}, emitted"),
+            },
         ),
     };
     vec![

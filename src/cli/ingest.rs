@@ -162,6 +162,11 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
         return configured(config);
     }
     let tenant = tenant_of(wanted)?;
+    if wanted.stream.is_internal() {
+        return Err(Failure::usage(
+            "--stream internal: what machines emit is kept under this name; take another",
+        ));
+    }
     let of = |name: SourceName, paths: Vec<PathBuf>| Named {
         name,
         paths,
@@ -332,6 +337,7 @@ fn difference(after: &Counts, before: &Counts) -> Counts {
         dead: after.dead - before.dead,
         unhandled: after.unhandled - before.unhandled,
         emitted: after.emitted - before.emitted,
+        looped_back: after.looped_back - before.looped_back,
     }
 }
 
@@ -348,6 +354,7 @@ fn report(counts: &Counts, seconds: f64, done: bool, output: &mut Output) -> Res
         ("dead", json!(counts.dead)),
         ("unhandled", json!(counts.unhandled)),
         ("emitted", json!(counts.emitted)),
+        ("looped_back", json!(counts.looped_back)),
         ("seconds", json!((seconds * 1_000.0).round() / 1_000.0)),
     ])?;
     let kept = counts.dead + counts.conflicts + counts.unreadable;

@@ -11,7 +11,7 @@ use tidegate_engine::follow_up;
 use tidegate_engine::limits;
 use tidegate_engine::mapping;
 use tidegate_engine::partition::PartitionLimits;
-use tidegate_engine::position::SourceName;
+use tidegate_engine::position::{SourceName, StreamName};
 use tidegate_engine::retry::BackOff;
 use tidegate_engine::tenant::TenantBinding;
 
@@ -26,6 +26,13 @@ impl Check for Config {
     fn check(&self, line: u32, _path: &str, problems: &mut Problems) {
         let mut seen = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
+            if source.stream.as_ref().is_some_and(StreamName::is_internal) {
+                problems.add(
+                    line,
+                    &format!("sources[{index}].stream"),
+                    "what machines emit is kept under this name; take another",
+                );
+            }
             if let Some(name) = &source.name {
                 if name.as_str() == follow_up::OPERATOR {
                     problems.add(
@@ -258,6 +265,7 @@ impl Config {
             memory: PartitionLimits {
                 entities_max: limits.cached_entities_max,
                 known_keys_max: limits.cached_keys_max,
+                emitted_bytes_max: limits.emitted_bytes_max,
             },
             load_entities_max: limits.load_entities_max,
             back_off: BackOff {

@@ -238,8 +238,8 @@ section! {
     pub struct Limits {
         /// Events that are received and not yet settled, over all tenants.
         node_events_max: usize [1..=10_000_000] = 100_000;
-        /// Bytes of those events. Beside them the process has what it keeps in memory of entities and
-        /// keys: `cached_entities_max`, `cached_keys_max`.
+        /// Bytes of those events. Beside them the process has what it keeps in memory of entities, keys
+        /// and emitted events: `cached_entities_max`, `cached_keys_max`, `emitted_bytes_max`.
         node_bytes_max: usize [4_194_304..=4_294_967_295] = 268_435_456;
         /// Events of one tenant that are received and not yet settled: its share of the node.
         tenant_events_max: usize [1..=10_000_000] = 25_000;
@@ -265,6 +265,9 @@ section! {
         /// Idempotency keys kept in memory in such shares, so that a duplicate of a recent event costs no
         /// commit. Beside them the keys of events that are not yet settled.
         cached_keys_max: usize [1_000..=100_000_000] = 1_000_000;
+        /// Bytes of emitted events that wait in memory for their turn, in such shares of at least 64 KiB.
+        /// What is more waits in the store.
+        emitted_bytes_max: usize [65_536..=4_294_967_295] = 67_108_864;
         /// Entities read from the store at once.
         load_entities_max: usize [1..=100_000] = 2_000;
         /// Milliseconds before the first retry of what failed for now; doubled each time.
@@ -317,7 +320,7 @@ section! {
     pub struct Retention {
         /// Days, or null to keep everything. Entities stay; a dropped log can no longer be replayed.
         /// Dead letters stay as well, decided ones too, with the bytes of what never entered the log,
-        /// and so do emitted events.
+        /// and so do emitted events that wait.
         log_days: Option<u64> [1..=36_500] = None;
     }
 

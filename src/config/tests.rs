@@ -120,6 +120,12 @@ sources:
             .to_string()
             .contains("take another")
     );
+    let internal = "sources: [{ name: a, paths: [x], stream: internal, tenant: t }]";
+    let refused = parse(internal).unwrap_err().to_string();
+    assert!(
+        refused.contains("sources[0].stream: what machines emit"),
+        "{refused}"
+    );
     let one = "{ name: a, paths: [x], stream: s, tenant: t }";
     let twice = format!("sources: [{one}, {one}]");
     assert!(

@@ -66,7 +66,7 @@ async fn tenant_figures(
         }));
     };
 
-    let events = "select tenant, count(*) from events group by tenant";
+    let events = "select tenant, count(*) from events where stream <> 'internal' group by tenant";
     by_tenant("events in the log", ask(sql, events).await?, &|b| {
         b.admitted
     });
@@ -94,9 +94,8 @@ async fn tenant_figures(
     }
     let paid = "select tenant, sum(paid_cents) from state_order group by tenant";
     by_tenant("cents paid", ask(sql, paid).await?, &|b| b.paid_cents);
-    let emitted = "select t.name, count(*) from open_work w join tenants t using (tenant_id) \
-                   group by t.name";
-    by_tenant("emitted events kept", ask(sql, emitted).await?, &|b| {
+    let emitted = "select tenant, count(*) from events where stream = 'internal' group by tenant";
+    by_tenant("emitted events taken up", ask(sql, emitted).await?, &|b| {
         b.emitted
     });
 

@@ -276,7 +276,7 @@ fn by_tenant(snapshot: &NodeSnapshot) -> BTreeMap<String, u64> {
             .supervisor
             .partitions
             .iter()
-            .filter_map(|partition| partition.head)
+            .filter_map(|partition| Some(partition.heads?.source))
             .map(|head| head.next_sequence.0)
             .sum();
         if !tenant.supervisor.tenant.is_unassigned() {
@@ -314,6 +314,7 @@ mod tests {
             dead: many,
             unhandled: many,
             emitted: many,
+            looped_back: many,
         };
         let tenants = crate::demo::generate::TENANTS.map(|(name, _)| (name.to_owned(), many));
         let look = Look {

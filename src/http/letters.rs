@@ -118,6 +118,7 @@ fn refused(error: DecisionError) -> Problem {
         DecisionError::NotFound { .. } => Kind::NotFound,
         DecisionError::NotOpen { .. } | DecisionError::Impossible { .. } => Kind::Conflict,
         DecisionError::Unknown { .. } => Kind::OutcomeUnknown,
+        DecisionError::EmittedLeft { .. } => Kind::Unavailable,
         DecisionError::InTheWay { .. } => Kind::Unavailable,
         DecisionError::Store(_) => {
             tracing::warn!(%error, "a decision met a store that is not available");
@@ -180,7 +181,7 @@ fn told(stored: &StoredDeadLetter) -> Value {
                 ..
             } => {
                 object.insert("source".to_owned(), json!(source_partition.to_string()));
-                object.insert("offset".to_owned(), json!(offset.0));
+                object.insert("offset".to_owned(), json!(offset.map(|offset| offset.0)));
             }
         }
     }

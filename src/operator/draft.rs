@@ -14,13 +14,15 @@ use tidegate_engine::headers::Headers;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
 use tidegate_engine::machine::{DeadReason, Fault, MachineSet};
 use tidegate_engine::mapping::Mapping;
-use tidegate_engine::partition::{Allowance, Head, Part, Partition, PartitionLimits, Prepared};
+use tidegate_engine::partition::{
+    Allowance, Head, Heads, Part, Partition, PartitionLimits, Prepared,
+};
 use tidegate_engine::position::{
     RecordPosition, SourceName, SourcePartition, StreamName, StreamPartition,
 };
 use tidegate_engine::record::{Effect, RecordBody};
 use tidegate_engine::state::{EntityKey, MachineName};
-use tidegate_engine::store::{StateStore, StoreError};
+use tidegate_engine::store::{StateStore, StoreError, StreamHead};
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tidegate_engine::transition;
 use tidegate_engine::verify::stored_record;
@@ -204,8 +206,7 @@ impl Draft<'_> {
             tenant,
             source_partition: follow_up::operator(),
         };
-        let head = self.head(&stream_partition).await?;
-        let part = self.part(stream_partition, head, received).await?;
+        let part = self.part(stream_partition, received).await?;
         Ok(follow_up::admit(self.desk, self.letter, part))
     }
 
@@ -213,13 +214,14 @@ impl Draft<'_> {
     async fn part(
         &self,
         stream_partition: StreamPartition,
-        head: Head,
         received: Received,
     ) -> Result<Part, Unmade> {
         let tenant = stream_partition.tenant.clone();
         let limits = PartitionLimits::default();
+        let heads = self.heads(&stream_partition).await?;
+        let heads = Heads::among(&heads, &stream_partition);
         let mut partition: Partition<()> =
-            Partition::new(stream_partition, self.machines.clone(), head, limits);
+            Partition::new(stream_partition, self.machines.clone(), heads, limits);
         partition.reset(self.surprises);
         partition.offer(received, (), self.desk.at);
         let wanted = partition.wanted(usize::MAX);
@@ -242,12 +244,17 @@ impl Draft<'_> {
 
     async fn stream_of(&self, raw: &Raw<'_>, tenant: &TenantId) -> Result<StreamName, Unmade> {
         if let Some(stream) = raw.stream {
+            if stream.is_internal() {
+                let why = "stream `internal` is that of emitted events; name another one";
+                return Err(Unmade::Impossible(why.to_owned()));
+            }
             return Ok(stream.clone());
         }
-        let heads = self
+        let mut heads = self
             .store
             .stream_heads(tenant, raw.source_partition)
             .await?;
+        heads.retain(|head| !head.stream_partition.stream.is_internal());
         match heads.as_slice() {
             [only] => Ok(only.stream_partition.stream.clone()),
             _ => Err(Unmade::Impossible(format!(
@@ -258,17 +265,20 @@ impl Draft<'_> {
     }
 
     async fn head(&self, stream_partition: &StreamPartition) -> Result<Head, StoreError> {
-        let heads = self
-            .store
-            .stream_heads(&stream_partition.tenant, &stream_partition.source_partition)
-            .await?;
-        let head = heads
-            .into_iter()
-            .find(|head| head.stream_partition == *stream_partition);
-        Ok(head.map_or_else(Head::default, |head| Head {
-            next_sequence: head.next_sequence,
-            chain_head: head.chain_head,
-        }))
+        let heads = self.heads(stream_partition).await?;
+        Ok(Heads::among(&heads, stream_partition).source)
+    }
+
+    async fn heads(
+        &self,
+        stream_partition: &StreamPartition,
+    ) -> Result<Vec<StreamHead>, StoreError> {
+        let StreamPartition {
+            tenant,
+            source_partition,
+            ..
+        } = stream_partition;
+        self.store.stream_heads(tenant, source_partition).await
     }
 
     async fn entity(

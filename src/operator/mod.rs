@@ -1,8 +1,10 @@
 //! Carries a person's decision about a dead letter out: claims the operator's source partition, has the
-//! batch made (`draft`), commits it, and has it made again when the store has a surprise. What the
-//! decision comes to is decided in [`tidegate_engine::follow_up`].
+//! batch made (`draft`), commits it, and has it made again when the store has a surprise. Then takes up what
+//! machines emitted by it (`emitted`). What the decision comes to is decided in
+//! [`tidegate_engine::follow_up`].
 
 mod draft;
+mod emitted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use draft::{Draft, Unmade};
 /// Surprises after which a decision is given up for now: somebody else keeps the entity busy.
 const SURPRISES_MAX: u32 = 100;
 
-/// Why a decision could not be carried out. Nothing changed.
+/// Why a decision could not be carried out. Nothing changed, but for [`DecisionError::EmittedLeft`].
 #[derive(Debug, thiserror::Error)]
 pub enum DecisionError {
     /// There is no such letter.
@@ -70,6 +72,17 @@ pub enum DecisionError {
     InTheWay {
         /// Which.
         id: Hash128,
+    },
+    /// The letter was decided, and what machines emitted by it is not all taken up.
+    #[error(
+        "dead letter {id} was decided; what was emitted by it waits as open work: {why}. The next retry of \
+         any dead letter takes it up"
+    )]
+    EmittedLeft {
+        /// Which.
+        id: Hash128,
+        /// What stood in the way.
+        why: String,
     },
     /// The store failed.
     #[error("{0}")]
@@ -131,7 +144,15 @@ impl Operator<'_> {
                     .attempt(tenant, id, decision, &checkpoint, &surprises)
                     .await?;
                 match attempt {
-                    Attempt::Done(decided) => return Ok(decided),
+                    // To give up, no machine is asked, and none need be known here.
+                    Attempt::Done(decided) if *decision == Decision::Discard => {
+                        return Ok(decided);
+                    }
+                    Attempt::Done(decided) => {
+                        let emitted = self.take_up_emitted().await;
+                        let left = |why| DecisionError::EmittedLeft { id, why };
+                        return emitted.map(|()| decided).map_err(left);
+                    }
                     Attempt::Fenced => break,
                     Attempt::Again(more) => surprises = more,
                     Attempt::Refused(why) => {
@@ -230,11 +251,11 @@ impl Operator<'_> {
         loop {
             protocol.submitted();
             let reply = self.store.commit(batch.clone()).await;
-            let mut next = protocol.on_reply(reply, 1, None, self.ids.next_u64());
+            let mut next = protocol.on_reply(reply, 1, self.ids.next_u64());
             while let Next::ReadCheckpoint(wait) = next {
                 tokio::time::sleep(wait).await;
                 let read = self.store.checkpoint(&follow_up::operator()).await;
-                next = protocol.on_checkpoint(read, None, self.ids.next_u64());
+                next = protocol.on_checkpoint(read, 1, self.ids.next_u64());
             }
             match next {
                 Next::Settle { .. } => return Ok(Attempt::Done(follow_up.decided)),

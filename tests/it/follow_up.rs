@@ -22,8 +22,9 @@ use tidegate_engine::hash::Hash128;
 use tidegate_engine::machine::{DeadReason, MachineDefinition, MachineSet, Processor};
 use tidegate_engine::position::{
     Incarnation, Offset, RecordPosition, Sequence, SourceName, SourcePartition, StreamName,
+    StreamPartition,
 };
-use tidegate_engine::record::{Outcome, RecordBody};
+use tidegate_engine::record::{Outcome, Record, RecordBody, split_segment};
 use tidegate_engine::state::MachineName;
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoredDeadLetter};
 use tidegate_engine::tenant::{TenantBinding, TenantId};
@@ -223,20 +224,30 @@ fn a_retried_event_takes_effect_once_on_the_state_as_it_is_now_and_replays() {
     };
     assert_eq!(of.to_string(), "payments:pay/0:1");
     assert_eq!(by.as_str(), "operator:ada");
-    // What it emitted is kept like any emitted event.
-    let work = fixture.runtime.block_on(fixture.store.open_work(
-        &tenant(),
-        &tidegate_engine::follow_up::operator(),
-        10,
-    ));
-    let work = work.unwrap();
-    assert_eq!(work.len(), 1);
+    // What it emitted is taken up with it, in the log of the same source partition.
+    let at = "internal:operator/0:0".parse().unwrap();
+    let emitted = fixture
+        .runtime
+        .block_on(stored_record(&fixture.store, &tenant(), &at))
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        emitted.cause.unwrap().to_string(),
+        "payments:operator/0:0",
+        "the retry, not the event"
+    );
+    let RecordBody::Event(emitted) = emitted.body else {
+        panic!("no event")
+    };
+    let place = tidegate_engine::follow_up::operator();
+    let open = fixture.store.tenants_with_open_work(&place, None, 10);
+    assert_eq!(fixture.runtime.block_on(open).unwrap(), []);
     // Its time is the cause's: without one in the envelope, when the cause was admitted, not retried.
     let acme = tenant();
     let cause = stored_record(&fixture.store, &acme, &of);
     let cause = fixture.runtime.block_on(cause).unwrap().unwrap();
-    let emitted: serde_json::Value = serde_json::from_slice(&work[0].event).unwrap();
-    assert_eq!(emitted["time"], json!(cause.admitted_at.to_rfc3339()));
+    let time = emitted.time.unwrap().text;
+    assert_eq!(time.as_str(), cause.admitted_at.to_rfc3339());
     assert!(record.admitted_at > cause.admitted_at);
     fixture.verify();
 
@@ -387,7 +398,7 @@ impl Fixture {
         self.keep(DeadReason::Unreadable, |source_partition| {
             DeadLetterSource::Raw {
                 source_partition,
-                offset: Offset(90),
+                offset: Some(Offset(90)),
                 payload: Bytes::from(payload),
             }
         })
@@ -449,6 +460,7 @@ impl Fixture {
                 entities: Vec::new(),
                 reads: Vec::new(),
                 open_work: Vec::new(),
+                work_done: Vec::new(),
                 dead_letters: vec![letter],
                 dead_letter_updates: Vec::new(),
                 at: Timestamp(3),
@@ -519,14 +531,24 @@ fn r04_correlation_and_causation_ids_are_the_same_bytes_all_the_way() {
         (tidegate_engine::follow_up::operator(), "dead"),
     ] {
         let acme = tenant();
-        let work = fixture.store.open_work(&acme, &place, 100);
-        let work = fixture.runtime.block_on(work).unwrap();
-        let mut found: Vec<_> = work
+        let log = StreamPartition {
+            tenant: acme,
+            stream: StreamName::internal(),
+            source_partition: place,
+        };
+        let segments = fixture.store.segments(&log, Sequence(0), 100);
+        let segments = fixture.runtime.block_on(segments).unwrap();
+        let records = segments
             .iter()
-            .map(|work| {
-                let emitted: serde_json::Value = serde_json::from_slice(&work.event).unwrap();
-                let text = |name: &str| emitted[name].as_str().unwrap().to_owned();
-                (text("causationid"), text("correlationid"))
+            .flat_map(|it| split_segment(&it.body).unwrap());
+        let mut found: Vec<_> = records
+            .map(|record| {
+                let record = Record::read(record.get()).unwrap().0;
+                let RecordBody::Event(event) = record.body else {
+                    panic!("no event")
+                };
+                let causation = event.causation_id.unwrap().to_string();
+                (causation, event.correlation_id.unwrap().to_string())
             })
             .collect();
         found.sort();

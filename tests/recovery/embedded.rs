@@ -43,11 +43,12 @@ events:
 
 /// Where a commit stops for ever: behind the first row that it gives to a table, in the order in which it
 /// writes them. A batch has several rows for each, of several tenants.
-const PLACES: [&str; 7] = [
+const PLACES: [&str; 8] = [
     "INSERT ON dedupe_0",
     "INSERT ON segments",
     "INSERT ON entities",
     "UPDATE ON entities",
+    "DELETE ON open_work",
     "INSERT ON open_work",
     "INSERT ON dead_letters",
     "UPDATE OF revision ON source_partitions",
@@ -192,14 +193,14 @@ impl Scene {
     async fn check_whole(&self, after: &str) {
         let mut shell = self.shell(SECOND * 5).await;
         let rows = sqlx::query(
-            "SELECT 'records', sum(admitted), (SELECT sum(event_count) FROM segments) FROM source_partitions
-             UNION ALL SELECT 'ends of logs', sum(admitted), (SELECT sum(next_sequence) FROM stream_partitions)
+            "SELECT 'records', sum(admitted + looped_back), (SELECT sum(event_count) FROM segments) FROM source_partitions
+             UNION ALL SELECT 'ends of logs', sum(admitted + looped_back), (SELECT sum(next_sequence) FROM stream_partitions)
                          FROM source_partitions
              UNION ALL SELECT 'keys', sum(admitted), (SELECT count(*) FROM dedupe_0) FROM source_partitions
              UNION ALL SELECT 'versions', sum(applied), (SELECT sum(version) FROM entities) FROM source_partitions
              UNION ALL SELECT 'deposits', sum(applied), (SELECT sum(data ->> 'count') FROM entities)
                          FROM source_partitions
-             UNION ALL SELECT 'emitted', sum(emitted), (SELECT count(*) FROM open_work) FROM source_partitions
+             UNION ALL SELECT 'emitted', sum(emitted - looped_back), (SELECT count(*) FROM open_work) FROM source_partitions
              UNION ALL SELECT 'letters', sum(unreadable + dead), (SELECT count(*) FROM dead_letters) FROM source_partitions",
         )
         .fetch_all(&mut shell)

@@ -38,8 +38,10 @@ pub enum Check {
     Effects,
     /// The stored entities are what the log makes them, byte for byte.
     Entities,
-    /// What machines emitted waits once.
+    /// Nothing that machines emitted waits in the end.
     OpenWork,
+    /// What machines emitted is in the log of its source partition, once, and nothing else is.
+    LoopedBack,
     /// What the checkpoints count is what is there.
     Counts,
     /// Each dead letter is there once, and no other.

@@ -30,6 +30,8 @@ pub type Wrong = Vec<(Check, String)>;
 pub struct Findings {
     pub deliveries: Deliveries,
     pub records: Vec<LogRecord>,
+    /// Emitted events of which the store refuses even the record, by source partition.
+    pub lost: BTreeMap<u32, Vec<String>>,
     wrong: Wrong,
 }
 
@@ -45,7 +47,9 @@ pub async fn check(stage: &Stage) -> Census {
     let expected = expect(&mut findings);
     let dead = effects::check(stage, &mut findings).await;
     check_counts(stage, &mut findings, &expected);
-    letters::check(stage, &mut findings, expected.letters, dead).await;
+    let lost = findings.lost.values().flatten().cloned();
+    let letters = expected.letters.into_iter().chain(lost).collect();
+    letters::check(stage, &mut findings, letters, dead).await;
     verified::agree(stage, &mut findings).await;
     let census = Census::take(stage, &findings).await;
     for (check, what) in findings.wrong {
@@ -59,6 +63,7 @@ pub async fn read(stage: &Stage) -> Findings {
     let mut findings = Findings {
         deliveries: deliveries(stage),
         records: Vec::new(),
+        lost: BTreeMap::new(),
         wrong: Vec::new(),
     };
     log::read(stage, &mut findings).await;
@@ -92,7 +97,7 @@ struct Expected {
 fn expect(findings: &mut Findings) -> Expected {
     let mut admitted: BTreeMap<(String, String), (u32, u64, String)> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for record in &findings.records {
+    for record in findings.records.iter().filter(|record| !record.internal) {
         let place = (record.partition, record.offset);
         let Some((_, Some(event))) = findings.deliveries.get(&place) else {
             wrong.push((
@@ -173,6 +178,7 @@ fn check_counts(stage: &Stage, findings: &mut Findings, expected: &Expected) {
             .filter(|record| record.partition == partition)
         {
             counts.emitted += record.emits as u64;
+            counts.looped_back += u64::from(record.internal);
             counts.unhandled += u64::from(record.record.effects.is_empty());
             for effect in &record.record.effects {
                 match effect.outcome {
@@ -183,6 +189,7 @@ fn check_counts(stage: &Stage, findings: &mut Findings, expected: &Expected) {
                 }
             }
         }
+        counts.looped_back += findings.lost.get(&partition).map_or(0, Vec::len) as u64;
         let progress = &checkpoint.progress;
         if progress.counts != counts {
             findings.wrong(

@@ -1,6 +1,7 @@
 //! The machines of the simulation. `ledger` does not commute: its chain names every event that moved
 //! it, in order, so that a swapped, lost or doubled event shows. `tally` sees the same events under
-//! another key, so that an event has two effects and entities are shared more widely.
+//! another key, so that an event has two effects and entities are shared more widely. They also set each
+//! other off: what the ledger emits the tally takes up, again and again, and then the ledger once more.
 
 use std::sync::Arc;
 
@@ -23,7 +24,13 @@ pub const KEYLESS: &str = "ledger.keyless";
 pub const TALLY: &str = "tally.count";
 /// A type that no machine listens to.
 pub const NOISE: &str = "noise";
+/// What the ledger emits and the tally takes up, and emits again while any is left.
 pub const MILESTONE: &str = "ledger.milestone";
+/// What the tally emits at the end of that, and the ledger takes up.
+pub const BONUS: &str = "ledger.bonus";
+
+/// More than the hops that an event may have behind it.
+const ENDLESS: u64 = 40;
 
 /// Every so many events an account says so.
 pub const MILESTONE_EVERY: u64 = 4;
@@ -47,11 +54,11 @@ struct Tally {
 pub fn machines() -> MachineSet {
     let ledger = Ledger {
         definition: definition("ledger", &["open", "rich"]),
-        types: types(&[ADD, BOOM, KEYLESS, LOOK, ODD, TAKE]),
+        types: types(&[ADD, BONUS, BOOM, KEYLESS, LOOK, ODD, TAKE]),
     };
     let tally = Tally {
         definition: definition("tally", &["counting"]),
-        types: types(&[ADD, TAKE, TALLY]),
+        types: types(&[ADD, MILESTONE, TAKE, TALLY]),
     };
     let machines: [Arc<dyn Processor>; 2] = [Arc::new(ledger), Arc::new(tally)];
     MachineSet::new(machines)
@@ -98,6 +105,12 @@ fn data_of(context: &EventContext<'_>) -> Map<String, Value> {
         EventData::Json(bytes) => serde_json::from_slice(bytes).unwrap(),
         EventData::Absent | EventData::Base64(_) => Map::new(),
     }
+}
+
+fn group_of(context: &EventContext<'_>) -> String {
+    let data = data_of(context);
+    let group = data.get("group").and_then(Value::as_str);
+    group.unwrap_or("none").to_owned()
 }
 
 fn amount_of(context: &EventContext<'_>) -> i64 {
@@ -149,7 +162,7 @@ impl Processor for Ledger {
     fn apply(&self, context: &EventContext<'_>, entity: &EntityState) -> Verdict {
         let (balance, amount) = (number(entity, "balance"), amount_of(context));
         let balance = match context.event.event_type.as_str() {
-            ADD => balance + amount,
+            ADD | BONUS => balance + amount,
             TAKE if amount > balance => {
                 return Verdict::Rejected("not enough on the account".to_owned());
             }
@@ -166,13 +179,12 @@ impl Processor for Ledger {
             unreachable!()
         };
         let status = Status::new(if balance >= RICH_FROM { "rich" } else { "open" }).unwrap();
-        let emitted = (count as u64)
-            .is_multiple_of(MILESTONE_EVERY)
-            .then(|| Emitted {
-                event_type: EventType::new(MILESTONE).unwrap(),
-                subject: None,
-                data: Arc::from(format!("{{\"count\":{count}}}")),
-            });
+        let account = context.event.subject.as_ref().unwrap().as_str();
+        let emitted = milestone(account, count as u64, &group_of(context)).map(|data| Emitted {
+            event_type: EventType::new(MILESTONE).unwrap(),
+            subject: None,
+            data: Arc::from(data),
+        });
         Verdict::Applied(Change {
             status,
             data: StateData(data),
@@ -195,12 +207,8 @@ impl Processor for Tally {
     }
 
     fn key(&self, context: &EventContext<'_>) -> Result<EntityKey, Fault> {
-        let group = data_of(context)
-            .get("group")
-            .and_then(Value::as_str)
-            .unwrap_or("none")
-            .to_owned();
-        EntityKey::new(&group).map_err(|_| fault(DeadReason::Key, "the group is no key"))
+        EntityKey::new(&group_of(context))
+            .map_err(|_| fault(DeadReason::Key, "the group is no key"))
     }
 
     fn apply(&self, context: &EventContext<'_>, entity: &EntityState) -> Verdict {
@@ -211,11 +219,49 @@ impl Processor for Tally {
         let Value::Object(data) = json!({"events": events, "sum": sum}) else {
             unreachable!()
         };
+        let is_milestone = context.event.event_type.as_str() == MILESTONE;
+        let left = data_of(context).get("left").and_then(Value::as_u64);
+        let again = left.filter(|_| is_milestone).map(|left| {
+            let (event_type, data) = after_milestone(left, &group_of(context));
+            Emitted {
+                event_type: EventType::new(event_type).unwrap(),
+                subject: None,
+                data: Arc::from(data),
+            }
+        });
         Verdict::Applied(Change {
             status: self.definition.initial.clone(),
             data: StateData(data),
-            emitted: Vec::new(),
+            emitted: again.into_iter().collect(),
         })
+    }
+}
+
+/// The data of the milestone of an account with so many events, if it is one. Some go on beyond all hops,
+/// and of some the store refuses the effects or even the record.
+fn milestone(account: &str, count: u64, group: &str) -> Option<String> {
+    let left = match (count, account.as_bytes().last()) {
+        (12, Some(b'1' | b'5')) => ENDLESS,
+        _ => count / MILESTONE_EVERY % 3,
+    };
+    let poison = match (count, account.as_bytes().last()) {
+        (8, Some(b'3')) => ",\"poison\":1",
+        (8, Some(b'7')) => ",\"poison\":2",
+        _ => "",
+    };
+    count
+        .is_multiple_of(MILESTONE_EVERY)
+        .then(|| format!("{{\"amount\":1,\"group\":\"{group}\",\"left\":{left}{poison}}}"))
+}
+
+/// What the tally emits for a milestone, and its data.
+fn after_milestone(left: u64, group: &str) -> (&'static str, String) {
+    match left.checked_sub(1) {
+        Some(left) => (
+            MILESTONE,
+            format!("{{\"amount\":1,\"group\":\"{group}\",\"left\":{left}}}"),
+        ),
+        None => (BONUS, format!("{{\"amount\":2,\"group\":\"{group}\"}}")),
     }
 }
 

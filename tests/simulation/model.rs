@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ledger::{
-    ADD, BOOM, KEYLESS, LOOK, MILESTONE_EVERY, NOISE, ODD, RICH_FROM, TAKE, TALLY, link,
+    ADD, BONUS, BOOM, KEYLESS, LOOK, MILESTONE, MILESTONE_EVERY, NOISE, ODD, RICH_FROM, TAKE,
+    TALLY, link,
 };
 
 /// An event as the model reads it from a record of the broker.
@@ -24,7 +25,24 @@ pub struct ModelEvent {
     pub amount: i64,
     /// 1: the store refuses its effects; 2: the store refuses even its log record.
     pub poison: u64,
+    /// Milestones that are to follow this one.
+    left: u64,
+    /// Events that were emitted one for the other before this one.
+    hops: u64,
 }
+
+/// An event that a machine must have emitted.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Emission {
+    pub machine: &'static str,
+    /// What two equal events share; see [`ModelEvent::content`].
+    pub content: String,
+    /// That of the event.
+    pub poison: u64,
+}
+
+/// Hops behind which an event is dead.
+const HOPS_MAX: u64 = 16;
 
 impl ModelEvent {
     /// The event in a record, if there is one.
@@ -48,6 +66,11 @@ impl ModelEvent {
             group: data.get("group")?.as_str()?.to_owned(),
             amount: data.get("amount")?.as_i64()?,
             poison: data.get("poison").and_then(Value::as_u64).unwrap_or(0),
+            left: data.get("left").and_then(Value::as_u64).unwrap_or(0),
+            hops: value
+                .get("tidegatehops")
+                .and_then(Value::as_u64)
+                .unwrap_or(0),
         })
     }
 
@@ -56,8 +79,8 @@ impl ModelEvent {
         let ledger = ("ledger", Some(self.account.clone()));
         match self.event_type.as_str() {
             ADD | TAKE => vec![ledger, ("tally", Some(self.group.clone()))],
-            TALLY => vec![("tally", Some(self.group.clone()))],
-            LOOK | ODD | BOOM => vec![ledger],
+            TALLY | MILESTONE => vec![("tally", Some(self.group.clone()))],
+            LOOK | BONUS | ODD | BOOM => vec![ledger],
             KEYLESS => vec![("ledger", None)],
             NOISE => Vec::new(),
             other => panic!("the workload has no type `{other}`"),
@@ -96,6 +119,7 @@ impl ModelEntity {
             ODD => return Verdict::Dead("expression"),
             BOOM => return Verdict::Dead("panic"),
             LOOK => return Verdict::Ignored,
+            _ if event.hops > HOPS_MAX => return Verdict::Dead("loop"),
             _ => {}
         }
         if machine == "tally" {
@@ -111,9 +135,42 @@ impl ModelEntity {
         Verdict::Applied
     }
 
-    /// True when the event that was just applied makes the ledger emit.
-    pub fn emits(&self, machine: &str) -> bool {
-        machine == "ledger" && self.count.is_multiple_of(MILESTONE_EVERY)
+    /// What the event that was just applied makes the machine emit.
+    pub fn emits(&self, machine: &str, event: &ModelEvent) -> Option<Emission> {
+        let account = &event.account;
+        let last = account.chars().last();
+        let group = &event.group;
+        let (machine, event_type, data, poison) = match machine {
+            "ledger" if self.count % MILESTONE_EVERY == 0 => {
+                let left = match (self.count, last) {
+                    (12, Some('1' | '5')) => 40,
+                    (count, _) => count / MILESTONE_EVERY % 3,
+                };
+                let poison = match (self.count, last) {
+                    (8, Some('3')) => 1,
+                    (8, Some('7')) => 2,
+                    _ => 0,
+                };
+                let mut data = json!({"amount": 1, "group": group, "left": left});
+                if poison > 0 {
+                    data["poison"] = json!(poison);
+                }
+                ("ledger", MILESTONE, data, poison)
+            }
+            "tally" if event.event_type == MILESTONE && event.left > 0 => {
+                let data = json!({"amount": 1, "group": group, "left": event.left - 1});
+                ("tally", MILESTONE, data, 0)
+            }
+            "tally" if event.event_type == MILESTONE => {
+                ("tally", BONUS, json!({"amount": 2, "group": group}), 0)
+            }
+            _ => return None,
+        };
+        Some(Emission {
+            machine,
+            content: format!("{event_type} /machines/{machine} {account} {data}"),
+            poison,
+        })
     }
 
     pub fn status(&self, machine: &str) -> &'static str {

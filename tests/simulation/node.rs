@@ -10,6 +10,7 @@ use tidegate_actors::{
 };
 use tidegate_connectors::bus::memory::ConsumerId;
 use tidegate_engine::bus::Start;
+use tidegate_engine::limits::OPEN_WORK_PAGE;
 use tidegate_engine::position::StreamName;
 use tidegate_engine::tenant::TenantBinding;
 use tokio::task::LocalSet;
@@ -26,6 +27,9 @@ use crate::store_seam::StoreSeam;
 
 /// The stream that events become.
 pub const STREAM: &str = "ledger";
+
+/// More than an emitted event of the machines holds in memory.
+const EMITTED_BYTES: usize = 1_024;
 
 /// How often a node is looked at.
 const OBSERVE_EVERY: Duration = Duration::from_millis(400);
@@ -223,6 +227,12 @@ fn check_bounds(snapshot: &NodeSnapshot, options: &NodeOptions, stage: &Stage) {
             options.tenant_bytes_max,
         );
         for partition in &tenant.supervisor.partitions {
+            bound(
+                "bytes of emitted events in a partition",
+                partition.emitted_bytes,
+                // A page comes whole.
+                options.memory.emitted_bytes_max + OPEN_WORK_PAGE as usize * EMITTED_BYTES,
+            );
             bound(
                 "events in a partition",
                 partition.unsettled_events,

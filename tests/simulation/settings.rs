@@ -63,6 +63,7 @@ pub fn options(name: &str, dice: &mut Dice) -> NodeOptions {
         memory: PartitionLimits {
             entities_max,
             known_keys_max: dice.between(4, 200) as usize,
+            emitted_bytes_max: dice.between(1, 8_000) as usize,
         },
         load_entities_max: dice.between(1, 30) as usize,
         back_off: BackOff {

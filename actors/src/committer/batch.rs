@@ -10,7 +10,7 @@ use tidegate_engine::checkpoint::{Counts, Progress};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{CommitBatch, EntityName, EntityRow};
 use tidegate_engine::commit_protocol::Terms;
-use tidegate_engine::partition::{Notice, Part};
+use tidegate_engine::partition::{EventRef, Notice, Part};
 use tidegate_engine::planted::{Bug, active};
 use tidegate_engine::position::{Offset, SourcePartition, Version};
 use tidegate_engine::tenant::TenantId;
@@ -18,9 +18,11 @@ use tidegate_engine::tenant::TenantId;
 /// Parts of a batch, and what has to be known of them once it is durable.
 pub(super) struct Assembled {
     parts: Vec<Part>,
-    /// Events in it.
+    /// Events in it, emitted ones included.
     pub events: usize,
-    /// Their offsets, sorted.
+    /// The event of a batch that holds one, and its tenant.
+    pub only_event: Option<(TenantId, EventRef)>,
+    /// The offsets of received ones, sorted.
     pub offsets: Vec<Offset>,
     /// Their outcomes.
     pub counts: Counts,
@@ -57,8 +59,13 @@ impl Assembled {
             }
         }
         offsets.sort_unstable();
+        let only_event = match parts.as_slice() {
+            [part] => part.tenant.clone().zip(part.only_event()),
+            _ => None,
+        };
         Self {
-            events: offsets.len(),
+            events: parts.iter().map(|part| part.events).sum(),
+            only_event,
             parts,
             offsets,
             counts,
@@ -94,16 +101,18 @@ impl Assembled {
             entities: Vec::with_capacity(self.events),
             reads: Vec::new(),
             open_work: Vec::new(),
+            work_done: Vec::new(),
             dead_letters: Vec::new(),
             dead_letter_updates: Vec::new(),
             at,
         };
         for part in std::mem::take(&mut self.parts) {
-            batch.segments.extend(part.segment);
+            batch.segments.extend(part.segments);
             batch.dedupe.extend(part.dedupe);
             batch.entities.extend(part.entities);
             batch.reads.extend(part.reads);
             batch.open_work.extend(part.open_work);
+            batch.work_done.extend(part.work_done);
             batch.dead_letters.extend(part.dead_letters);
         }
         for entity in &mut batch.entities {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix::{ActorFutureExt, AsyncContext, Context as ActixContext, WrapFuture};
 use tidegate_engine::commit::{CommitReply, EntityRow, Surprises};
 use tidegate_engine::commit_protocol::Next;
+use tidegate_engine::partition::EventRef;
 use tidegate_engine::planted::{Bug, active};
 use tidegate_engine::position::Offset;
 use tidegate_engine::store::StoreError;
@@ -26,25 +27,25 @@ use crate::store_calls::StoreCalls;
 /// The one event whose values the store refuses.
 struct Condemned {
     tenant: TenantId,
-    offset: Offset,
+    event: EventRef,
     detail: String,
 }
 
 impl Condemned {
     /// Of a batch of one event, it is that.
     fn the_one_of(assembled: &Assembled, detail: String) -> Option<Self> {
-        let (tenant, _) = assembled.created.first()?;
+        let (tenant, event) = assembled.only_event.clone()?;
         Some(Self {
-            tenant: tenant.clone(),
-            offset: *assembled.offsets.first()?,
+            tenant,
+            event,
             detail,
         })
     }
 
     /// Only the partition that has it in its queue hears of it: it forgets it when the event is settled,
     /// and another one would remember it for ever.
-    fn told_to(&self, tenant: &TenantId) -> Option<(Offset, String)> {
-        (self.tenant == *tenant).then(|| (self.offset, self.detail.clone()))
+    fn told_to(&self, tenant: &TenantId) -> Option<(EventRef, String)> {
+        (self.tenant == *tenant).then(|| (self.event, self.detail.clone()))
     }
 }
 
@@ -121,13 +122,10 @@ impl Committer {
         if let Err(error) = &reply {
             tracing::warn!(partition = %self.ownership.source_partition, epoch = self.ownership.epoch.0, %error, "commit failed");
         }
-        let (events, last) = (
-            in_flight.assembled.events,
-            in_flight.assembled.offsets.last().copied(),
-        );
+        let events = in_flight.assembled.events;
         let next = self
             .protocol
-            .on_reply(reply, events, last, self.context.seams.ids.next_u64());
+            .on_reply(reply, events, self.context.seams.ids.next_u64());
         self.follow(next, context);
     }
 
@@ -139,10 +137,10 @@ impl Committer {
         let Some(in_flight) = &self.in_flight else {
             return;
         };
-        let last = in_flight.assembled.offsets.last().copied();
+        let events = in_flight.assembled.events;
         let next = self
             .protocol
-            .on_checkpoint(read, last, self.context.seams.ids.next_u64());
+            .on_checkpoint(read, events, self.context.seams.ids.next_u64());
         self.follow(next, context);
     }
 
@@ -168,11 +166,11 @@ impl Committer {
                     .and_then(|in_flight| Condemned::the_one_of(&in_flight.assembled, detail));
                 if let Some(Condemned {
                     tenant,
-                    offset,
+                    event,
                     detail,
                 }) = &condemned
                 {
-                    tracing::error!(tenant_id = %tenant, partition = %self.ownership.source_partition, offset = offset.0, %detail, "the store refuses an event's values: it is dead");
+                    tracing::error!(tenant_id = %tenant, partition = %self.ownership.source_partition, ?event, %detail, "the store refuses an event's values: it is dead");
                 }
                 self.reset(Surprises::default(), condemned, context);
             }
@@ -241,12 +239,14 @@ impl Committer {
             rows = rest;
             let settle = Settle {
                 new_rows: new_rows.as_ref().map(|_| mine.to_vec()),
+                revision: batch.revision,
             };
             self.tell(tenant, settle, context);
             if let Some(lane) = self.lanes.get_mut(tenant) {
                 lane.prepared -= 1;
                 lane.busy_until = None;
             }
+            self.look_at(tenant);
         }
         let low_watermark = self.ownership.settle(&assembled.offsets);
         self.acknowledge(low_watermark, context);
@@ -317,13 +317,14 @@ impl Committer {
             if let Some(lane) = self.lanes.get_mut(&tenant) {
                 lane.prepared = 0;
             }
+            self.look_at(&tenant);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tidegate_engine::partition::Part;
+    use tidegate_engine::partition::{EventRef, Part};
     use tidegate_engine::position::Offset;
     use tidegate_engine::tenant::TenantId;
 
@@ -339,7 +340,7 @@ mod tests {
             ..Part::default()
         }]);
         let condemned = Condemned::the_one_of(&assembled, "no".to_owned()).unwrap();
-        let told = Some((Offset(7), "no".to_owned()));
+        let told = Some((EventRef::Delivered(Offset(7)), "no".to_owned()));
         assert_eq!(condemned.told_to(&tenant("a")), told);
         assert_eq!(condemned.told_to(&tenant("b")), None);
     }

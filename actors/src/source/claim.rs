@@ -1,6 +1,7 @@
-//! A claim: epoch + 1, the checkpoint as it stands, and the proof that the source is still the one it
-//! was written for.
+//! A claim: epoch + 1, the checkpoint as it stands, the proof that the source is still the one it was
+//! written for, and the tenants whose open work its owner before left.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,10 @@ use futures_util::FutureExt as _;
 use tidegate_engine::bus::{EventBus, Start};
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::error::ErrorKind;
+use tidegate_engine::planted::{Bug, active};
 use tidegate_engine::position::{Incarnation, Revision, SourcePartition};
 use tidegate_engine::store::Claim;
+use tidegate_engine::tenant::TenantId;
 use tokio::sync::oneshot;
 
 use super::slot::ClaimTerms;
@@ -37,8 +40,8 @@ pub(super) struct Claimed {
 
 /// How a claim ended.
 pub(super) enum Outcome {
-    /// The checkpoint under our epoch.
-    Owned(Box<Checkpoint>),
+    /// The checkpoint under our epoch, and the tenants with open work.
+    Owned(Box<Checkpoint>, BTreeSet<TenantId>),
     /// The bus does not assign it to us any more; nothing was claimed.
     NotAssigned,
     /// Nobody wanted it any more between two attempts.
@@ -132,7 +135,29 @@ impl Request {
         let checkpoint = calls.claim(claim).await?;
         self.check_source(&checkpoint).await?;
         self.bus.settled_below(partition, checkpoint.settled_end());
-        Ok(Outcome::Owned(Box::new(checkpoint)))
+        // Under the claim: from here on only we make open work, and only we do it.
+        let open_before = self.tenants_with_open_work(&calls).await?;
+        Ok(Outcome::Owned(Box::new(checkpoint), open_before))
+    }
+
+    async fn tenants_with_open_work(
+        &self,
+        calls: &StoreCalls,
+    ) -> Result<BTreeSet<TenantId>, Failure> {
+        let mut all = BTreeSet::new();
+        if active(Bug::WorkForgottenOnClaim) {
+            return Ok(all);
+        }
+        loop {
+            let place = self.source_partition.clone();
+            let page = calls
+                .tenants_with_open_work(place, all.last().cloned())
+                .await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
     }
 
     /// The last settled record must still be there, as it was.

@@ -1,16 +1,23 @@
 //! What a source task does about its slots: begins claims and takes them in, one at a time for each
 //! partition, and gives back what was revoked. What is due is decided by the slot.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use actix::Addr;
 use tidegate_engine::error::ErrorKind;
 use tidegate_engine::position::SourcePartition;
+use tidegate_engine::tenant::TenantId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::claim::{self, Claimed, Outcome};
 use super::slot::{self, Action, ClaimTerms, Held, Slot};
 use super::{Command, SourceTask};
+use crate::committer::Committer;
 use crate::failpoint::{self, Failpoint};
-use crate::ownership::Standing;
+use crate::ownership::{Ownership, Standing};
+use crate::supervisor::Route;
 
 impl SourceTask {
     /// Does what is due about each slot, and lets go of claims that nobody wants any more.
@@ -86,8 +93,8 @@ impl SourceTask {
         if !is_wanted {
             return;
         }
-        let checkpoint = match claimed.outcome {
-            Outcome::Owned(checkpoint) => checkpoint,
+        let (checkpoint, open_before) = match claimed.outcome {
+            Outcome::Owned(checkpoint, open_before) => (checkpoint, open_before),
             Outcome::NotAssigned => {
                 tracing::info!(partition = %claimed.source_partition, "not assigned any more");
                 self.lock().remove(&partition);
@@ -108,6 +115,7 @@ impl SourceTask {
             &self.context,
             &self.source,
             &checkpoint,
+            open_before.clone(),
             self.commit_slots.clone(),
             self.moved.clone(),
         );
@@ -115,11 +123,12 @@ impl SourceTask {
         if let Some(slot) = self.lock().get_mut(&partition) {
             slot.held = Held::Owned {
                 ownership: ownership.clone(),
-                committer,
+                committer: committer.clone(),
             };
             slot.ended = None;
         }
         self.receiving = None;
+        self.bring_up(&ownership, &committer, open_before).await;
         let bus = self.source.bus.clone();
         let sought = tokio::select! {
             biased;
@@ -135,6 +144,35 @@ impl SourceTask {
                     reason: error.to_string(),
                 },
             });
+        }
+    }
+
+    /// Has the partitions made of the tenants with open work, which no new event of theirs may ever come to.
+    async fn bring_up(
+        &mut self,
+        ownership: &Arc<Ownership>,
+        committer: &Addr<Committer>,
+        open_before: BTreeSet<TenantId>,
+    ) {
+        for tenant in open_before {
+            let tenant = self.tenants.get(&tenant);
+            let made = tenant.supervisor.send(Route {
+                ownership: ownership.clone(),
+                committer: committer.clone(),
+                events: Vec::new(),
+                admitted_at: self.context.seams.clock.now(),
+            });
+            let mut commands = self.commands.clone();
+            let made = tokio::select! {
+                biased;
+                _ = commands.wait_for(|command| *command == Command::Stop) => return,
+                made = made => made,
+            };
+            if made.is_err() {
+                return ownership.end(Standing::Broken {
+                    reason: "a tenant's supervisor died".to_owned(),
+                });
+            }
         }
     }
 

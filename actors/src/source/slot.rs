@@ -1,7 +1,7 @@
 //! One assigned source partition, from assignment to release: how we hold it, and what has to be done
 //! about it next. Does nothing itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tidegate_engine::commit_protocol::CommitProtocol;
 use tidegate_engine::limits::RECLAIM_ATTEMPTS_MAX;
 use tidegate_engine::position::{Incarnation, Offset, SourcePartition};
 use tidegate_engine::retry::BackOff;
+use tidegate_engine::tenant::TenantId;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
@@ -233,10 +234,10 @@ impl Slot {
         }
     }
 
-    /// True when nothing received is unsettled.
+    /// True when nothing received is unsettled, and nothing emitted.
     pub fn is_settled(&self) -> bool {
         self.owned()
-            .is_some_and(|(ownership, _)| ownership.tracker().tracked() == 0)
+            .is_some_and(|(ownership, _)| ownership.is_settled())
     }
 
     /// True when a bounded partition was read to its end and everything in it is settled.
@@ -281,6 +282,7 @@ impl Slot {
             });
         }
         let standing = ownership.standing();
+        // What was emitted stays open work, and is its next owner's.
         let is_settled = ownership.tracker().tracked() == 0;
         if standing != Standing::Owned {
             self.leave_behind();
@@ -382,6 +384,7 @@ pub(super) fn take_ownership(
     context: &Context,
     source: &Source,
     checkpoint: &Checkpoint,
+    open_before: BTreeSet<TenantId>,
     commit_slots: Arc<Semaphore>,
     moved: Arc<Notify>,
 ) -> (Arc<Ownership>, Addr<Committer>) {
@@ -392,6 +395,7 @@ pub(super) fn take_ownership(
         checkpoint.epoch,
         source.bus.wants_settlements(),
         tracker,
+        open_before,
         moved,
     ));
     let protocol = CommitProtocol::new(checkpoint, context.options.back_off);

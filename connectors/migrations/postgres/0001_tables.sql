@@ -56,6 +56,7 @@ create table tidegate.source_partitions (
     dead int8 not null default 0,
     unhandled int8 not null default 0,
     emitted int8 not null default 0,
+    looped_back int8 not null default 0,
     claimed_at timestamptz not null,
     committed_at timestamptz,
     unique (source, partition)
@@ -179,15 +180,17 @@ create table tidegate.entities (
 create table tidegate.open_work (
     tenant_id int4 not null,
     source_partition_id int4 not null,
+    -- Its place: the revision of the commit that made it, and its number there. What is done is deleted.
+    revision int8 not null,
+    number int4 not null,
     id uuid not null,
     due_at timestamptz not null,
     kind text not null,
     cause text not null,
     event_type text not null,
     event text compression lz4 not null,
-    primary key (tenant_id, id)
+    primary key (tenant_id, source_partition_id, revision, number)
 );
-create index open_work_by_due on tidegate.open_work (tenant_id, source_partition_id, due_at, id);
 
 create table tidegate.dead_letters (
     tenant_id int4 not null,
@@ -201,7 +204,8 @@ create table tidegate.dead_letters (
     position text,
     machine text,
     key text,
-    -- Of a delivery that never became an event: where it came from, and its bytes.
+    -- Of a delivery that never became an event: where it came from, and its bytes. An emitted event has no
+    -- offset.
     source text,
     partition int8,
     source_offset int8,
@@ -211,7 +215,7 @@ create table tidegate.dead_letters (
     primary key (tenant_id, id),
     check ((position is not null and machine is not null and payload is null)
         or (position is null and source is not null and partition is not null
-            and source_offset is not null and payload is not null))
+            and payload is not null))
 );
 create index dead_letters_by_state on tidegate.dead_letters (tenant_id, state, id);
 

@@ -105,8 +105,9 @@ grant select, insert, update on tidegate.source_partitions, tidegate.active_defi
     tidegate.event_index_progress to tidegate_writer;
 grant select, insert on tidegate.stream_partitions, tidegate.entities, tidegate.open_work,
     tidegate.dead_letters, tidegate.event_index to tidegate_writer;
--- The index is derived from the log and may lose what the log has lost.
-grant delete on tidegate.event_index to tidegate_writer;
+-- The index is derived from the log and may lose what the log has lost; open work is deleted by the
+-- commit that does it.
+grant delete on tidegate.event_index, tidegate.open_work to tidegate_writer;
 grant update (next_sequence, chain_head, logged_at) on tidegate.stream_partitions to tidegate_writer;
 grant update (version, changed_at, status, data) on tidegate.entities to tidegate_writer;
 grant update (state, attempts, changed_at) on tidegate.dead_letters to tidegate_writer;

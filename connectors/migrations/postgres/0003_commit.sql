@@ -35,8 +35,9 @@ create function tidegate.commit_batch(
     p_segment_tenant int4[], p_segment_stream int4[], p_segment_first int8[], p_segment_count int4[],
     p_segment_first_at timestamptz[], p_segment_last_at timestamptz[], p_segment_head bytea[],
     p_segment_body text[],
-    p_work_tenant int4[], p_work_id uuid[], p_work_kind text[], p_work_due timestamptz[],
+    p_work_tenant int4[], p_work_number int4[], p_work_id uuid[], p_work_kind text[], p_work_due timestamptz[],
     p_work_cause text[], p_work_type text[], p_work_event text[],
+    p_done_tenant int4[], p_done_revision int8[], p_done_number int4[],
     p_dead_tenant int4[], p_dead_id uuid[], p_dead_reason text[], p_dead_detail text[],
     p_dead_fingerprint uuid[], p_dead_position text[], p_dead_machine text[], p_dead_key text[],
     p_dead_source text[], p_dead_partition int8[], p_dead_offset int8[], p_dead_payload bytea[],
@@ -162,7 +163,7 @@ begin
                    admitted = p_counts[1], duplicates = p_counts[2], conflicts = p_counts[3],
                    unreadable = p_counts[4], applied = p_counts[5], rejected = p_counts[6],
                    ignored = p_counts[7], dead = p_counts[8], unhandled = p_counts[9],
-                   emitted = p_counts[10], committed_at = p_at
+                   emitted = p_counts[10], looped_back = p_counts[11], committed_at = p_at
              where s.source_partition_id = p_source_partition
                and s.epoch = p_epoch and s.revision = p_revision;
             if not found then
@@ -280,17 +281,30 @@ begin
                 end if;
             end if;
 
-            -- Work and letters have identities of their own: the same cause writes the same one again.
+            -- What a commit does is open until then, and was made by an earlier commit of this source
+            -- partition: nobody else deletes it.
+            if cardinality(p_done_number) > 0 then
+                delete from tidegate.open_work w
+                 using generate_series(1, cardinality(p_done_number)) as i
+                 where w.tenant_id = p_done_tenant[i] and w.source_partition_id = p_source_partition
+                   and w.revision = p_done_revision[i] and w.number = p_done_number[i];
+                get diagnostics v_count = row_count;
+                if v_count <> cardinality(p_done_number) then
+                    raise exception 'open work that is done is not there any more'
+                        using errcode = 'TG011';
+                end if;
+            end if;
             if cardinality(p_work_id) > 0 then
                 insert into tidegate.open_work
-                    (tenant_id, source_partition_id, id, due_at, kind, cause, event_type, event)
-                select w.tenant_id, p_source_partition, w.id, w.due_at, w.kind, w.cause, w.event_type,
-                       w.event
-                  from unnest(p_work_tenant, p_work_id, p_work_kind, p_work_due, p_work_cause,
-                              p_work_type, p_work_event)
-                       as w(tenant_id, id, kind, due_at, cause, event_type, event)
-                on conflict (tenant_id, id) do nothing;
+                    (tenant_id, source_partition_id, revision, number, id, due_at, kind, cause,
+                     event_type, event)
+                select w.tenant_id, p_source_partition, p_revision, w.number, w.id, w.due_at, w.kind,
+                       w.cause, w.event_type, w.event
+                  from unnest(p_work_tenant, p_work_number, p_work_id, p_work_kind, p_work_due,
+                              p_work_cause, p_work_type, p_work_event)
+                       as w(tenant_id, number, id, kind, due_at, cause, event_type, event);
             end if;
+            -- Letters have identities of their own: the same cause writes the same one again.
             if cardinality(p_dead_id) > 0 then
                 insert into tidegate.dead_letters
                     (tenant_id, id, reason, detail, fingerprint, position, machine, key, source,

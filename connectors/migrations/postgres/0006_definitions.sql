@@ -212,6 +212,24 @@ begin
 end
 $$;
 
+-- Over all tenants: whose emitted events a new owner of a source partition brings up.
+create function tidegate.tenants_with_open_work(p_source_partition int4, p_after text, p_limit int4)
+    returns table (name text)
+    language plpgsql volatile security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('tidegate.tenants',
+        (select coalesce(string_agg(t.tenant_id::text, ','), '') from tidegate.tenants t), true);
+    return query
+        select t.name from tidegate.tenants t
+         where t.name > p_after
+           and exists (select from tidegate.open_work w
+                        where w.tenant_id = t.tenant_id and w.source_partition_id = p_source_partition)
+         order by t.name limit p_limit;
+end
+$$;
+
 -- Over all tenants: what a new definition must still know.
 create function tidegate.entities_by_status(p_machine text)
     returns table (status text, entities int8)
@@ -229,8 +247,10 @@ begin
 end
 $$;
 
-revoke all on function tidegate.entities_by_status, tidegate.stored_tenants from public;
-grant execute on function tidegate.entities_by_status, tidegate.stored_tenants to tidegate_engine;
+revoke all on function tidegate.entities_by_status, tidegate.stored_tenants,
+    tidegate.tenants_with_open_work from public;
+grant execute on function tidegate.entities_by_status, tidegate.stored_tenants,
+    tidegate.tenants_with_open_work to tidegate_engine;
 
 set local role tidegate_owner;
 revoke create on schema tidegate from tidegate_writer;

@@ -58,6 +58,7 @@ CREATE TABLE source_partitions (
     dead INTEGER NOT NULL DEFAULT 0,
     unhandled INTEGER NOT NULL DEFAULT 0,
     emitted INTEGER NOT NULL DEFAULT 0,
+    looped_back INTEGER NOT NULL DEFAULT 0,
     committed_at INTEGER,
     UNIQUE (source, partition),
     CHECK ((fingerprint IS NULL) = (fingerprint_offset IS NULL))
@@ -147,17 +148,19 @@ CREATE TABLE entities (
 
 CREATE TABLE open_work (
     tenant_id INTEGER NOT NULL,
-    id BLOB NOT NULL CHECK (length(id) = 16),
     source_partition_id INTEGER NOT NULL,
+    -- Its place: the revision of the commit that made it, and its number there. What is done is deleted.
+    revision INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    id BLOB NOT NULL CHECK (length(id) = 16),
     kind TEXT NOT NULL,
     due_at INTEGER NOT NULL,
     -- The record that caused it: stream:source/partition:sequence.
     cause TEXT NOT NULL,
     event_type TEXT NOT NULL,
     event BLOB NOT NULL,
-    PRIMARY KEY (tenant_id, id)
+    PRIMARY KEY (tenant_id, source_partition_id, revision, number)
 ) STRICT;
-CREATE INDEX open_work_by_due ON open_work (tenant_id, source_partition_id, due_at, id);
 
 -- What a dead letter points to is either a stored event (position, machine, key) or the bytes of a
 -- delivery that never became one (source, partition, source_offset, payload).

@@ -27,6 +27,18 @@ pub const CODE_ROW: &str = "TG004";
 /// A machine's version is stored already with another text, or a higher version is.
 pub const CODE_DEFINITION: &str = "TG005";
 
+/// Open work that a batch has done is not there: somebody else did it, which cannot be while its source
+/// partition is ours.
+pub const CODE_WORK_GONE: &str = "TG011";
+
+/// The error of open work that is not there.
+pub fn work_is_gone() -> StoreError {
+    StoreError::Unexpected {
+        code: CODE_WORK_GONE.to_owned(),
+        detail: "open work that is done is not there any more".to_owned(),
+    }
+}
+
 /// What a store says that keeps a higher version of a machine than the one to be activated.
 pub fn higher_is_stored(machine: &MachineName, version: u64, higher: u64) -> String {
     format!(
@@ -44,7 +56,10 @@ pub fn check(batch: &CommitBatch) -> Result<(), StoreError> {
     in_order("entities", &batch.entities, |write| &write.name)?;
     in_order("reads", &batch.reads, |read| &read.name)?;
     in_order("open_work", &batch.open_work, |work| {
-        (&work.tenant, work.id)
+        (&work.tenant, work.number)
+    })?;
+    in_order("work_done", &batch.work_done, |done| {
+        (&done.tenant, done.place)
     })?;
     in_order("dead_letters", &batch.dead_letters, |letter| {
         (&letter.tenant, letter.id)
@@ -91,6 +106,7 @@ fn check_tenants(batch: &CommitBatch) -> Result<(), StoreError> {
     let entities = batch.entities.iter().map(|it| &it.name.tenant);
     let reads = batch.reads.iter().map(|it| &it.name.tenant);
     let open_work = batch.open_work.iter().map(|it| &it.tenant);
+    let work_done = batch.work_done.iter().map(|it| &it.tenant);
     let dead_letters = batch.dead_letters.iter().map(|it| &it.tenant);
     let updates = batch.dead_letter_updates.iter().map(|it| &it.tenant);
     all_named("segments", &batch.tenants, segments)?;
@@ -98,6 +114,7 @@ fn check_tenants(batch: &CommitBatch) -> Result<(), StoreError> {
     all_named("entities", &batch.tenants, entities)?;
     all_named("reads", &batch.tenants, reads)?;
     all_named("open_work", &batch.tenants, open_work)?;
+    all_named("work_done", &batch.tenants, work_done)?;
     all_named("dead_letters", &batch.tenants, dead_letters)?;
     all_named("dead_letter_updates", &batch.tenants, updates)
 }

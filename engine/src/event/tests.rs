@@ -83,6 +83,7 @@ fn r01_a_stored_record_without_a_tenant_is_not_read() {
     let entry = Entry {
         sequence: Sequence(0),
         offset: Some(Offset(0)),
+        cause: None,
         admitted_at_text: "2026-11-22T06:17:00Z",
         body: EntryBody::Event(&event),
         effects: &[],

@@ -2,13 +2,13 @@
 //! that never became one.
 
 use super::prepare::{Draft, Part};
-use super::{Partition, Queued};
-use crate::admission::Content;
+use super::{Origin, Partition, Queued};
+use crate::admission::{Content, unreadable_id};
 use crate::dead_letter::{DeadLetter, DeadLetterSource, kind_of_fault};
 use crate::event::{CorrelationId, Event, EventId, EventType};
 use crate::hash::{Hash128, hash_fields};
 use crate::machine::{DeadReason, EventContext, Fault};
-use crate::position::RecordPosition;
+use crate::position::{RecordPosition, StreamPartition};
 use crate::record::Effect;
 use crate::state::MachineName;
 use crate::tenant::TenantId;
@@ -108,16 +108,41 @@ impl<P> Partition<P> {
     ) {
         let source = DeadLetterSource::Raw {
             source_partition: self.stream_partition.source_partition.clone(),
-            offset: queued.received.offset,
+            offset: match queued.origin {
+                Origin::Delivered(offset) => Some(offset),
+                Origin::Emitted(..) => None,
+            },
             payload,
         };
         let tenant = self.stream_partition.tenant.clone();
         let letter = DeadLetter::new(tenant, id, reason, detail, source, queued.admitted_at);
-        let event = match &queued.received.content {
+        let event = match &queued.content {
             Content::Event { event, .. } => Some(event.as_ref()),
             Content::Unreadable { .. } => None,
         };
         draft.part.keep(letter, event);
+    }
+}
+
+/// The identity of the letter of an event that is kept as its bytes alone.
+pub(super) fn raw_id(
+    stream_partition: &StreamPartition,
+    origin: &Origin,
+    payload: &[u8],
+) -> Hash128 {
+    match origin {
+        Origin::Delivered(offset) => {
+            unreadable_id(&stream_partition.source_partition, *offset, payload)
+        }
+        Origin::Emitted(place, _) => hash_fields(
+            "tidegate.emitted-letter",
+            &[
+                stream_partition.tenant.as_str().as_bytes(),
+                stream_partition.source_partition.to_string().as_bytes(),
+                &place.revision.0.to_le_bytes(),
+                &place.number.to_le_bytes(),
+            ],
+        ),
     }
 }
 

@@ -1,31 +1,39 @@
-//! A partition: one tenant's events of one source partition, in order, from admission to settlement.
-//! Applies events one batch ahead of the one in flight, and can take back what is not committed. Pure: it
+//! A partition: one tenant's events of one source partition, in order, from admission to settlement, and
+//! what machines emit for them. The first go to the log of the source's stream, the latter to that of stream
+//! `internal`; both move the same entities, so both are applied here. Emitted events go first: a chain
+//! ends before anything new begins, so that what received events set off is all that is ever open. Applies events one batch ahead of the one in flight, and can take back what is not committed. Pure: it
 //! asks for entities and hands out parts of batches; whoever drives it does the I/O.
 
 mod cache;
+mod emitted;
 mod letters;
+mod logs;
 mod prepare;
+mod queue;
 mod reads;
+mod settle;
 mod settlements;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 pub use cache::EntityRef;
 use cache::{EntityValue, Generations, HashMap, HashSet};
+use emitted::Backlog;
 pub use letters::{Notice, NoticedEvent};
 pub use prepare::{Allowance, Part, Prepared};
+use queue::{Line, Look, Origin, Queued, Target};
 
 use crate::admission::{Content, Received};
 use crate::chain::ChainHead;
 use crate::clock::Timestamp;
-use crate::commit::{EntityName, EntityRow, StoredEntity, Surprises};
+use crate::commit::{EntityName, EntityRow, OpenWork, StoredEntity, Surprises, WorkPlace};
 use crate::hash::Hash128;
-use crate::machine::{EventContext, Fault, MachineSet, Processor};
+use crate::machine::{EventContext, MachineSet};
 use crate::planted::{Bug, active};
-use crate::position::{Offset, Sequence, StreamPartition};
+use crate::position::{Offset, Revision, Sequence, StreamName, StreamPartition};
+use crate::store::StreamHead;
 use crate::transition;
 
 /// Bounds of one partition's memories.
@@ -35,6 +43,9 @@ pub struct PartitionLimits {
     pub entities_max: usize,
     /// Admitted idempotency keys kept; four for each queued event, where that is more.
     pub known_keys_max: usize,
+    /// Bytes of emitted events that are queued; what is too much for it waits in the store. One goes on
+    /// however large it is.
+    pub emitted_bytes_max: usize,
 }
 
 impl Default for PartitionLimits {
@@ -42,6 +53,7 @@ impl Default for PartitionLimits {
         Self {
             entities_max: 100_000,
             known_keys_max: 200_000,
+            emitted_bytes_max: 16 * 1024 * 1024,
         }
     }
 }
@@ -59,18 +71,56 @@ pub struct Head {
     pub chain_head: ChainHead,
 }
 
-/// An event in the partition's queue, with the entities it concerns.
-struct Queued<P> {
-    received: Received,
-    permit: P,
-    admitted_at: Timestamp,
-    targets: Vec<Target>,
+/// Where the two logs of a partition end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Heads {
+    /// That of the source's stream.
+    pub source: Head,
+    /// That of stream `internal`.
+    pub internal: Head,
 }
 
-/// A machine that listens to an event, and the entity that the event concerns there.
-struct Target {
-    machine: Arc<dyn Processor>,
-    entity: Result<EntityRef, Fault>,
+impl Heads {
+    /// Those of `stream_partition` and of its stream `internal`, among a tenant's logs of that source
+    /// partition. A log that is not there yet begins at 0.
+    pub fn among(heads: &[StreamHead], stream_partition: &StreamPartition) -> Self {
+        let of = |stream: &StreamName| {
+            let mut heads = heads.iter().filter(|head| {
+                let place = &head.stream_partition;
+                place.stream == *stream
+                    && place.tenant == stream_partition.tenant
+                    && place.source_partition == stream_partition.source_partition
+            });
+            heads.next().map_or(Head::default(), |head| Head {
+                next_sequence: head.next_sequence,
+                chain_head: head.chain_head,
+            })
+        };
+        Self {
+            source: of(&stream_partition.stream),
+            internal: of(&StreamName::internal()),
+        }
+    }
+}
+
+/// An event that is not settled.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum EventRef {
+    /// A delivery.
+    Delivered(Offset),
+    /// An emitted event, by its open work.
+    Emitted(WorkPlace),
+}
+
+/// What of a batch is durable.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled<'s> {
+    /// The revision that the batch was committed under: where its open work stands.
+    pub revision: Revision,
+    /// The rows of the entities that the part created; `None` when the reply was lost.
+    pub new_rows: Option<&'s [EntityRow]>,
+    /// Now: when what was emitted is admitted.
+    pub at: Timestamp,
 }
 
 /// What a batch that is prepared and not settled changed in the partition's memories, and how to take
@@ -80,10 +130,13 @@ struct Target {
 struct Overlay {
     /// Counts batches; what the memories hold of a higher number than the last settled is speculation.
     number: u64,
-    events: usize,
-    /// Their bytes.
+    /// Emitted events in it.
+    emitted: usize,
+    /// Received events in it.
+    received: usize,
+    /// The bytes of both.
     bytes: usize,
-    head: Head,
+    heads: Heads,
     /// The keys it admits.
     keys: Vec<Hash128>,
     /// The entities it moved, each as it was before, in the order of the part's entities once it is
@@ -91,6 +144,8 @@ struct Overlay {
     moved: Vec<(EntityRef, Option<EntityValue>)>,
     /// Which of them did not exist before, by their place in `moved`.
     created: Vec<usize>,
+    /// What its machines emitted, in order.
+    open_work: Vec<OpenWork>,
 }
 
 /// How often the store refused an event's values, and what it said.
@@ -103,10 +158,13 @@ struct Condemned {
 /// permit); the engine only keeps and drops it.
 pub struct Partition<P> {
     stream_partition: StreamPartition,
+    /// The stream `internal` of the same source partition.
+    internal: StreamName,
     machines: MachineSet,
-    head: Head,
-    queue: VecDeque<Queued<P>>,
-    queued_bytes: usize,
+    heads: Heads,
+    received: Line<P>,
+    emitted: Line<P>,
+    backlog: Backlog,
     overlays: VecDeque<Overlay>,
     /// The number of the last batch that was prepared.
     batches: u64,
@@ -115,11 +173,8 @@ pub struct Partition<P> {
     look_ahead_max: usize,
     known_keys: Generations<Hash128, Hash128>,
     requested: HashSet<EntityRef>,
-    /// Places in the queue before this one need nothing that was not asked for when they were looked
-    /// at. Without it every look would go through the whole queue again.
-    looked_through: usize,
     shared: Generations<EntityRef, ()>,
-    condemned: BTreeMap<Offset, Condemned>,
+    condemned: BTreeMap<EventRef, Condemned>,
     keeps_settlements: bool,
 }
 
@@ -127,26 +182,27 @@ pub struct Partition<P> {
 pub const PREPARED_MAX: usize = 2;
 
 impl<P> Partition<P> {
-    /// A partition at the end of its stored log.
+    /// A partition at the end of its stored logs.
     pub fn new(
         stream_partition: StreamPartition,
         machines: MachineSet,
-        head: Head,
+        heads: Heads,
         limits: PartitionLimits,
     ) -> Self {
         let mut partition = Self {
             stream_partition,
+            internal: StreamName::internal(),
             machines,
-            head,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
+            heads,
+            received: Line::new(),
+            emitted: Line::new(),
+            backlog: Backlog::default(),
             overlays: VecDeque::new(),
             batches: 0,
             entities: Generations::new(limits.entities_max),
             look_ahead_max: 0,
             known_keys: Generations::new(limits.known_keys_max),
             requested: HashSet::default(),
-            looked_through: 0,
             shared: Generations::new(SHARED_ENTITIES_MAX),
             condemned: BTreeMap::new(),
             keeps_settlements: false,
@@ -169,7 +225,8 @@ impl<P> Partition<P> {
         // The keys of unsettled events, and the duplicates that a store names of them, must be remembered
         // until they are settled or applied again, or the same batch would be refused for ever.
         self.known_keys
-            .set_bound(limits.known_keys_max.max(4 * self.queue.len()));
+            .set_bound(limits.known_keys_max.max(4 * self.received.queue.len()));
+        self.backlog.set_bound(limits.emitted_bytes_max);
     }
 
     /// Whose log it writes.
@@ -179,11 +236,12 @@ impl<P> Partition<P> {
 
     /// Takes a received event in, behind all earlier ones. `admitted_at` is stamped once.
     pub fn offer(&mut self, received: Received, permit: P, admitted_at: Timestamp) {
-        let targets = self.targets_of(&received, admitted_at);
-        self.queued_bytes += received.bytes;
-        self.queue.push_back(Queued {
-            received,
-            permit,
+        let targets = self.targets_of(&received.content, admitted_at);
+        self.received.push(Queued {
+            origin: Origin::Delivered(received.offset),
+            bytes: received.bytes,
+            content: received.content,
+            permit: Some(permit),
             admitted_at,
             targets,
         });
@@ -195,27 +253,19 @@ impl<P> Partition<P> {
     /// Looks no further ahead than the memory of entities holds: what is loaded too early would push out
     /// what the next event needs, and the two would be loaded in turns for ever.
     pub fn wanted(&mut self, names_max: usize) -> Vec<EntityName> {
-        let ahead_max = self.look_ahead_max.min(names_max.saturating_mul(2));
-        let taken = self.prepared_events();
-        let mut wanted = Vec::new();
-        self.looked_through = self.looked_through.max(taken);
-        while self.looked_through < taken + ahead_max
-            && let Some(queued) = self.queue.get(self.looked_through)
-        {
-            for target in &queued.targets {
-                let Ok(entity) = &target.entity else { continue };
-                if self.entities.get(entity).is_some() || self.requested.contains(entity) {
-                    continue;
-                }
-                if wanted.len() >= names_max {
-                    return wanted;
-                }
-                wanted.push(self.name_of(entity));
-                self.requested.insert(entity.clone());
-            }
-            self.looked_through += 1;
+        let (emitted, received) = self.prepared_events();
+        let mut look = Look {
+            known: &self.entities,
+            requested: &mut self.requested,
+            events_left: self.look_ahead_max.min(names_max.saturating_mul(2)),
+            wanted: Vec::new(),
+            wanted_max: names_max,
+        };
+        if self.emitted.look_ahead(emitted, &mut look) {
+            self.received.look_ahead(received, &mut look);
         }
-        wanted
+        let wanted = look.wanted;
+        wanted.iter().map(|entity| self.name_of(entity)).collect()
     }
 
     /// The store answered: of `asked`, exactly `found` exist.
@@ -240,26 +290,7 @@ impl<P> Partition<P> {
         for name in asked {
             self.requested.remove(&reference(name));
         }
-        self.looked_through = 0;
-    }
-
-    /// The oldest prepared batch is durable. `new_rows` are the rows of the entities it created, `None`
-    /// when the reply was lost. Returns the permits of its events.
-    pub fn settle(&mut self, new_rows: Option<&[EntityRow]>) -> Vec<P> {
-        let Some(overlay) = self.overlays.pop_front() else {
-            return Vec::new();
-        };
-        self.head = overlay.head;
-        self.settle_entities(&overlay, new_rows);
-        self.forget_shared(overlay.events);
-        let mut permits = Vec::with_capacity(overlay.events);
-        self.looked_through = self.looked_through.saturating_sub(overlay.events);
-        for queued in self.queue.drain(..overlay.events) {
-            self.queued_bytes -= queued.received.bytes;
-            self.condemned.remove(&queued.received.offset);
-            permits.push(queued.permit);
-        }
-        permits
+        self.look_again();
     }
 
     /// Anything but success: the speculation is dropped, every unsettled event will be applied again, in
@@ -281,7 +312,7 @@ impl<P> Partition<P> {
             }
         }
         // What was only known by speculation is not known any more.
-        self.looked_through = 0;
+        self.look_again();
         let tenant = self.stream_partition.tenant.clone();
         for known in surprises
             .known_keys
@@ -301,9 +332,9 @@ impl<P> Partition<P> {
         }
     }
 
-    /// The store refuses the values of the event at `offset`: it will be dead.
-    pub fn condemn(&mut self, offset: Offset, detail: &str) {
-        let condemned = self.condemned.entry(offset).or_insert(Condemned {
+    /// The store refuses the values of an event: it will be dead.
+    pub fn condemn(&mut self, event: EventRef, detail: &str) {
+        let condemned = self.condemned.entry(event).or_insert(Condemned {
             times: 0,
             detail: String::new(),
         });
@@ -311,24 +342,38 @@ impl<P> Partition<P> {
         condemned.detail = detail.to_owned();
     }
 
-    /// Events that are not prepared yet, and their bytes.
+    /// Events that are not prepared yet and may be, and their bytes.
     pub fn ready(&self) -> (usize, usize) {
-        let bytes: usize = self.overlays.iter().map(|overlay| overlay.bytes).sum();
+        let (emitted, received) = self.prepared_events();
+        let emitted = self.emitted.queue.len() - emitted;
+        if self.backlog.is_stored() && emitted == 0 {
+            // What is in the store goes first.
+            return (0, 0);
+        }
+        let prepared: usize = self.overlays.iter().map(|overlay| overlay.bytes).sum();
         (
-            self.queue.len() - self.prepared_events(),
-            self.queued_bytes - bytes,
+            emitted + self.received.queue.len() - received,
+            self.emitted.bytes + self.received.bytes - prepared,
         )
     }
 
-    /// Events that are not settled.
+    /// Events that are queued and not settled, emitted ones included.
     pub fn unsettled(&self) -> usize {
-        self.queue.len()
+        self.received.queue.len() + self.emitted.queue.len()
     }
 
-    /// The offset of the oldest event that is not prepared.
+    /// Emitted events that are not prepared.
+    pub fn emitted_ready(&self) -> usize {
+        self.emitted.queue.len() - self.prepared_events().0
+    }
+
+    /// The offset of the oldest received event that is not prepared.
     pub fn oldest_ready(&self) -> Option<Offset> {
-        let queued = self.queue.get(self.prepared_events())?;
-        Some(queued.received.offset)
+        let queued = self.received.queue.get(self.prepared_events().1)?;
+        match queued.origin {
+            Origin::Delivered(offset) => Some(offset),
+            Origin::Emitted(..) => None,
+        }
     }
 
     /// Batches prepared and not settled.
@@ -336,17 +381,25 @@ impl<P> Partition<P> {
         self.overlays.len()
     }
 
-    /// Where the committed log ends.
-    pub fn head(&self) -> Head {
-        self.head
+    /// Where the committed logs end.
+    pub fn heads(&self) -> Heads {
+        self.heads
     }
 
-    fn prepared_events(&self) -> usize {
-        self.overlays.iter().map(|overlay| overlay.events).sum()
+    /// Emitted and received events that are prepared.
+    fn prepared_events(&self) -> (usize, usize) {
+        self.overlays.iter().fold((0, 0), |taken, overlay| {
+            (taken.0 + overlay.emitted, taken.1 + overlay.received)
+        })
     }
 
-    fn targets_of(&self, received: &Received, admitted_at: Timestamp) -> Vec<Target> {
-        let Content::Event { event, .. } = &received.content else {
+    fn look_again(&mut self) {
+        self.emitted.looked_through = 0;
+        self.received.looked_through = 0;
+    }
+
+    fn targets_of(&self, content: &Content, admitted_at: Timestamp) -> Vec<Target> {
+        let Content::Event { event, .. } = content else {
             return Vec::new();
         };
         let context = EventContext { event, admitted_at };
@@ -372,67 +425,6 @@ impl<P> Partition<P> {
     fn pinned(&self) -> impl Fn(&EntityValue) -> bool + use<P> {
         let settled = self.batches - self.overlays.len() as u64;
         move |value| value.batch > settled
-    }
-
-    /// Gives the entities that a settled batch created their rows, and forgets them where those are not
-    /// known.
-    fn settle_entities(&mut self, overlay: &Overlay, new_rows: Option<&[EntityRow]>) {
-        if let Some(new_rows) = new_rows {
-            assert_eq!(
-                new_rows.len(),
-                overlay.created.len(),
-                "the store numbers every new entity"
-            );
-        }
-        let mut rows: HashMap<&EntityRef, Option<EntityRow>> = HashMap::default();
-        for (place, index) in overlay.created.iter().enumerate() {
-            if let Some((entity, _)) = overlay.moved.get(*index) {
-                rows.insert(entity, new_rows.and_then(|rows| rows.get(place)).copied());
-            }
-        }
-        if rows.is_empty() && self.shared.is_empty() {
-            return;
-        }
-        // What the next batch would go back to is what this one left.
-        for (entity, before) in self.overlays.iter_mut().flat_map(|next| &mut next.moved) {
-            let row = rows.get(&*entity);
-            if row == Some(&None) || self.shared.get(entity).is_some() {
-                *before = None;
-            } else if let (Some(row), Some(value)) = (row, before) {
-                value.row = *row;
-            }
-        }
-        for (entity, row) in rows {
-            let Some(value) = self.entities.get_mut(entity) else {
-                continue;
-            };
-            value.row = row;
-            if row.is_none() && value.batch <= overlay.number {
-                self.entities.remove(entity);
-            }
-        }
-    }
-
-    /// A shared entity is not kept between batches, also when the settled events only read it: whoever
-    /// shares it may have moved it since.
-    fn forget_shared(&mut self, settled_events: usize) {
-        if self.shared.is_empty() {
-            return;
-        }
-        let pinned = self.pinned();
-        for queued in self.queue.iter().take(settled_events) {
-            for entity in queued
-                .targets
-                .iter()
-                .filter_map(|it| it.entity.as_ref().ok())
-            {
-                let value = self.entities.get(entity);
-                let is_shared = self.shared.touch(entity, |()| false);
-                if is_shared && value.is_some_and(|value| !pinned(value)) {
-                    self.entities.remove(entity);
-                }
-            }
-        }
     }
 
     fn name_of(&self, entity: &EntityRef) -> EntityName {

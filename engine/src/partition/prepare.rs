@@ -1,22 +1,26 @@
 //! Applies queued events on speculative state and writes their part of a batch.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::letters::{self, Notice};
+use super::letters::{self, Notice, raw_id};
+use super::logs::LogDraft;
 use super::reads::LookedAt;
-use super::{EntityRef, EntityValue, Head, Overlay, PREPARED_MAX, Partition, Queued, Target};
-use crate::admission::{Admission, Content, classify, conflict_id, unreadable_id};
+use super::{
+    EntityRef, EntityValue, EventRef, Heads, Origin, Overlay, PREPARED_MAX, Partition, Queued,
+    Target,
+};
+use crate::admission::{Admission, Content, classify, conflict_id};
 use crate::bus::{Became, Settlement};
 use crate::checkpoint::Counts;
 use crate::clock::Timestamp;
-use crate::commit::{DedupeMark, EntityRead, EntityWrite, OpenWork, Segment};
+use crate::commit::{DedupeMark, EntityRead, EntityWrite, OpenWork, Segment, WorkDone};
 use crate::dead_letter::DeadLetter;
 use crate::event::Event;
-use crate::hash::Hash128;
 use crate::machine::{DeadReason, EventContext, Fault};
 use crate::planted::{Bug, active};
-use crate::position::{Offset, RecordPosition, Sequence, Version};
-use crate::record::{Effect, Entry, EntryBody, Outcome};
+use crate::position::{Offset, Sequence, Version};
+use crate::record::{Effect, Outcome};
 use crate::state::EntityState;
 use crate::tenant::TenantId;
 use crate::transition::{self, Transition};
@@ -28,7 +32,7 @@ pub struct Allowance {
     pub events_max: usize,
     /// Bytes at most; a first event that is larger goes alone.
     pub bytes_max: usize,
-    /// Only events in front of this offset, if there is one.
+    /// Only deliveries in front of this offset, if there is one. Emitted events have none, and go.
     pub before: Option<Offset>,
 }
 
@@ -48,16 +52,18 @@ pub enum Prepared {
 pub struct Part {
     /// The tenant.
     pub tenant: Option<TenantId>,
-    /// Queued events in it, duplicates and unreadable ones included.
+    /// Queued events in it: emitted ones, then received ones, duplicates and unreadable ones included.
     pub events: usize,
     /// Their bytes.
     pub bytes: usize,
-    /// Their offsets, sorted.
+    /// The offsets of the received ones, sorted.
     pub offsets: Vec<Offset>,
+    /// The open work of the emitted ones.
+    pub work_done: Vec<WorkDone>,
     /// What became of them.
     pub counts: Counts,
-    /// The log: one segment, or none when nothing was admitted.
-    pub segment: Option<Segment>,
+    /// The logs: a segment for each of the two to which something came.
+    pub segments: Vec<Segment>,
     /// Marks of admitted keys.
     pub dedupe: Vec<DedupeMark>,
     /// Entities that moved.
@@ -78,62 +84,111 @@ pub struct Part {
 pub(super) struct Draft {
     pub part: Part,
     overlay: Overlay,
-    body: String,
-    first_sequence: Sequence,
-    first_at: Option<Timestamp>,
-    last_at: Timestamp,
+    pub source: LogDraft,
+    pub internal: LogDraft,
     /// Entities that did not move when they were decided on, as they were.
     looked_at: Vec<LookedAt>,
     /// Of the event in hand; kept between events for its room.
     effects: Vec<Effect>,
-    stamp: Option<(Timestamp, Arc<str>)>,
+    /// The last admission time that was written, as text.
+    pub stamp: Option<(Timestamp, Arc<str>)>,
+}
+
+/// Why no more of a queue was taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All of it was.
+    Exhausted,
+    /// The allowance is used up, or what follows is behind its offset.
+    NotAllowed,
+    /// The next event waits for entities.
+    Waiting,
+}
+
+impl Part {
+    /// The event of a part that holds one.
+    pub fn only_event(&self) -> Option<EventRef> {
+        match (self.offsets.as_slice(), self.work_done.as_slice()) {
+            ([offset], []) => Some(EventRef::Delivered(*offset)),
+            ([], [done]) => Some(EventRef::Emitted(done.place)),
+            _ => None,
+        }
+    }
 }
 
 impl<P> Partition<P> {
-    /// Applies queued events, in order, up to the allowance, and hands out their part of a batch.
+    /// Applies queued events, in order, up to the allowance, and hands out their part of a batch. Emitted
+    /// events go first, also those that the store still holds: received ones wait until none is left.
     pub fn prepare(&mut self, allowance: Allowance) -> Prepared {
-        let waits = |queued: &Queued<P>| {
-            let before = allowance.before;
-            before.is_some_and(|before| queued.received.offset >= before)
-        };
-        let first = self.prepared_events();
-        if self.queue.get(first).is_none_or(waits) || self.overlays.len() >= PREPARED_MAX {
+        if self.overlays.len() >= PREPARED_MAX {
             return Prepared::Empty;
         }
+        let (emitted, received) = self.prepared_events();
         let mut draft = self.draft(allowance);
-        // The queue is lent out so that events can be read while speculation is written.
-        let queue = std::mem::take(&mut self.queue);
+        // The queues are lent out so that events can be read while speculation is written.
+        let queue = std::mem::take(&mut self.emitted.queue);
+        let mut end = self.take_from(&queue, emitted, &allowance, &mut draft);
+        self.emitted.queue = queue;
+        if end == End::Exhausted && self.has_stored_work() {
+            end = End::Waiting;
+        }
+        if end == End::Exhausted {
+            let queue = std::mem::take(&mut self.received.queue);
+            end = self.take_from(&queue, received, &allowance, &mut draft);
+            self.received.queue = queue;
+        }
+        match end {
+            _ if draft.part.events > 0 => Prepared::Part(Box::new(self.finish(draft))),
+            End::Waiting => Prepared::Waiting,
+            End::Exhausted | End::NotAllowed => Prepared::Empty,
+        }
+    }
+
+    /// Takes events from behind the first `first` of a queue into the draft.
+    fn take_from(
+        &mut self,
+        queue: &VecDeque<Queued<P>>,
+        first: usize,
+        allowance: &Allowance,
+        draft: &mut Draft,
+    ) -> End {
         for (place, queued) in queue.iter().enumerate().skip(first) {
             let full = draft.part.events >= allowance.events_max
-                || draft.part.bytes + queued.received.bytes > allowance.bytes_max;
-            if waits(queued) || full && draft.part.events > 0 {
-                break;
+                || draft.part.bytes + queued.bytes > allowance.bytes_max;
+            let too_far = match queued.origin {
+                Origin::Delivered(offset) => {
+                    allowance.before.is_some_and(|before| offset >= before)
+                }
+                Origin::Emitted(..) => false,
+            };
+            if too_far || full && draft.part.events > 0 {
+                return End::NotAllowed;
             }
             if let Some(missing) = self.missing_entity(queued) {
                 // Forgotten since it was looked at, unless a load of it is on its way.
                 if !self.requested.contains(missing) {
-                    self.looked_through = self.looked_through.min(place);
+                    let line = match queued.origin {
+                        Origin::Delivered(_) => &mut self.received,
+                        Origin::Emitted(..) => &mut self.emitted,
+                    };
+                    line.looked_through = line.looked_through.min(place);
                 }
-                break;
+                return End::Waiting;
             }
-            self.take_in(queued, &mut draft);
+            self.take_in(queued, draft);
         }
-        self.queue = queue;
-        if draft.part.events == 0 {
-            return Prepared::Waiting;
-        }
-        Prepared::Part(Box::new(self.finish(draft)))
+        End::Exhausted
     }
 
     fn draft(&self, allowance: Allowance) -> Draft {
-        let head: Head = self
+        let heads: Heads = self
             .overlays
             .back()
-            .map_or(self.head, |overlay| overlay.head);
+            .map_or(self.heads, |overlay| overlay.heads);
+        let mut source = LogDraft::new(heads.source);
         // Roughly what the records need: an event's own bytes and what the engine adds.
         let (_, bytes) = self.ready();
-        let mut body = String::with_capacity(bytes.min(allowance.bytes_max));
-        body.push('[');
+        source.reserve(bytes.min(allowance.bytes_max));
         Draft {
             part: Part {
                 tenant: Some(self.stream_partition.tenant.clone()),
@@ -141,13 +196,11 @@ impl<P> Partition<P> {
             },
             overlay: Overlay {
                 number: self.batches + 1,
-                head,
+                heads,
                 ..Overlay::default()
             },
-            body,
-            first_sequence: head.next_sequence,
-            first_at: None,
-            last_at: Timestamp(0),
+            source,
+            internal: LogDraft::new(heads.internal),
             looked_at: Vec::new(),
             effects: Vec::new(),
             stamp: None,
@@ -166,98 +219,106 @@ impl<P> Partition<P> {
     }
 
     fn take_in(&mut self, queued: &Queued<P>, draft: &mut Draft) {
-        let offset = queued.received.offset;
         draft.part.events += 1;
-        draft.part.bytes += queued.received.bytes;
-        draft.part.offsets.push(offset);
-        draft.overlay.events += 1;
-        draft.overlay.bytes += queued.received.bytes;
-        match &queued.received.content {
+        draft.part.bytes += queued.bytes;
+        draft.overlay.bytes += queued.bytes;
+        match &queued.origin {
+            Origin::Delivered(offset) => {
+                draft.overlay.received += 1;
+                draft.part.offsets.push(*offset);
+                self.take_delivered(queued, *offset, draft);
+            }
+            Origin::Emitted(place, _) => {
+                draft.overlay.emitted += 1;
+                draft.part.counts.looped_back += 1;
+                let tenant = self.stream_partition.tenant.clone();
+                draft.part.work_done.push(WorkDone {
+                    tenant,
+                    place: *place,
+                });
+                match &queued.content {
+                    // Its open work is what makes it once, and is deleted with it: no key is asked for.
+                    Content::Event { event, .. } => self.admit(draft, queued, event),
+                    Content::Unreadable { payload, fault } => {
+                        let detail = format!("{}: {}", fault.field, fault.reason);
+                        let reason = DeadReason::Unreadable;
+                        let id = raw_id(&self.stream_partition, &queued.origin, payload);
+                        self.keep_raw(draft, queued, id, reason, detail, payload.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_delivered(&mut self, queued: &Queued<P>, offset: Offset, draft: &mut Draft) {
+        let (event, key, conflict) = match &queued.content {
             Content::Unreadable { payload, fault } => {
                 draft.part.counts.unreadable += 1;
-                let id = unreadable_id(&self.stream_partition.source_partition, offset, payload);
                 let detail = format!("{}: {}", fault.field, fault.reason);
-                self.keep_unreadable(draft, offset, &detail);
-                self.keep_raw(
-                    draft,
-                    queued,
-                    id,
-                    DeadReason::Unreadable,
-                    detail,
-                    payload.clone(),
-                );
+                let reason = DeadReason::Unreadable;
+                let id = raw_id(&self.stream_partition, &queued.origin, payload);
+                self.keep_unreadable(draft, &queued.origin, &detail);
+                return self.keep_raw(draft, queued, id, reason, detail, payload.clone());
             }
             Content::Event {
                 event,
                 key,
                 conflict,
-            } => match classify(*conflict, self.known_keys.get(key).copied()) {
-                Admission::Duplicate => {
-                    draft.part.counts.duplicates += 1;
-                    self.keep_settlement(draft, offset, || Became::Duplicate);
-                }
-                Admission::Conflict => {
-                    self.keep_settlement(draft, offset, || Became::Conflict);
-                    draft.part.counts.conflicts += 1;
-                    let id = conflict_id(&self.stream_partition.tenant, *key, *conflict);
-                    let detail = "the idempotency key was admitted with other content".to_owned();
-                    self.keep_raw(
-                        draft,
-                        queued,
-                        id,
-                        DeadReason::Conflict,
-                        detail,
-                        letters::stored_json(event),
-                    );
-                }
-                Admission::Admitted => self.admit(draft, queued, event, *key, *conflict),
-            },
+            } => (event, *key, *conflict),
+        };
+        match classify(conflict, self.known_keys.get(&key).copied()) {
+            Admission::Duplicate => {
+                draft.part.counts.duplicates += 1;
+                self.keep_settlement(draft, &queued.origin, || Became::Duplicate);
+            }
+            Admission::Conflict => {
+                draft.part.counts.conflicts += 1;
+                self.keep_settlement(draft, &queued.origin, || Became::Conflict);
+                let id = conflict_id(&self.stream_partition.tenant, key, conflict);
+                let detail = "the idempotency key was admitted with other content".to_owned();
+                let payload = letters::stored_json(event);
+                self.keep_raw(draft, queued, id, DeadReason::Conflict, detail, payload);
+            }
+            Admission::Admitted if self.is_lost(queued) => {
+                draft.part.counts.unreadable += 1;
+                self.admit(draft, queued, event);
+            }
+            Admission::Admitted => {
+                draft.part.counts.admitted += 1;
+                // Speculation until the batch is settled; it is forgotten no sooner, as the memory holds
+                // twice what two batches admit.
+                self.known_keys.put(&key, conflict, |_| false);
+                draft.overlay.keys.push(key);
+                draft.part.dedupe.push(DedupeMark {
+                    tenant: self.stream_partition.tenant.clone(),
+                    key,
+                    conflict,
+                    offset,
+                });
+                self.admit(draft, queued, event);
+            }
         }
     }
 
-    fn admit(
-        &mut self,
-        draft: &mut Draft,
-        queued: &Queued<P>,
-        event: &Event,
-        key: Hash128,
-        conflict: Hash128,
-    ) {
-        let offset = queued.received.offset;
-        let condemned = self
-            .condemned
-            .get(&offset)
-            .map(|condemned| (condemned.times, condemned.detail.clone()));
-        if let Some((times, detail)) = &condemned
-            && *times > 1
+    /// True when the store refuses even the event's log record: only its bytes can be kept.
+    fn is_lost(&self, queued: &Queued<P>) -> bool {
+        let condemned = self.condemned.get(&queued.origin.event());
+        condemned.is_some_and(|condemned| condemned.times > 1)
+    }
+
+    fn admit(&mut self, draft: &mut Draft, queued: &Queued<P>, event: &Event) {
+        let condemned = self.condemned.get(&queued.origin.event());
+        let condemned = condemned.map(|condemned| condemned.detail.clone());
+        if let Some(detail) = &condemned
+            && self.is_lost(queued)
         {
-            // Even its log record is refused: only its bytes can be kept.
-            draft.part.counts.unreadable += 1;
-            self.keep_unreadable(draft, offset, detail);
+            self.keep_unreadable(draft, &queued.origin, detail);
             let payload = letters::stored_json(event);
-            let id = unreadable_id(&self.stream_partition.source_partition, offset, &payload);
-            return self.keep_raw(
-                draft,
-                queued,
-                id,
-                DeadReason::Store,
-                detail.clone(),
-                payload,
-            );
+            let id = raw_id(&self.stream_partition, &queued.origin, &payload);
+            let (reason, detail) = (DeadReason::Store, detail.clone());
+            return self.keep_raw(draft, queued, id, reason, detail, payload);
         }
-        draft.part.counts.admitted += 1;
-        // Speculation until the batch is settled; it is forgotten no sooner, as the memory holds twice
-        // what two batches admit.
-        self.known_keys.put(&key, conflict, |_| false);
-        draft.overlay.keys.push(key);
-        let tenant = self.stream_partition.tenant.clone();
-        draft.part.dedupe.push(DedupeMark {
-            tenant,
-            key,
-            conflict,
-            offset,
-        });
-        let sequence = draft.overlay.head.next_sequence;
+        let sequence = draft.log(&queued.origin).head.next_sequence;
         let context = EventContext {
             event,
             admitted_at: queued.admitted_at,
@@ -267,9 +328,8 @@ impl<P> Partition<P> {
             draft.part.counts.unhandled += 1;
         }
         for target in &queued.targets {
-            let refused = condemned.as_ref().map(|(_, detail)| detail.as_str());
-            let transition = self.transition(target, &context, refused);
-            let effect = self.keep(draft, target, &context, sequence, transition);
+            let transition = self.transition(target, &context, condemned.as_deref());
+            let effect = self.keep(draft, queued, target, &context, sequence, transition);
             // What the store has condemned is dead whatever its entity is.
             if effect.outcome != Outcome::Applied
                 && condemned.is_none()
@@ -281,8 +341,8 @@ impl<P> Partition<P> {
             effects.push(effect);
         }
         self.write(draft, queued, event, sequence, &effects);
-        self.keep_settlement(draft, offset, || Became::Admitted {
-            position: self.position_of(sequence),
+        self.keep_settlement(draft, &queued.origin, || Became::Admitted {
+            position: self.position_of(&queued.origin, sequence),
             effects: effects.clone(),
         });
         effects.clear();
@@ -321,6 +381,7 @@ impl<P> Partition<P> {
     fn keep(
         &mut self,
         draft: &mut Draft,
+        queued: &Queued<P>,
         target: &Target,
         context: &EventContext<'_>,
         sequence: Sequence,
@@ -339,12 +400,12 @@ impl<P> Partition<P> {
             Outcome::Dead | Outcome::Discarded => counts.dead += 1,
         }
         if let Some(fault) = fault {
-            let position = self.position_of(sequence);
+            let position = self.position_of(&queued.origin, sequence);
             self.keep_fault(draft, context, &effect, position, fault);
         } else if let (Some(moved), Ok(entity)) = (moved, &target.entity) {
             let tenant = &self.stream_partition.tenant;
             if !moved.emitted.is_empty() {
-                let position = self.position_of(sequence);
+                let position = self.position_of(&queued.origin, sequence);
                 let machine = &target.machine.definition().machine;
                 let work = transition::open_work_of(
                     tenant,
@@ -355,7 +416,11 @@ impl<P> Partition<P> {
                     context.admitted_at,
                 );
                 draft.part.counts.emitted += work.len() as u64;
-                draft.part.open_work.extend(work);
+                let before = draft.part.open_work.len() as u32;
+                draft.part.open_work.extend(work.into_iter().map(|work| {
+                    let number = before + work.number;
+                    OpenWork { number, ..work }
+                }));
             }
             self.move_entity(draft, entity, moved.state, moved.text, context.admitted_at);
         }
@@ -389,69 +454,28 @@ impl<P> Partition<P> {
         }
     }
 
-    fn position_of(&self, sequence: Sequence) -> RecordPosition {
-        RecordPosition {
-            stream: self.stream_partition.stream.clone(),
-            source_partition: self.stream_partition.source_partition.clone(),
-            sequence,
-        }
-    }
-
-    fn write(
-        &self,
-        draft: &mut Draft,
-        queued: &Queued<P>,
-        event: &Event,
-        sequence: Sequence,
-        effects: &[Effect],
-    ) {
-        if draft.first_at.is_some() {
-            draft.body.push(',');
-        }
-        draft.first_at.get_or_insert(queued.admitted_at);
-        draft.last_at = queued.admitted_at;
-        let stamp = match &draft.stamp {
-            Some((at, text)) if *at == queued.admitted_at => text.clone(),
-            _ => {
-                let text: Arc<str> = Arc::from(queued.admitted_at.to_rfc3339());
-                draft.stamp = Some((queued.admitted_at, text.clone()));
-                text
-            }
-        };
-        let entry = Entry {
-            sequence,
-            offset: Some(queued.received.offset),
-            admitted_at_text: &stamp,
-            body: EntryBody::Event(event),
-            effects,
-        };
-        let leaf = entry.write(&mut draft.body);
-        draft.overlay.head.chain_head = draft.overlay.head.chain_head.fold(leaf);
-        draft.overlay.head.next_sequence = sequence.next();
-    }
-
     fn finish(&mut self, draft: Draft) -> Part {
         let Draft {
             mut part,
             mut overlay,
-            mut body,
+            source,
+            internal,
             looked_at,
-            first_sequence,
-            first_at,
-            last_at,
             ..
         } = draft;
-        body.push(']');
-        if let Some(first_at) = first_at {
-            part.segment = Some(Segment {
-                stream_partition: self.stream_partition.clone(),
-                first_sequence,
-                count: part.counts.admitted as u32,
-                first_at,
-                last_at,
-                chain_head: overlay.head.chain_head,
-                body: Arc::from(body),
-            });
+        overlay.heads = Heads {
+            source: source.head,
+            internal: internal.head,
+        };
+        part.segments
+            .extend(source.finish(self.stream_partition.clone()));
+        part.segments
+            .extend(internal.finish(self.log_of(&self.internal)));
+        part.segments
+            .sort_unstable_by(|left, right| left.stream_partition.cmp(&right.stream_partition));
+        overlay.open_work.clone_from(&part.open_work);
+        if active(Bug::WorkNotDeleted) {
+            part.work_done.clear();
         }
         part.offsets.sort_unstable();
         if !active(Bug::UnsortedArrays) {
@@ -487,7 +511,6 @@ impl<P> Partition<P> {
                 overlay.created.push(index);
             }
         }
-        part.open_work.sort_by_key(|work| work.id);
         part.dead_letters.sort_by_key(|letter| letter.id);
         part.dead_letters.dedup_by_key(|letter| letter.id);
         self.batches = overlay.number;

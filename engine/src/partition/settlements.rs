@@ -1,9 +1,8 @@
 //! What becomes of each delivery of a batch in the making, for whoever waits for it.
 
-use super::Partition;
 use super::prepare::Draft;
+use super::{Origin, Partition};
 use crate::bus::{Became, Settlement};
-use crate::position::Offset;
 
 impl<P> Partition<P> {
     /// Whether each part says what becomes of its deliveries.
@@ -11,21 +10,21 @@ impl<P> Partition<P> {
         self.keeps_settlements = keep;
     }
 
-    /// Notes what becomes of a delivery, where that is asked for.
+    /// Notes what becomes of a delivery, where that is asked for. For an emitted event nobody waits.
     pub(super) fn keep_settlement(
         &self,
         draft: &mut Draft,
-        offset: Offset,
+        origin: &Origin,
         became: impl FnOnce() -> Became,
     ) {
-        if self.keeps_settlements {
-            let became = became();
+        if let (true, Origin::Delivered(offset)) = (self.keeps_settlements, origin) {
+            let (offset, became) = (*offset, became());
             draft.part.settlements.push(Settlement { offset, became });
         }
     }
 
-    pub(super) fn keep_unreadable(&self, draft: &mut Draft, offset: Offset, detail: &str) {
-        self.keep_settlement(draft, offset, || Became::Unreadable {
+    pub(super) fn keep_unreadable(&self, draft: &mut Draft, origin: &Origin, detail: &str) {
+        self.keep_settlement(draft, origin, || Became::Unreadable {
             detail: detail.to_owned(),
         });
     }

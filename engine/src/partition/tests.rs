@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Allowance, Head, Part, Partition, PartitionLimits, Prepared};
+use super::{Allowance, Heads, Part, Partition, PartitionLimits, Prepared, Settled};
 use crate::admission::{self, Binding};
 use crate::bus::Delivery;
 use crate::clock::Timestamp;
@@ -14,7 +14,9 @@ use crate::hash::Hash128;
 use crate::headers::Headers;
 use crate::machine::order::order_processor;
 use crate::machine::{DeadReason, MachineSet};
-use crate::position::{Offset, SourceName, SourcePartition, StreamName, StreamPartition, Version};
+use crate::position::{
+    Offset, Revision, SourceName, SourcePartition, StreamName, StreamPartition, Version,
+};
 use crate::record::{Record, split_segment};
 use crate::state::{EntityKey, MachineName, Status};
 use crate::tenant::{TenantBinding, TenantId};
@@ -38,10 +40,11 @@ fn partition() -> Partition<()> {
             source_partition,
         },
         MachineSet::new([Arc::new(order_processor().unwrap()) as _]),
-        Head::default(),
+        Heads::default(),
         PartitionLimits {
             entities_max: 1,
             known_keys_max: 40,
+            emitted_bytes_max: 1,
         },
     )
 }
@@ -64,6 +67,14 @@ fn offer(partition: &mut Partition<()>, offset: u64, id: &str, kind: &str, order
     };
     let (_, received) = admission::read(&delivery, &binding);
     partition.offer(received, (), Timestamp(7));
+}
+
+fn settle(partition: &mut Partition<()>, new_rows: Option<&[EntityRow]>) -> Vec<()> {
+    partition.settle(Settled {
+        revision: Revision(0),
+        new_rows,
+        at: Timestamp(7),
+    })
 }
 
 fn name(order: &str) -> EntityName {
@@ -112,8 +123,11 @@ impl Table {
         let named: BTreeSet<_> = written
             .chain(part.reads.iter().map(|read| &read.name))
             .collect();
-        let Some(segment) = &part.segment else { return };
-        for record in split_segment(&segment.body).unwrap() {
+        for record in part
+            .segments
+            .iter()
+            .flat_map(|it| split_segment(&it.body).unwrap())
+        {
             let (record, _) = Record::read(record.get()).unwrap();
             for effect in record.effects {
                 let order = effect.key.unwrap();
@@ -224,11 +238,11 @@ fn played(seed: u64) -> (Table, usize) {
                     }
                     Ok(_) if draw(5) == 0 => {
                         // The reply was lost: as the node does, what was made meanwhile is made again.
-                        partition.settle(None);
+                        settle(&mut partition, None);
                         parts.clear();
                         partition.reset(&Surprises::default());
                     }
-                    Ok(rows) => drop(partition.settle(Some(&rows))),
+                    Ok(rows) => drop(settle(&mut partition, Some(&rows))),
                 }
             }
         }
@@ -309,7 +323,7 @@ fn a_shared_entity_is_asked_for_again_also_when_it_was_only_read() {
     }
     let part = part(&mut partition).unwrap();
     assert_eq!((part.events, part.counts.rejected), (2, 2), "paid already");
-    partition.settle(Some(&[]));
+    settle(&mut partition, Some(&[]));
     offer(&mut partition, 2, "e2", "paid", "o1");
     assert_eq!(partition.wanted(10), [name("o1")]);
 }
@@ -327,7 +341,7 @@ fn an_entity_is_known_as_shared_however_many_others_were_before_it() {
     partition.reset(&surprised("o1"));
     offer(&mut partition, 0, "e0", "paid", "o1");
     part(&mut partition).unwrap();
-    partition.settle(Some(&[]));
+    settle(&mut partition, Some(&[]));
     offer(&mut partition, 1, "e1", "paid", "o1");
     assert_eq!(partition.wanted(10), [name("o1")]);
 }

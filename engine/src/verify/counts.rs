@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{CheckedFor, Findings, Place};
 use crate::checkpoint::{Checkpoint, Counts};
 use crate::dead_letter::DeadLetterSource;
+use crate::limits::{OPEN_WORK_PAGE, OPEN_WORK_TENANTS_PAGE};
 use crate::machine::DeadReason;
 use crate::position::{SourcePartition, StreamPartition};
 use crate::record::{Outcome, Record, RecordBody};
@@ -23,6 +24,10 @@ struct Tally {
     dropped: u64,
     unreadable_letters: u64,
     conflict_letters: u64,
+    /// Emitted events that are kept as their bytes alone.
+    emitted_letters: u64,
+    /// Emitted events that wait.
+    open_work: u64,
 }
 
 /// Tallies by source partition, and the dead effects of the tenant that is being read.
@@ -43,7 +48,11 @@ impl Tallies {
         let counts = &mut tally.counts;
         let is_event = matches!(record.body, RecordBody::Event(_));
         if is_event {
-            counts.admitted += 1;
+            if stream_partition.stream.is_internal() {
+                counts.looped_back += 1;
+            } else {
+                counts.admitted += 1;
+            }
             counts.unhandled += u64::from(record.effects.is_empty());
         }
         for effect in &record.effects {
@@ -99,10 +108,14 @@ pub(super) async fn tenant(
             match &stored.letter.source {
                 DeadLetterSource::Record { .. } => of_events += 1,
                 DeadLetterSource::Raw {
-                    source_partition, ..
+                    source_partition,
+                    offset,
+                    ..
                 } => {
                     let tally = tallies.sources.entry(source_partition.clone()).or_default();
-                    if stored.letter.reason == DeadReason::Conflict {
+                    if offset.is_none() {
+                        tally.emitted_letters += 1;
+                    } else if stored.letter.reason == DeadReason::Conflict {
                         tally.conflict_letters += 1;
                     } else {
                         tally.unreadable_letters += 1;
@@ -133,6 +146,31 @@ pub(super) async fn tenant(
     Ok(())
 }
 
+/// Counts the emitted events of a source partition that wait, over all tenants.
+async fn open_work(store: &dyn StateStore, place: &SourcePartition) -> Result<u64, StoreError> {
+    let (mut pieces, mut tenant) = (0, None);
+    loop {
+        let tenants = store
+            .tenants_with_open_work(place, tenant.as_ref(), OPEN_WORK_TENANTS_PAGE)
+            .await?;
+        for tenant in &tenants {
+            let mut after = None;
+            loop {
+                let page = store
+                    .open_work(tenant, place, after, OPEN_WORK_PAGE)
+                    .await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.place);
+                pieces += page.len() as u64;
+            }
+        }
+        tenant = tenants.last().cloned();
+        if tenant.is_none() {
+            return Ok(pieces);
+        }
+    }
+}
+
 /// Compares every checkpoint's counts with the log. One that moved on while the log was read is left.
 pub(super) async fn checkpoints(
     store: &dyn StateStore,
@@ -140,6 +178,11 @@ pub(super) async fn checkpoints(
     tallies: &Tallies,
     findings: &mut Findings,
 ) -> Result<(), StoreError> {
+    let mut waiting = BTreeMap::new();
+    for checkpoint in &before {
+        let place = &checkpoint.source_partition;
+        waiting.insert(place.clone(), open_work(store, place).await?);
+    }
     let now = store.checkpoints().await?;
     for source_partition in tallies.sources.keys() {
         if !now
@@ -157,11 +200,9 @@ pub(super) async fn checkpoints(
             findings.report.moved_on += 1;
             continue;
         }
-        let tally = tallies
-            .sources
-            .get(&checkpoint.source_partition)
-            .copied()
-            .unwrap_or_default();
+        let place = &checkpoint.source_partition;
+        let mut tally = tallies.sources.get(place).copied().unwrap_or_default();
+        tally.open_work = waiting.get(place).copied().unwrap_or(0);
         compare(&checkpoint, &tally, findings);
     }
     Ok(())
@@ -186,6 +227,11 @@ fn compare(checkpoint: &Checkpoint, tally: &Tally, findings: &mut Findings) {
         ("ignored", counted.ignored, there.ignored),
         ("dead", counted.dead, there.dead),
         ("unhandled", counted.unhandled, there.unhandled),
+        (
+            "looped back",
+            counted.looped_back,
+            there.looped_back + tally.emitted_letters,
+        ),
     ] {
         let agrees = counted == there || (tally.dropped > 0 && counted > there);
         if !agrees {
@@ -197,6 +243,13 @@ fn compare(checkpoint: &Checkpoint, tally: &Tally, findings: &mut Findings) {
             "unreadable deliveries with a dead letter",
             counted.unreadable,
             tally.unreadable_letters,
+        );
+    }
+    if counted.emitted != counted.looped_back + tally.open_work {
+        differ(
+            "emitted, each looped back or open work",
+            counted.emitted,
+            counted.looped_back + tally.open_work,
         );
     }
     // The same content under the same key is kept once, by whichever source partition brought it first.

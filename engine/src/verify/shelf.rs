@@ -11,7 +11,9 @@ use crate::admission::{self, Binding};
 use crate::bus::Delivery;
 use crate::checkpoint::{Checkpoint, Counts, DoneAbove, Progress};
 use crate::clock::Timestamp;
-use crate::commit::{CommitBatch, CommitReply, EntityName, EntityRow, Segment, StoredEntity};
+use crate::commit::{
+    CommitBatch, CommitReply, EntityName, EntityRow, Segment, StoredEntity, WorkPlace,
+};
 use crate::dead_letter::DeadLetterState;
 use crate::event::EventType;
 use crate::hash::Hash128;
@@ -19,7 +21,7 @@ use crate::headers::Headers;
 use crate::machine::{
     Change, DeadReason, Definition, EventContext, Fault, MachineSet, Processor, Verdict,
 };
-use crate::partition::{Allowance, Head, Part, Partition, PartitionLimits, Prepared};
+use crate::partition::{Allowance, Head, Heads, Part, Partition, PartitionLimits, Prepared};
 use crate::position::{
     Epoch, Incarnation, Offset, RecordPosition, Revision, Sequence, SourceName, SourcePartition,
     StreamName, StreamPartition, Version,
@@ -187,7 +189,10 @@ impl Shelf {
         let mut writer: Partition<()> = Partition::new(
             stream_partition.clone(),
             MachineSet::new(machines),
-            head.unwrap_or_default(),
+            Heads {
+                source: head.unwrap_or_default(),
+                ..Heads::default()
+            },
             PartitionLimits::default(),
         );
         for payload in deliveries {
@@ -225,7 +230,7 @@ impl Shelf {
     }
 
     fn write(&mut self, stream_partition: &StreamPartition, part: Part) {
-        if let Some(segment) = part.segment {
+        for segment in part.segments {
             let head = StreamHead {
                 stream_partition: stream_partition.clone(),
                 next_sequence: Sequence(segment.first_sequence.0 + u64::from(segment.count)),
@@ -427,10 +432,19 @@ impl StateStore for Shelf {
     ) -> Result<Option<StoredDeadLetter>, StoreError> {
         Ok(self.letters.iter().find(|l| l.letter.id == id).cloned())
     }
+    async fn tenants_with_open_work(
+        &self,
+        _: &SourcePartition,
+        _: Option<&TenantId>,
+        _: u32,
+    ) -> Result<Vec<TenantId>, StoreError> {
+        Ok(Vec::new())
+    }
     async fn open_work(
         &self,
         _: &TenantId,
         _: &SourcePartition,
+        _: Option<WorkPlace>,
         _: u32,
     ) -> Result<Vec<StoredOpenWork>, StoreError> {
         Ok(Vec::new())

@@ -24,6 +24,9 @@ fn a_file_becomes_state_once_however_often_it_is_read() {
         ("rejected", 11),
         ("dead", 1),
         ("emitted", 10),
+        ("looped_back", 10),
+        // Nothing listens to what is emitted.
+        ("unhandled", 10),
     ] {
         assert_eq!(counts[what], json!(count), "{what} in {counts}");
     }

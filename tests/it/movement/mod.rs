@@ -4,6 +4,7 @@
 mod bounds;
 mod busy;
 mod drained;
+mod emitted;
 mod failing;
 mod fencing;
 mod giving_back;

@@ -227,7 +227,10 @@ fn every_actor_shows_what_it_holds() {
             (25, 2)
         );
         assert_eq!(partition.loads_in_flight, 0);
-        assert_eq!(partition.head.map(|it| it.next_sequence), Some(Sequence(0)));
+        assert_eq!(
+            partition.heads.map(|it| it.source.next_sequence),
+            Some(Sequence(0))
+        );
         // The lane's, and those of the poll that waits.
         assert_eq!(snapshot.unsettled_events, 25 + 20);
         scene.settled_within(0, 60 * SECOND).await;
@@ -249,7 +252,7 @@ fn every_actor_shows_what_it_holds() {
             (0, 0)
         );
         assert_eq!(
-            partition.head.map(|it| it.next_sequence),
+            partition.heads.map(|it| it.source.next_sequence),
             Some(Sequence(25))
         );
     });

@@ -78,6 +78,7 @@ fn start_engine(bus: &MemoryBusHandle, url: String) -> std::thread::JoinHandle<E
                 memory: PartitionLimits {
                     entities_max: 2 * BATCH,
                     known_keys_max: 0,
+                    emitted_bytes_max: 0,
                 },
                 ..NodeOptions::default()
             };

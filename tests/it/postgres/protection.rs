@@ -258,6 +258,7 @@ const RIGHTS: [Rights; 5] = [
             "stream_heads",
             "stream_partition_ids",
             "tenant_ids",
+            "tenants_with_open_work",
             "token",
         ],
         writes: &[
@@ -272,7 +273,7 @@ const RIGHTS: [Rights; 5] = [
             "leases: insert, update of holder acquired_at expires_at",
             "machine_definitions: insert",
             "machines: insert",
-            "open_work: insert",
+            "open_work: insert, delete",
             "segments: insert",
             "source_partitions: insert, update",
             "stream_partitions: insert, update of next_sequence chain_head logged_at",
@@ -301,6 +302,7 @@ const RIGHTS: [Rights; 5] = [
             "stream_heads",
             "stream_partition_ids",
             "tenant_ids",
+            "tenants_with_open_work",
             "tidegate_maintain",
             "token",
         ],
@@ -619,11 +621,11 @@ async fn r38_the_engine_writes_no_row_of_a_tenant_that_its_transaction_does_not_
     let call = |keys: &str, new: &str| {
         format!(
             "select * from tidegate.commit_batch(1, 1, 1, false, now(), 9, '{{}}', null, null,
-             array[0,0,0,0,0,0,0,0,0,0], array[1], null, null, null, {keys},
+             array[0,0,0,0,0,0,0,0,0,0,0], array[1], null, null, null, {keys},
              '{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}', {new},
              '{{}}','{{}}','{{}}','{{}}','{{}}', '{{}}','{{}}','{{}}',
              '{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}',
-             '{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}', {empty}, '{{}}','{{}}','{{}}','{{}}')"
+             '{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}','{{}}', '{{}}','{{}}','{{}}', {empty}, '{{}}','{{}}','{{}}','{{}}')"
         )
     };
     let no_keys = "'{}','{}','{}','{}'";

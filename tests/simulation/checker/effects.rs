@@ -3,14 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidegate_engine::position::INTERNAL;
 use tidegate_engine::record::{Effect, Outcome};
 use tidegate_engine::state::{Status, state_hash};
 use tidegate_engine::store::StateStore;
 
+use super::letters::lost_name;
+use super::log::LogRecord;
 use super::{Findings, ROWS_MAX, Wrong, place_name, tenants};
 use crate::check::Check;
 use crate::faults::Fault;
-use crate::model::{ModelEntity, ModelEvent, Place, Verdict};
+use crate::model::{Emission, ModelEntity, ModelEvent, Place, Verdict};
+use crate::node::STREAM;
 use crate::stage::{Stage, source_partition};
 use crate::workload::PARTITIONS;
 
@@ -45,8 +49,9 @@ pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
                     .and_then(|reason| reason.split(':').next())
                     .unwrap_or_default();
                 dead.insert(format!(
-                    "{} {reason} {} {} {}",
+                    "{} {reason} {}:{} {} {}",
                     logged.event.tenant,
+                    stream_of(logged),
                     place_name(logged.partition),
                     logged.record.sequence,
                     effect.machine
@@ -70,7 +75,7 @@ pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
             }
         }
     }
-    let mut emitted = BTreeSet::new();
+    let mut emitted = Emissions::new();
     let mut histories = BTreeMap::new();
     for (place, applied) in &by_entity {
         histories.insert(
@@ -81,10 +86,11 @@ pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
     check_unmoved(findings, &histories, &mut wrong);
     check_order(findings, &mut wrong);
     check_entities(stage, &histories, &mut wrong).await;
-    check_open_work(stage, &emitted, &mut wrong).await;
-    for (_, index, _) in &emitted {
+    check_open_work(stage, &mut wrong).await;
+    for (index, _) in emitted.values() {
         findings.records[*index].emits += 1;
     }
+    check_looped_back(findings, &emitted, &mut wrong);
     findings.wrong.extend(wrong);
     dead
 }
@@ -96,6 +102,18 @@ fn name_of(effect: &Effect) -> (String, Option<String>) {
     )
 }
 
+/// What must have been emitted, by tenant, cause and machine; with the index of the record that caused it.
+type Emissions = BTreeMap<(String, String, String), (usize, Emission)>;
+
+fn stream_of(logged: &LogRecord) -> &'static str {
+    if logged.internal { INTERNAL } else { STREAM }
+}
+
+fn position_of(logged: &LogRecord) -> String {
+    let (stream, place) = (stream_of(logged), place_name(logged.partition));
+    format!("{stream}:{place}:{}", logged.record.sequence)
+}
+
 /// An entity's states by version, from 0.
 type History = Vec<ModelEntity>;
 
@@ -105,7 +123,7 @@ fn replay(
     place: &Place,
     applied: &Applied,
     wrong: &mut Wrong,
-    emitted: &mut BTreeSet<(String, usize, u64)>,
+    emitted: &mut Emissions,
 ) -> History {
     let mut entity = ModelEntity::default();
     let mut history = vec![entity.clone()];
@@ -137,8 +155,10 @@ fn replay(
             )));
             return history;
         }
-        if entity.emits(&place.1) {
-            emitted.insert((place.0.clone(), index, entity.version));
+        if let Some(emission) = entity.emits(&place.1, &logged.event) {
+            let cause = position_of(logged);
+            let of = (place.0.clone(), cause, emission.machine.to_owned());
+            emitted.insert(of, (index, emission));
         }
         history.push(entity.clone());
     }
@@ -209,7 +229,7 @@ fn says(entity: &ModelEntity, effect: &Effect, event: &ModelEvent) -> bool {
 
 /// Within a stream partition, what happens to an entity happens in the order of the log.
 fn check_order(findings: &Findings, wrong: &mut Wrong) {
-    let mut last: BTreeMap<(u32, String, String, String), u64> = BTreeMap::new();
+    let mut last: BTreeMap<(u32, bool, String, String, String), u64> = BTreeMap::new();
     for logged in &findings.records {
         for effect in &logged.record.effects {
             let (Some(version), Some(key)) = (effect.version, &effect.key) else {
@@ -218,6 +238,7 @@ fn check_order(findings: &Findings, wrong: &mut Wrong) {
             let tenant = logged.event.tenant.clone();
             let place = (
                 logged.partition,
+                logged.internal,
                 tenant,
                 effect.machine.to_string(),
                 key.to_string(),
@@ -290,31 +311,62 @@ async fn check_entities(stage: &Stage, histories: &BTreeMap<Place, History>, wro
     }
 }
 
-/// What the machines emitted waits as open work, once.
-async fn check_open_work(
-    stage: &Stage,
-    emitted: &BTreeSet<(String, usize, u64)>,
-    wrong: &mut Wrong,
-) {
-    let mut found = 0;
-    for tenant in tenants(stage).await {
-        for partition in 0..PARTITIONS {
-            let place = source_partition(partition);
-            found += stage
-                .store
-                .open_work(&tenant, &place, ROWS_MAX)
-                .await
-                .unwrap()
-                .len();
+/// Each emitted event stands once in the log of its cause's source partition, as the model says that it
+/// was emitted, or is kept as its bytes where the store refuses even its record; and nothing else does.
+fn check_looped_back(findings: &mut Findings, emitted: &Emissions, wrong: &mut Wrong) {
+    let mut missing = emitted.clone();
+    for logged in findings.records.iter().filter(|logged| logged.internal) {
+        let cause = logged.record.cause.as_ref().map(ToString::to_string);
+        let source = logged.event.content.split(' ').nth(1).unwrap_or_default();
+        let machine = source.trim_start_matches("/machines/").to_owned();
+        let of = (
+            logged.event.tenant.clone(),
+            cause.unwrap_or_default(),
+            machine,
+        );
+        let is_as_emitted = missing
+            .remove(&of)
+            .is_some_and(|(_, emission)| emission.content == logged.event.content);
+        if !is_as_emitted {
+            wrong.push((
+                Check::LoopedBack,
+                format!(
+                    "{of:?}: {} was not emitted, or is there twice",
+                    logged.event.content
+                ),
+            ));
         }
     }
-    if found != emitted.len() {
-        wrong.push((
-            Check::OpenWork,
-            format!(
-                "{found} pieces of open work, the log asks for {}",
-                emitted.len()
-            ),
-        ));
+    for (of, (index, emission)) in missing {
+        if emission.poison == 2 {
+            let partition = findings.records[index].partition;
+            let letter = format!("{} {}", of.0, lost_name(partition, &emission.content));
+            findings.lost.entry(partition).or_default().push(letter);
+        } else {
+            wrong.push((
+                Check::LoopedBack,
+                format!(
+                    "{of:?}: {} was emitted and never taken up",
+                    emission.content
+                ),
+            ));
+        }
+    }
+}
+
+/// Nothing that was emitted waits at the end.
+async fn check_open_work(stage: &Stage, wrong: &mut Wrong) {
+    for partition in 0..PARTITIONS {
+        let place = source_partition(partition);
+        let waits = stage
+            .store
+            .tenants_with_open_work(&place, None, ROWS_MAX)
+            .await;
+        for tenant in waits.unwrap() {
+            wrong.push((
+                Check::OpenWork,
+                format!("{tenant} has open work of partition {partition}"),
+            ));
+        }
     }
 }

@@ -48,7 +48,7 @@ fn name_of(letter: &DeadLetter) -> String {
             position, machine, ..
         } => {
             let (place, sequence) = (&position.source_partition, position.sequence);
-            format!("{reason} {place} {sequence} {machine}")
+            format!("{reason} {}:{place} {sequence} {machine}", position.stream)
         }
         DeadLetterSource::Raw { payload, .. } if reason == "conflict" => ModelEvent::read(payload)
             .map_or_else(
@@ -57,17 +57,30 @@ fn name_of(letter: &DeadLetter) -> String {
             ),
         DeadLetterSource::Raw {
             source_partition,
-            offset,
+            offset: Some(offset),
             ..
         } => format!("{reason} {} {offset}", source_partition.partition),
+        DeadLetterSource::Raw {
+            source_partition,
+            offset: None,
+            payload,
+        } => lost_name(
+            source_partition.partition,
+            &ModelEvent::read(payload).map_or_else(String::new, |event| event.content),
+        ),
     }
+}
+
+/// What names the letter of an emitted event that is kept as its bytes alone.
+pub fn lost_name(partition: u32, content: &str) -> String {
+    format!("store {partition} emitted {content}")
 }
 
 /// What no event could be read from is kept byte for byte.
 fn check_bytes(findings: &mut Findings, letter: &DeadLetter) {
     let DeadLetterSource::Raw {
         source_partition,
-        offset,
+        offset: Some(offset),
         payload,
     } = &letter.source
     else {

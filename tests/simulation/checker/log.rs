@@ -1,9 +1,12 @@
 //! Reads the log of every stream partition and checks what holds of it alone: gapless sequences, a chain
-//! that folds to its stored heads, offsets in order, and events that are those that were delivered.
+//! that folds to its stored heads, offsets in order, events that are those that were delivered, and causes
+//! in order where events were emitted.
+
+use std::collections::BTreeMap;
 
 use tidegate_engine::chain::ChainHead;
 use tidegate_engine::commit::Segment;
-use tidegate_engine::position::{Offset, Sequence, StreamPartition};
+use tidegate_engine::position::{Offset, Sequence, StreamName, StreamPartition};
 use tidegate_engine::record::{Record, RecordBody, split_segment};
 use tidegate_engine::store::{StateStore, StreamHead};
 
@@ -15,6 +18,8 @@ use crate::stage::Stage;
 /// One record of the log, with the event that the broker holds at its offset.
 pub struct LogRecord {
     pub partition: u32,
+    /// In the log of emitted events; it has no offset then, and no other record of the broker.
+    pub internal: bool,
     pub offset: u64,
     /// The number of the commit that wrote it.
     pub commit: u64,
@@ -39,6 +44,8 @@ struct Read {
     next: u64,
     chain: ChainHead,
     last_offset: Option<Offset>,
+    /// Of each log, where the last one stands that caused an event here.
+    causes: BTreeMap<StreamName, Sequence>,
     /// The number of the commit that wrote the segment.
     commit: u64,
 }
@@ -105,7 +112,9 @@ fn read_segment(
         }
         read.next += 1;
         times.push(record.admitted_at);
-        if record.offset <= read.last_offset {
+        if place.stream.is_internal() {
+            check_cause(findings, place, &record, read);
+        } else if record.offset <= read.last_offset {
             let (offset, last) = (record.offset, read.last_offset);
             let what = format!("{place}: offset {offset:?} behind {last:?}");
             findings.wrong(Check::Order, what);
@@ -120,9 +129,29 @@ fn read_segment(
     }
 }
 
+/// Emitted events run in the order in which what caused them was committed: that of each log.
+fn check_cause(findings: &mut Findings, place: &StreamPartition, record: &Record, read: &mut Read) {
+    let Some(cause) = &record.cause else {
+        let what = format!("{place}: {} has no cause", record.sequence);
+        return findings.wrong(Check::Order, what);
+    };
+    let before = read.causes.insert(cause.stream.clone(), cause.sequence);
+    let is_behind = cause.source_partition != place.source_partition
+        || record.offset.is_some()
+        || before.is_some_and(|before| cause.sequence < before);
+    if is_behind {
+        let what = format!(
+            "{place}: {} was caused by {cause}, the one before at {before:?}",
+            record.sequence
+        );
+        findings.wrong(Check::Order, what);
+    }
+}
+
 /// A record holds the event that was delivered at its offset, of the tenant in whose log it is.
 fn keep(findings: &mut Findings, place: &StreamPartition, record: Record, commit: u64) {
     let (partition, tenant) = (place.source_partition.partition, place.tenant.as_str());
+    let internal = place.stream.is_internal();
     let offset = record.offset.map_or(u64::MAX, |offset| offset.0);
     let delivered = findings
         .deliveries
@@ -144,12 +173,24 @@ fn keep(findings: &mut Findings, place: &StreamPartition, record: Record, commit
             event.content.clone(),
         )
     };
+    if internal && let Some(event) = stored {
+        return findings.records.push(LogRecord {
+            partition,
+            internal,
+            offset,
+            commit,
+            record,
+            event,
+            emits: 0,
+        });
+    }
     match (delivered, stored) {
         (Some(event), Some(stored))
             if identity(&event) == identity(&stored) && event.tenant == tenant =>
         {
             findings.records.push(LogRecord {
                 partition,
+                internal,
                 offset,
                 commit,
                 record,

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use tidegate_engine::store::StateStore;
 use tokio::time::Instant;
 
 use super::{CALM_MAX, Place, World};
 use crate::check::Check;
 use crate::node;
+use crate::stage::source_partition;
 use crate::workload::PARTITIONS;
 
 impl World {
@@ -37,7 +39,7 @@ impl World {
 
     pub(super) async fn settle(&mut self) {
         let until = Instant::now() + CALM_MAX;
-        while !self.is_wrong() && !self.is_settled() {
+        while !self.is_wrong() && !(self.is_settled() && self.is_all_looped_back().await) {
             self.tick().await;
             if Instant::now() > until {
                 self.stage.violation(Check::Settled, self.where_it_stands());
@@ -77,6 +79,18 @@ impl World {
             end.is_some_and(|end| self.stage.first_unsettled(partition, end).is_none())
         };
         (0..PARTITIONS).all(settled) && self.stage.store.commits_on_their_way() == 0
+    }
+
+    /// Nothing that was emitted waits.
+    async fn is_all_looped_back(&self) -> bool {
+        for partition in 0..PARTITIONS {
+            let place = source_partition(partition);
+            let waits = self.stage.store.tenants_with_open_work(&place, None, 1);
+            if !waits.await.unwrap().is_empty() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Everything is at rest: every permit is back, and nodes drain at once.

@@ -16,7 +16,7 @@ use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::headers::Headers;
 use tidegate_engine::machine::{MachineDefinition, MachineSet, Processor};
 use tidegate_engine::partition::{
-    Allowance, Head, Notice, Part, Partition, PartitionLimits, Prepared,
+    Allowance, Heads, Notice, Part, Partition, PartitionLimits, Prepared, Settled,
 };
 use tidegate_engine::position::{
     Epoch, Offset, Revision, SourceName, SourcePartition, StreamName, StreamPartition, Version,
@@ -176,7 +176,12 @@ impl Run {
         let mut new_rows = new_rows.as_slice();
         for (tenant, created) in &assembled.created {
             let (own, rest) = new_rows.split_at(*created);
-            self.partitions.get_mut(tenant).unwrap().settle(Some(own));
+            let settled = Settled {
+                revision: batch.revision,
+                new_rows: Some(own),
+                at: Timestamp(7),
+            };
+            self.partitions.get_mut(tenant).unwrap().settle(settled);
             new_rows = rest;
         }
     }
@@ -209,8 +214,9 @@ fn partition(tenant: TenantId, machines: MachineSet) -> Partition<()> {
     let limits = PartitionLimits {
         entities_max: ENTITIES_MAX,
         known_keys_max: 400,
+        emitted_bytes_max: 1_000,
     };
-    Partition::new(log, machines, Head::default(), limits)
+    Partition::new(log, machines, Heads::default(), limits)
 }
 
 /// A part of at most ten events, once what they need was loaded.

@@ -52,6 +52,7 @@ impl<'w> Draft<'w> {
                 entities: Vec::new(),
                 reads: Vec::new(),
                 open_work: Vec::new(),
+                work_done: Vec::new(),
                 dead_letters: Vec::new(),
                 dead_letter_updates: Vec::new(),
                 at: writer.now,
@@ -189,6 +190,7 @@ impl<'w> Draft<'w> {
         let record = Record {
             sequence,
             offset: Some(offset),
+            cause: None,
             admitted_at: self.writer.now,
             body: RecordBody::Event(event),
             effects,
@@ -224,9 +226,18 @@ impl<'w> Draft<'w> {
         batch
             .dedupe
             .sort_by(|left, right| (&left.tenant, left.key).cmp(&(&right.tenant, right.key)));
+        // In the order in which they were emitted, numbered for each tenant.
         batch
             .open_work
-            .sort_by(|left, right| (&left.tenant, left.id).cmp(&(&right.tenant, right.id)));
+            .sort_by(|left, right| left.tenant.cmp(&right.tenant));
+        let mut before: Option<(TenantId, u32)> = None;
+        for work in &mut batch.open_work {
+            work.number = match &before {
+                Some((tenant, number)) if *tenant == work.tenant => number + 1,
+                _ => 0,
+            };
+            before = Some((work.tenant.clone(), work.number));
+        }
         batch
     }
 }

@@ -203,6 +203,7 @@ impl Entry {
         event.push('}');
         OpenWork {
             tenant: self.tenant.clone(),
+            number: index,
             id,
             kind: OpenWorkKind::LoopBack,
             due,

@@ -1,7 +1,7 @@
 //! One batch is one transaction: all of it is visible, or nothing is.
 
 use tidegate_engine::clock::Timestamp;
-use tidegate_engine::commit::{CommitBatch, CommitReply};
+use tidegate_engine::commit::{CommitBatch, CommitReply, WorkDone, WorkPlace};
 use tidegate_engine::dead_letter::{DeadLetterState, DeadLetterUpdate};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{Epoch, Revision, Sequence, Version};
@@ -216,12 +216,22 @@ pub(super) async fn a_batch_without_events_moves_only_the_checkpoint(subject: St
 
 type Deform = (&'static str, fn(&mut CommitBatch));
 
-const DEFORMED: [Deform; 14] = [
+const DEFORMED: [Deform; 15] = [
     ("tenants in another order", |it| it.tenants.reverse()),
     ("segments in another order", |it| it.segments.reverse()),
     ("dedupe in another order", |it| it.dedupe.reverse()),
     ("entities in another order", |it| it.entities.reverse()),
     ("open work in another order", |it| it.open_work.reverse()),
+    ("work done twice", |it| {
+        let done = WorkDone {
+            tenant: it.tenants[0].clone(),
+            place: WorkPlace {
+                revision: Revision(0),
+                number: 0,
+            },
+        };
+        it.work_done = vec![done.clone(), done];
+    }),
     ("dead letters in another order", |it| {
         it.dead_letters.reverse()
     }),

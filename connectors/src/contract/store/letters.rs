@@ -13,7 +13,7 @@ use tidegate_engine::state::{EntityKey, MachineName};
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoreError};
 
 use super::reading::{dead_letters, dump};
-use super::{StoreUnderTest, begin, committed, submit};
+use super::{StoreUnderTest, begin, submit};
 use crate::contract::batch::{Entry, Writer, source_partition, tenant};
 use crate::store::batch_form;
 
@@ -31,7 +31,7 @@ pub(super) fn unreadable(
         "id: the attribute is missing".to_owned(),
         DeadLetterSource::Raw {
             source_partition: place.clone(),
-            offset: Offset(u64::try_from(id & 0xffff).unwrap()),
+            offset: Some(Offset(u64::try_from(id & 0xffff).unwrap())),
             payload: Bytes::from(format!("no event {id}")),
         },
         at,
@@ -239,7 +239,8 @@ pub(super) async fn the_bytes_of_an_unreadable_delivery_come_back_as_they_were(
         letter.detail = "(envelope): not UTF-8 at byte 0 – `\u{fffd}\"'".to_owned();
         letter.source = DeadLetterSource::Raw {
             source_partition: place.clone(),
-            offset: Offset(id as u64),
+            // That of an emitted event has none.
+            offset: (id > 0).then_some(Offset(id as u64)),
             payload: payload.clone(),
         };
         letters.push(letter);
@@ -273,55 +274,4 @@ pub(super) async fn the_bytes_of_an_unreadable_delivery_come_back_as_they_were(
         .map(|stored| stored.letter)
         .collect();
     assert_eq!(found, letters);
-}
-
-pub(super) async fn open_work_comes_in_order_of_due_time_and_is_kept_once(subject: StoreUnderTest) {
-    let store = subject.store.as_ref();
-    let places: Vec<_> = (0..2).map(|it| source_partition("orders", it)).collect();
-    let mut batches = Vec::new();
-    for place in &places {
-        let mut writer = Writer::claim(store, place, "a", begin()).await.unwrap();
-        let mut batch = writer.batch(&[
-            Entry::new("acme", &format!("{place}-1")).emits(5),
-            Entry::new("bolt", &format!("{place}-2")).emits(2),
-        ]);
-        let count = batch.open_work.len() as i64;
-        for (index, work) in batch.open_work.iter_mut().enumerate() {
-            // Due in another order than that of their ids, and some at one time.
-            work.due = Timestamp(writer.now.0 + (count - index as i64) / 2);
-        }
-        commit(store, &mut writer, batch.clone()).await;
-        // The same work from another event is the same work.
-        let mut again = writer.batch(&[Entry::new("acme", &format!("{place}-3"))]);
-        again.open_work = batch.open_work[..1].to_vec();
-        commit(store, &mut writer, again).await;
-        batches.push(batch);
-    }
-    for (place, batch) in places.iter().zip(&batches) {
-        for name in ["acme", "bolt"] {
-            let mut expected: Vec<_> = batch
-                .open_work
-                .iter()
-                .filter(|work| work.tenant == tenant(name))
-                .collect();
-            expected.sort_by_key(|work| (work.due, work.id));
-            for limit in [3, 100] {
-                let found = store.open_work(&tenant(name), place, limit).await.unwrap();
-                assert_eq!(found.len(), expected.len().min(limit as usize));
-                for (found, expected) in found.iter().zip(&expected) {
-                    assert_eq!(found.id, expected.id);
-                    assert_eq!(found.kind, expected.kind.as_str());
-                    assert_eq!(found.event, expected.event);
-                }
-            }
-        }
-    }
-    let mut idle = Writer::claim(store, &source_partition("orders", 2), "a", begin())
-        .await
-        .unwrap();
-    committed(store, &mut idle, &[Entry::new("acme", "idle")]).await;
-    let nothing = store
-        .open_work(&tenant("acme"), &source_partition("orders", 2), 10)
-        .await;
-    assert_eq!(nothing.unwrap(), Vec::new());
 }

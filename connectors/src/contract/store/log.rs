@@ -273,7 +273,10 @@ pub(super) async fn r47_every_event_has_its_outcome_and_the_counts_add_up(subjec
     let letters = dead_letters(store, &tenant("acme")).await;
     let expected = counts.dead + counts.unreadable + counts.conflicts;
     assert_eq!(letters.len() as u64, expected);
-    let work = store.open_work(&tenant("acme"), &place, 10).await.unwrap();
+    let work = store
+        .open_work(&tenant("acme"), &place, None, 10)
+        .await
+        .unwrap();
     assert_eq!(work.len() as u64, counts.emitted);
     assert_eq!(counts.received(), writer.checkpoint.progress.next_offset.0);
 }

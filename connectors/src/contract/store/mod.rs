@@ -17,6 +17,7 @@ pub mod reading;
 mod retention;
 mod surprises;
 mod tenants;
+mod work;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -129,7 +130,11 @@ pub fn cases() -> Vec<Case<StoreUnderTest>> {
         letters::an_update_of_a_dead_letter_that_is_not_open_is_refused_with_its_batch,
         letters::dead_letters_are_paged_and_filtered,
         letters::the_bytes_of_an_unreadable_delivery_come_back_as_they_were,
-        letters::open_work_comes_in_order_of_due_time_and_is_kept_once,
+        work::open_work_comes_in_the_order_of_its_commits_and_in_pages,
+        work::work_is_deleted_by_the_commit_that_does_it_and_that_commit_may_make_more,
+        work::work_that_is_not_there_fails_the_batch_that_did_it_whole,
+        work::work_stays_when_its_batch_is_surprised_or_fenced,
+        work::whose_work_is_open_is_told_in_order_and_in_pages,
         definitions::one_definition_of_a_machine_is_active,
         definitions::a_stored_version_never_gets_another_text,
         tenants::r38_a_row_of_a_tenant_that_is_not_named_is_refused,

@@ -257,6 +257,7 @@ pub(super) async fn a_checkpoint_is_read_back_as_it_was_written(subject: StoreUn
             dead: 8,
             unhandled: 9,
             emitted: 10,
+            looped_back: 11,
         },
     };
     let reply = writer.commit_batch(store, batch).await.unwrap();

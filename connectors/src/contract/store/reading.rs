@@ -78,7 +78,7 @@ async fn dump_tenant(
     }
     for checkpoint in checkpoints {
         let work = store
-            .open_work(tenant, &checkpoint.source_partition, u32::MAX >> 1)
+            .open_work(tenant, &checkpoint.source_partition, None, u32::MAX >> 1)
             .await
             .unwrap();
         of_tenant.open_work.extend(work);

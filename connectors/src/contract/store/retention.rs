@@ -224,7 +224,10 @@ pub(super) async fn retention_holds_what_an_open_dead_letter_points_to(subject: 
         verified_records(store, &tenant(name)).await;
     }
     // Open work has its event with it: it outlives the record that caused it.
-    let work = store.open_work(&tenant("bolt"), &place, 10).await.unwrap();
+    let work = store
+        .open_work(&tenant("bolt"), &place, None, 10)
+        .await
+        .unwrap();
     assert_eq!(work.len(), 4);
     // Once one letter is decided, the other still holds what it points to.
     writer.now = now;

@@ -107,7 +107,7 @@ async fn keep_apart(store: &dyn StateStore, names: &[&str]) {
         assert_eq!(letters[0].letter.detail, format!("of {name}"));
         let same = store.dead_letter(&name, Hash128(1)).await.unwrap();
         assert_eq!(same, letters.into_iter().next());
-        let work = store.open_work(&name, &place, 1_000).await.unwrap();
+        let work = store.open_work(&name, &place, None, 1_000).await.unwrap();
         assert_eq!(work.len(), 1, "{name}");
     }
 }
@@ -126,7 +126,10 @@ pub(super) async fn no_read_returns_a_row_of_another_tenant(subject: StoreUnderT
     assert_eq!(letters, vec![]);
     let letter = store.dead_letter(&nobody, Hash128(1)).await.unwrap();
     assert_eq!(letter, None);
-    assert_eq!(store.open_work(&nobody, &place, 10).await.unwrap(), vec![]);
+    assert_eq!(
+        store.open_work(&nobody, &place, None, 10).await.unwrap(),
+        vec![]
+    );
     // One tenant's call with another's name: an error or nothing, never the row.
     for (caller, name) in [("acme", "bolt"), ("nobody", "acme")] {
         let names = vec![entity_name(name, "o1")];

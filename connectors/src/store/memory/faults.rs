@@ -29,6 +29,7 @@ pub enum StoreOperation {
     Entities,
     DeadLetters,
     DeadLetter,
+    TenantsWithOpenWork,
     OpenWork,
     Upkeep,
 }

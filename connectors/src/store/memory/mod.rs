@@ -6,7 +6,7 @@
 //! ([`super::batch_form`]); is its writer still the owner, at that revision (else `Fenced`); is no key
 //! known in either dedupe table and every entity at its expected version (else all of the surprises at
 //! once); does each segment begin where its log ends, is each entity in the row that is named, is each
-//! dead letter open that is to be updated (else an error with a code). Under one lock the fast and the
+//! dead letter open that is to be updated, is all work there that is done (else an error with a code). Under one lock the fast and the
 //! careful path are the same path, and no row is ever busy but by an injected fault.
 //!
 //! **Every call** is synchronous inside the lock; what may wait stands before and after it, where a
@@ -27,7 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::Timestamp;
-use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
+use tidegate_engine::commit::{
+    CommitBatch, CommitReply, EntityName, Segment, StoredEntity, WorkPlace,
+};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
@@ -388,14 +390,29 @@ impl StateStore for MemoryStore {
         .await
     }
 
+    async fn tenants_with_open_work(
+        &self,
+        source_partition: &SourcePartition,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<Vec<TenantId>, StoreError> {
+        self.plain(
+            StoreOperation::TenantsWithOpenWork,
+            Some(source_partition),
+            |tables| Ok(tables.tenants_with_open_work(source_partition, after, limit)),
+        )
+        .await
+    }
+
     async fn open_work(
         &self,
         tenant: &TenantId,
         source_partition: &SourcePartition,
+        after: Option<WorkPlace>,
         limit: u32,
     ) -> Result<Vec<StoredOpenWork>, StoreError> {
         self.plain(StoreOperation::OpenWork, Some(source_partition), |tables| {
-            Ok(tables.open_work_of(tenant, source_partition, limit))
+            Ok(tables.open_work_of(tenant, source_partition, after, limit))
         })
         .await
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use tidegate_engine::commit::{EntityName, Segment, StoredEntity};
+use tidegate_engine::commit::{EntityName, Segment, StoredEntity, WorkPlace};
 use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::record::{Record, RecordBody, split_segment};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
@@ -233,23 +233,39 @@ impl Tables {
         &self,
         tenant: &TenantId,
         source_partition: &SourcePartition,
+        after: Option<WorkPlace>,
         limit: u32,
     ) -> Vec<StoredOpenWork> {
-        let mut due: Vec<_> = self
-            .tenants
+        self.tenants
             .get(tenant)
             .into_iter()
-            .flat_map(|of_tenant| of_tenant.open_work.values())
-            .filter(|work| work.cause.source_partition == *source_partition)
-            .collect();
-        due.sort_by_key(|work| (work.due, work.id));
-        due.into_iter()
+            .flat_map(|of_tenant| &of_tenant.open_work)
+            .filter(|((owner, place), _)| owner == source_partition && Some(*place) > after)
             .take(rows(limit))
-            .map(|work| StoredOpenWork {
+            .map(|((_, place), work)| StoredOpenWork {
                 id: work.id,
+                place: *place,
                 kind: work.kind.as_str().to_owned(),
+                cause: work.cause.clone(),
                 event: work.event.clone(),
             })
+            .collect()
+    }
+
+    pub(super) fn tenants_with_open_work(
+        &self,
+        source_partition: &SourcePartition,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Vec<TenantId> {
+        self.tenants
+            .iter()
+            .filter(|(tenant, of_tenant)| {
+                let mut owners = of_tenant.open_work.keys().map(|(owner, _)| owner);
+                Some(*tenant) > after && owners.any(|owner| owner == source_partition)
+            })
+            .map(|(tenant, _)| tenant.clone())
+            .take(rows(limit))
             .collect()
     }
 }

@@ -9,7 +9,7 @@ use tidegate_engine::checkpoint::{Checkpoint, Counts, DoneAbove, Progress};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{
     CommitBatch, CommitReply, EntityName, EntityRow, KnownKey, OpenWork, Segment, StoredEntity,
-    Surprises,
+    Surprises, WorkDone, WorkPlace,
 };
 use tidegate_engine::dead_letter::{DeadLetter, DeadLetterState, DeadLetterUpdate};
 use tidegate_engine::hash::Hash128;
@@ -45,7 +45,8 @@ pub(super) type DedupeTable = BTreeMap<(TenantId, Hash128), Hash128>;
 pub(super) struct TenantTables {
     pub(super) streams: BTreeMap<StreamPartition, StreamLog>,
     pub(super) entities: BTreeMap<EntityName, StoredEntity>,
-    pub(super) open_work: BTreeMap<Hash128, OpenWork>,
+    /// By source partition and place.
+    pub(super) open_work: BTreeMap<(SourcePartition, WorkPlace), OpenWork>,
     pub(super) dead_letters: BTreeMap<Hash128, StoredDeadLetter>,
 }
 
@@ -112,6 +113,7 @@ impl Tables {
         self.check_log(batch)?;
         self.check_rows(batch)?;
         self.check_dead_letters(batch)?;
+        self.check_work(batch)?;
         Ok(CommitReply::Committed {
             new_rows: self.write(batch),
         })
@@ -246,6 +248,20 @@ impl Tables {
         Ok(())
     }
 
+    /// All work that is done is there.
+    fn check_work(&self, batch: &CommitBatch) -> Result<(), StoreError> {
+        let is_there = |done: &WorkDone| {
+            let of_tenant = self.tenants.get(&done.tenant);
+            let place = (batch.source_partition.clone(), done.place);
+            of_tenant.is_some_and(|of_tenant| of_tenant.open_work.contains_key(&place))
+        };
+        if batch.work_done.iter().all(is_there) {
+            Ok(())
+        } else {
+            Err(batch_form::work_is_gone())
+        }
+    }
+
     /// Writes all of a checked batch.
     fn write(&mut self, batch: &CommitBatch) -> Vec<EntityRow> {
         for tenant in &batch.tenants {
@@ -261,9 +277,15 @@ impl Tables {
                 .insert((mark.tenant.clone(), mark.key), mark.conflict);
         }
         let new_rows = self.write_entities(batch);
+        for done in &batch.work_done {
+            let place = (batch.source_partition.clone(), done.place);
+            self.of(&done.tenant).open_work.remove(&place);
+        }
         for work in &batch.open_work {
-            let rows = &mut self.of(&work.tenant).open_work;
-            rows.entry(work.id).or_insert_with(|| work.clone());
+            let (revision, number) = (batch.revision, work.number);
+            let place = WorkPlace { revision, number };
+            let place = (batch.source_partition.clone(), place);
+            self.of(&work.tenant).open_work.insert(place, work.clone());
         }
         for letter in &batch.dead_letters {
             self.of(&letter.tenant).keep_dead_letter(letter);

@@ -23,7 +23,7 @@ const COMMIT_SQL: &str = "select * from tidegate.commit_batch(\
     $1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,\
     $21,$22,$23,$24,$25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,\
     $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58,$59,$60,\
-    $61,$62,$63,$64,$65,$66,$67,$68,$69,$70,$71,$72,$73,$74)";
+    $61,$62,$63,$64,$65,$66,$67,$68,$69,$70,$71,$72,$73,$74,$75,$76,$77,$78)";
 
 /// The batch's entities, apart: those that exist, and those that must not; written, and only read.
 pub(super) struct EntitySplit<'b> {
@@ -181,6 +181,7 @@ fn bind_checkpoint<'q>(
             counts.dead,
             counts.unhandled,
             counts.emitted,
+            counts.looped_back,
         ]
         .into_iter(),
     )?;
@@ -350,7 +351,7 @@ fn bind_open_work<'q>(
     batch: &CommitBatch,
     numbers: &BatchNumbers,
 ) -> Result<Statement<'q>, StoreError> {
-    let work = &batch.open_work;
+    let (work, done) = (&batch.open_work, &batch.work_done);
     let events: Vec<&str> = work
         .iter()
         .map(|item| std::str::from_utf8(&item.event))
@@ -362,19 +363,36 @@ fn bind_open_work<'q>(
                 .map(|item| numbers.tenant(&item.tenant))
                 .bind_iter(),
         )
+        .bind(numbers_of(work.iter().map(|item| item.number))?)
         .bind(work.iter().map(|item| Uuid(item.id)).bind_iter())
         .bind(work.iter().map(|item| item.kind.as_str()).bind_iter())
         .bind(work.iter().map(|item| Moment(item.due)).bind_iter())
         .bind(work.iter().map(|item| item.cause.to_string()).bind_iter())
         .bind(work.iter().map(|item| item.event_type.as_str()).bind_iter())
-        .bind(events))
+        .bind(events)
+        .bind(
+            done.iter()
+                .map(|item| numbers.tenant(&item.tenant))
+                .bind_iter(),
+        )
+        .bind(int8s(done.iter().map(|item| item.place.revision.0))?)
+        .bind(numbers_of(done.iter().map(|item| item.place.number))?))
+}
+
+/// Numbers of open work: `int4` holds more than a batch emits.
+fn numbers_of(numbers: impl Iterator<Item = u32>) -> Result<Vec<i32>, StoreError> {
+    numbers
+        .map(|number| {
+            i32::try_from(number).map_err(|_| out_of_form("more open work than int4 counts"))
+        })
+        .collect()
 }
 
 /// Where a raw delivery came from, as columns.
 struct RawColumns<'l> {
     source: &'l str,
     partition: i64,
-    offset: i64,
+    offset: Option<i64>,
     payload: &'l [u8],
 }
 
@@ -388,7 +406,7 @@ fn raw_columns(letter: &DeadLetter) -> Result<Option<RawColumns<'_>>, StoreError
         } => Ok(Some(RawColumns {
             source: source_partition.source.as_str(),
             partition: i64::from(source_partition.partition),
-            offset: int8(offset.0)?,
+            offset: offset.map(|offset| int8(offset.0)).transpose()?,
             payload,
         })),
     }

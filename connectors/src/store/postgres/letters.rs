@@ -2,17 +2,19 @@
 
 use bytes::Bytes;
 use sqlx::postgres::PgRow;
+use tidegate_engine::commit::WorkPlace;
 use tidegate_engine::dead_letter::{DeadLetter, DeadLetterSource, DeadLetterState};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::machine::DeadReason;
-use tidegate_engine::position::{Offset, RecordPosition, SourcePartition};
+use tidegate_engine::position::{Offset, RecordPosition, Revision, SourcePartition};
 use tidegate_engine::state::{EntityKey, MachineName};
 use tidegate_engine::store::{DeadLetterFilter, StoreError, StoredDeadLetter, StoredOpenWork};
 use tidegate_engine::tenant::TenantId;
 
 use super::Inner;
+use super::commit::int8;
 use super::encode::{Moment, Uuid};
-use super::error::corrupt;
+use super::error::{During, corrupt};
 use super::ownership::{column, counter, source_partition_of};
 
 impl Inner {
@@ -54,10 +56,34 @@ impl Inner {
         rows.first().map(|row| letter_of(row, tenant)).transpose()
     }
 
+    pub(super) async fn tenants_with_open_work(
+        &self,
+        source_partition: &SourcePartition,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<Vec<TenantId>, StoreError> {
+        let Some(source_partition) = self
+            .names
+            .source_partition(&self.session, source_partition)
+            .await?
+        else {
+            return Ok(Vec::new());
+        };
+        let query = sqlx::query("select name from tidegate.tenants_with_open_work($1, $2, $3)")
+            .bind(source_partition)
+            .bind(after.map_or("", TenantId::as_str).to_owned())
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX));
+        let rows = self.session.fetch(query, During::Read).await?;
+        rows.iter()
+            .map(|row| TenantId::new(column(row, "name")?).map_err(|_| corrupt("a tenant's name")))
+            .collect()
+    }
+
     pub(super) async fn open_work(
         &self,
         tenant: &TenantId,
         source_partition: &SourcePartition,
+        after: Option<WorkPlace>,
         limit: u32,
     ) -> Result<Vec<StoredOpenWork>, StoreError> {
         let Some(source_partition) = self
@@ -67,23 +93,38 @@ impl Inner {
         else {
             return Ok(Vec::new());
         };
+        let (revision, number) = match after {
+            Some(after) => (int8(after.revision.0)?, i64::from(after.number)),
+            None => (-1, -1),
+        };
         let rows = self
-            .read_as(tenant, |number| {
+            .read_as(tenant, |tenant| {
                 sqlx::query(
-                    "select id, kind, event from tidegate.open_work \
+                    "select revision, number, id, kind, cause, event from tidegate.open_work \
                      where tenant_id = $1 and source_partition_id = $2 \
-                     order by due_at, id limit $3",
+                       and (revision, number) > ($4, $5) \
+                     order by revision, number limit $3",
                 )
-                .bind(number)
+                .bind(tenant)
                 .bind(source_partition)
                 .bind(i64::from(limit))
+                .bind(revision)
+                .bind(number)
             })
             .await?;
         rows.iter()
             .map(|row| {
                 Ok(StoredOpenWork {
                     id: column::<Uuid>(row, "id")?.0,
+                    place: WorkPlace {
+                        revision: Revision(counter(row, "revision")?),
+                        number: u32::try_from(column::<i32>(row, "number")?)
+                            .map_err(|_| corrupt("a number of open work"))?,
+                    },
                     kind: column(row, "kind")?,
+                    cause: column::<&str>(row, "cause")?
+                        .parse()
+                        .map_err(|_| corrupt("a position"))?,
                     event: Bytes::from(column::<String>(row, "event")?),
                 })
             })
@@ -115,7 +156,10 @@ fn source_of(row: &PgRow) -> Result<DeadLetterSource, StoreError> {
     let Some(position) = column::<Option<&str>>(row, "position")? else {
         return Ok(DeadLetterSource::Raw {
             source_partition: source_partition_of(row)?,
-            offset: Offset(counter(row, "source_offset")?),
+            offset: match column::<Option<i64>>(row, "source_offset")? {
+                Some(_) => Some(Offset(counter(row, "source_offset")?)),
+                None => None,
+            },
             payload: Bytes::from(column::<Vec<u8>>(row, "payload")?),
         });
     };

@@ -24,7 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::Timestamp;
-use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
+use tidegate_engine::commit::{
+    CommitBatch, CommitReply, EntityName, Segment, StoredEntity, WorkPlace,
+};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
@@ -300,14 +302,30 @@ impl StateStore for PostgresStore {
             .await
     }
 
+    async fn tenants_with_open_work(
+        &self,
+        source_partition: &SourcePartition,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<Vec<TenantId>, StoreError> {
+        let (place, after) = (source_partition.clone(), after.cloned());
+        self.run(|inner| async move {
+            inner
+                .tenants_with_open_work(&place, after.as_ref(), limit)
+                .await
+        })
+        .await
+    }
+
     async fn open_work(
         &self,
         tenant: &TenantId,
         source_partition: &SourcePartition,
+        after: Option<WorkPlace>,
         limit: u32,
     ) -> Result<Vec<StoredOpenWork>, StoreError> {
-        let (tenant, source_partition) = (tenant.clone(), source_partition.clone());
-        self.run(|inner| async move { inner.open_work(&tenant, &source_partition, limit).await })
+        let (tenant, place) = (tenant.clone(), source_partition.clone());
+        self.run(|inner| async move { inner.open_work(&tenant, &place, after, limit).await })
             .await
     }
 

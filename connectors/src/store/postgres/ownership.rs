@@ -231,6 +231,7 @@ fn progress_of(row: &PgRow) -> Result<Progress, StoreError> {
             dead: counter(row, "dead")?,
             unhandled: counter(row, "unhandled")?,
             emitted: counter(row, "emitted")?,
+            looped_back: counter(row, "looped_back")?,
         },
     })
 }

@@ -184,7 +184,8 @@ async fn write(
     if !writes::known_entities(connection, names, &known).await? {
         return Ok(Written::Short);
     }
-    writes::open_work(connection, fence, names, &batch.open_work).await?;
+    writes::work_done(connection, fence, names, &batch.work_done).await?;
+    writes::open_work(connection, fence, names, batch.revision, &batch.open_work).await?;
     writes::dead_letters(connection, names, &batch.dead_letters).await?;
     writes::dead_letter_updates(connection, names, &batch.dead_letter_updates).await?;
     writes::checkpoint(connection, fence, batch).await?;

@@ -88,7 +88,10 @@ fn letter_of(row: &SqliteRow, tenant: &TenantId) -> Result<StoredDeadLetter, Sto
                 source: valid(row, 10)?,
                 partition: small_number(row, 11)?,
             },
-            offset: Offset(number(row, 12)?),
+            offset: match column::<Option<i64>>(row, 12)? {
+                Some(_) => Some(Offset(number(row, 12)?)),
+                None => None,
+            },
             payload: Bytes::from(column::<Vec<u8>>(row, 13)?),
         }
     };

@@ -38,7 +38,9 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::Timestamp;
-use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, Segment, StoredEntity};
+use tidegate_engine::commit::{
+    CommitBatch, CommitReply, EntityName, Segment, StoredEntity, WorkPlace,
+};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{RecordPosition, Sequence, SourcePartition, StreamPartition};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
@@ -295,13 +297,23 @@ impl StateStore for SqliteStore {
         letters::dead_letter(&self.readers, tenant, id).await
     }
 
+    async fn tenants_with_open_work(
+        &self,
+        source_partition: &SourcePartition,
+        after: Option<&TenantId>,
+        limit: u32,
+    ) -> Result<Vec<TenantId>, StoreError> {
+        reads::tenants_with_open_work(&self.readers, source_partition, after, limit).await
+    }
+
     async fn open_work(
         &self,
         tenant: &TenantId,
         source_partition: &SourcePartition,
+        after: Option<WorkPlace>,
         limit: u32,
     ) -> Result<Vec<StoredOpenWork>, StoreError> {
-        reads::open_work(&self.readers, tenant, source_partition, limit).await
+        reads::open_work(&self.readers, tenant, source_partition, after, limit).await
     }
 
     async fn upkeep(&self, upkeep: Upkeep) -> Result<UpkeepDone, StoreError> {

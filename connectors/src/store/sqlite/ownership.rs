@@ -16,7 +16,7 @@ macro_rules! columns {
     () => {
         "source, partition, epoch, owner, revision, incarnation, next_offset, done_above,
          fingerprint_offset, fingerprint, admitted, duplicates, conflicts, unreadable, applied,
-         rejected, ignored, dead, unhandled, emitted"
+         rejected, ignored, dead, unhandled, emitted, looped_back"
     };
 }
 
@@ -134,6 +134,7 @@ fn checkpoint_of(row: &SqliteRow) -> Result<Checkpoint, StoreError> {
                 dead: number(row, 17)?,
                 unhandled: number(row, 18)?,
                 emitted: number(row, 19)?,
+                looped_back: number(row, 20)?,
             },
         },
     })

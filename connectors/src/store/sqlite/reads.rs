@@ -5,8 +5,8 @@ use bytes::Bytes;
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteRow;
 use tidegate_engine::clock::Timestamp;
-use tidegate_engine::commit::{EntityName, EntityRow, Segment, StoredEntity};
-use tidegate_engine::position::{Sequence, SourcePartition, StreamPartition, Version};
+use tidegate_engine::commit::{EntityName, EntityRow, Segment, StoredEntity, WorkPlace};
+use tidegate_engine::position::{Revision, Sequence, SourcePartition, StreamPartition, Version};
 use tidegate_engine::state::{EntityKey, MachineName, Status};
 use tidegate_engine::store::{ChainAnchor, StoreError, StoredOpenWork, StreamHead};
 use tidegate_engine::tenant::TenantId;
@@ -304,33 +304,72 @@ pub(super) async fn entities_by_status(
     .await
 }
 
-/// A tenant's open work of one source partition, in order of due time and id.
+/// The tenants that have open work of one source partition, in order.
+pub(super) async fn tenants_with_open_work(
+    readers: &SqlitePool,
+    place: &SourcePartition,
+    after: Option<&TenantId>,
+    limit: u32,
+) -> Result<Vec<TenantId>, StoreError> {
+    fetch(
+        readers,
+        "SELECT t.name
+           FROM source_partitions s
+          CROSS JOIN tenants t ON t.name > ?3
+          WHERE s.source = ?1 AND s.partition = ?2
+            AND EXISTS (SELECT 1 FROM open_work w WHERE w.tenant_id = t.tenant_id
+                           AND w.source_partition_id = s.source_partition_id)
+          ORDER BY t.name LIMIT ?4",
+        |binds| {
+            binds
+                .text(place.source.as_str())
+                .int(place.partition.into())
+                .text(after.map_or("", TenantId::as_str))
+                .int(limit.into());
+        },
+        |row| valid(row, 0),
+    )
+    .await
+}
+
+/// A tenant's open work of one source partition, in order of place, behind `after`.
 pub(super) async fn open_work(
     readers: &SqlitePool,
     tenant: &TenantId,
     place: &SourcePartition,
+    after: Option<WorkPlace>,
     limit: u32,
 ) -> Result<Vec<StoredOpenWork>, StoreError> {
     fetch(
         readers,
-        "SELECT w.id, w.kind, w.event
+        "SELECT w.id, w.revision, w.number, w.kind, w.cause, w.event
            FROM tenants t
           CROSS JOIN source_partitions s ON s.source = ?2 AND s.partition = ?3
           CROSS JOIN open_work w ON w.tenant_id = t.tenant_id
                 AND w.source_partition_id = s.source_partition_id
-          WHERE t.name = ?1 ORDER BY w.due_at, w.id LIMIT ?4",
+          WHERE t.name = ?1 AND (w.revision, w.number) > (?5, ?6)
+          ORDER BY w.revision, w.number LIMIT ?4",
         |binds| {
             binds
                 .text(tenant.as_str())
                 .text(place.source.as_str())
                 .int(place.partition.into())
                 .int(limit.into());
+            match after {
+                Some(after) => binds.number(after.revision.0).int(after.number.into()),
+                None => binds.int(-1).int(-1),
+            };
         },
         |row| {
             Ok(StoredOpenWork {
                 id: hash(row, 0)?,
-                kind: column(row, 1)?,
-                event: Bytes::from(column::<Vec<u8>>(row, 2)?),
+                place: WorkPlace {
+                    revision: Revision(number(row, 1)?),
+                    number: small_number(row, 2)?,
+                },
+                kind: column(row, 3)?,
+                cause: valid(row, 4)?,
+                event: Bytes::from(column::<Vec<u8>>(row, 5)?),
             })
         },
     )

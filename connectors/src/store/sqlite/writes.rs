@@ -2,10 +2,13 @@
 //! something. Decides nothing; runs inside the transaction of `commit`.
 
 use sqlx::SqliteConnection;
-use tidegate_engine::commit::{CommitBatch, DedupeMark, EntityRow, EntityWrite, OpenWork, Segment};
+use tidegate_engine::commit::{
+    CommitBatch, DedupeMark, EntityRow, EntityWrite, OpenWork, Segment, WorkDone,
+};
 use tidegate_engine::dead_letter::{
     DeadLetter, DeadLetterSource, DeadLetterState, DeadLetterUpdate,
 };
+use tidegate_engine::position::Revision;
 use tidegate_engine::store::StoreError;
 
 use super::commit::Fence;
@@ -13,7 +16,7 @@ use super::errors::unreadable;
 use super::names::{Names, StreamRow};
 use super::ownership::done_above_bytes;
 use super::rows::{ManyRows, column, execute, fetch};
-use crate::store::batch_form::CODE_DEAD_LETTER_NOT_OPEN;
+use crate::store::batch_form::{CODE_DEAD_LETTER_NOT_OPEN, work_is_gone};
 
 const DEDUPE_ROW: &str = "(?,?,?,?,?)";
 static ADD_DEDUPE: [ManyRows; 2] = [
@@ -193,25 +196,29 @@ pub(super) async fn known_entities(
 }
 
 static ADD_OPEN_WORK: ManyRows = ManyRows::new(
-    "INSERT INTO open_work (tenant_id, id, source_partition_id, kind, due_at, cause, event_type, event)
+    "INSERT INTO open_work (tenant_id, source_partition_id, revision, number, id, kind, due_at, cause,
+                            event_type, event)
      VALUES ",
-    "(?,?,?,?,?,?,?,?)",
-    " ON CONFLICT (tenant_id, id) DO NOTHING",
+    "(?,?,?,?,?,?,?,?,?,?)",
+    "",
 );
 
-/// Keeps open work, each piece once.
+/// Keeps the open work that a batch of `revision` makes.
 pub(super) async fn open_work(
     connection: &mut SqliteConnection,
     fence: &Fence,
     names: &Names,
+    revision: Revision,
     work: &[OpenWork],
 ) -> Result<(), StoreError> {
     ADD_OPEN_WORK
         .execute(connection, work, |binds, work| {
             binds
                 .int(names.tenant(&work.tenant))
-                .hash(work.id)
                 .int(fence.source_partition_id)
+                .number(revision.0)
+                .int(work.number.into())
+                .hash(work.id)
                 .text(work.kind.as_str())
                 .int(work.due.0)
                 .text(&work.cause.to_string())
@@ -220,6 +227,39 @@ pub(super) async fn open_work(
         })
         .await
         .map(drop)
+}
+
+static DELETE_DONE: ManyRows = ManyRows::new(
+    "WITH done (tenant_id, source_partition_id, revision, number) AS (VALUES ",
+    "(?,?,?,?)",
+    ") DELETE FROM open_work WHERE rowid IN (
+         SELECT w.rowid FROM done d
+          CROSS JOIN open_work w ON w.tenant_id = d.tenant_id
+                AND w.source_partition_id = d.source_partition_id
+                AND w.revision = d.revision AND w.number = d.number)",
+);
+
+/// Deletes the open work that is done. All of it has to be there.
+pub(super) async fn work_done(
+    connection: &mut SqliteConnection,
+    fence: &Fence,
+    names: &Names,
+    done: &[WorkDone],
+) -> Result<(), StoreError> {
+    let deleted = DELETE_DONE
+        .execute(connection, done, |binds, done| {
+            binds
+                .int(names.tenant(&done.tenant))
+                .int(fence.source_partition_id)
+                .number(done.place.revision.0)
+                .int(done.place.number.into());
+        })
+        .await?;
+    if deleted == done.len() as u64 {
+        Ok(())
+    } else {
+        Err(work_is_gone())
+    }
 }
 
 static ADD_DEAD_LETTERS: ManyRows = ManyRows::new(
@@ -266,7 +306,9 @@ pub(super) async fn dead_letters(
                     .nulls(3)
                     .text(source_partition.source.as_str())
                     .int(source_partition.partition.into())
-                    .number(offset.0)
+                    .optional(*offset, |binds, offset| {
+                        binds.number(offset.0);
+                    })
                     .bytes(payload),
             };
         })
@@ -324,7 +366,7 @@ pub(super) async fn checkpoint(
             SET revision = revision + 1, next_offset = ?4, done_above = ?5, fingerprint_offset = ?6,
                 fingerprint = ?7, committed_at = ?8, admitted = ?9, duplicates = ?10,
                 conflicts = ?11, unreadable = ?12, applied = ?13, rejected = ?14, ignored = ?15,
-                dead = ?16, unhandled = ?17, emitted = ?18
+                dead = ?16, unhandled = ?17, emitted = ?18, looped_back = ?19
           WHERE source_partition_id = ?1 AND epoch = ?2 AND revision = ?3",
         |binds| {
             binds
@@ -349,7 +391,8 @@ pub(super) async fn checkpoint(
                 .number(counts.ignored)
                 .number(counts.dead)
                 .number(counts.unhandled)
-                .number(counts.emitted);
+                .number(counts.emitted)
+                .number(counts.looped_back);
         },
     )
     .await?;
