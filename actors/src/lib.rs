@@ -63,6 +63,7 @@ mod tests {
     use crate::{NodeOptions, committer, partition, supervisor};
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a list")]
     fn the_picture_shows_the_bounds_that_hold() {
         const MIB: usize = 1024 * 1024;
         let options = NodeOptions::default();

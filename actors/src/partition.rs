@@ -1,6 +1,8 @@
 //! The partition actor: drives one [`Partition`] of the engine. Asks the store for the entities that
 //! queued events need, and answers its committer. Does no I/O itself and holds no state across an await.
 
+mod messages;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +10,11 @@ use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context as ActixContext, Handler, Message,
     MessageResult, WeakAddr, WrapFuture,
 };
-use tidegate_engine::admission::Received;
-use tidegate_engine::clock::Timestamp;
-use tidegate_engine::commit::{EntityName, EntityRow, StoredEntity, Surprises};
+use tidegate_engine::commit::{EntityName, StoredEntity};
 use tidegate_engine::error::ErrorKind;
 use tidegate_engine::limits::OPEN_WORK_PAGE;
-use tidegate_engine::partition::{Allowance, EventRef, Heads, Part, Partition, Prepared, Settled};
-use tidegate_engine::position::{Offset, Revision, StreamPartition};
+use tidegate_engine::partition::{Heads, Partition, Prepared, Settled};
+use tidegate_engine::position::StreamPartition;
 use tidegate_engine::store::{StoreError, StoredOpenWork, StreamHead};
 use tidegate_engine::tenant::TenantId;
 use tokio::time::Instant;
@@ -25,6 +25,10 @@ use crate::ownership::{Ownership, Standing};
 use crate::permits::Permit;
 use crate::seams::Context;
 use crate::store_calls::StoreCalls;
+pub use messages::{
+    Admit, ObservePartition, PartitionSnapshot, Preparation, Prepare, Report, Reset, RetireIfIdle,
+    Settle,
+};
 
 /// Messages that may wait in a partition's mailbox. Routing is bounded by permits and the committer has
 /// at most a handful outstanding, so this is a second fence, never the bound that is felt.
@@ -51,100 +55,6 @@ pub struct PartitionActor {
     telling: bool,
     /// … and something changed since it left.
     untold: bool,
-}
-
-/// Takes events in, in order.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Admit {
-    /// The events, each with its permit.
-    pub events: Vec<(Received, Permit)>,
-    /// When they were admitted.
-    pub admitted_at: Timestamp,
-}
-
-/// Asks for a part of the next batch.
-#[derive(Message)]
-#[rtype(result = "Preparation")]
-pub struct Prepare {
-    /// How much of it.
-    pub allowance: Allowance,
-}
-
-/// A partition's answer to [`Prepare`].
-pub struct Preparation {
-    /// Its part, if any.
-    pub part: Option<Box<Part>>,
-    /// What is ready now.
-    pub report: Report,
-}
-
-/// What a partition has ready. Reports overtake each other; the higher number is the newer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Report {
-    /// The report's number.
-    pub number: u64,
-    /// Events that could go into a batch.
-    pub events: usize,
-    /// Their bytes.
-    pub bytes: usize,
-    /// The offset of its oldest received event that is not in a batch, whether it could go or waits for entities.
-    pub oldest: Option<Offset>,
-    /// Emitted events that are not in a batch, whether they could go or wait for entities.
-    pub emitted: usize,
-    /// Events that are not settled, those in batches included.
-    pub unsettled: usize,
-    /// The store may hold emitted events that are not among them.
-    pub stored: bool,
-}
-
-/// The oldest prepared part is durable.
-#[derive(Message)]
-#[rtype(result = "Report")]
-pub struct Settle {
-    /// Rows of the entities it created; `None` when the reply was lost.
-    pub new_rows: Option<Vec<EntityRow>>,
-    /// The revision that it was committed under.
-    pub revision: Revision,
-}
-
-/// Nothing of what is prepared was written: apply it again.
-#[derive(Message)]
-#[rtype(result = "Report")]
-pub struct Reset {
-    /// What stood in the way.
-    pub surprises: Arc<Surprises>,
-    /// The one event whose values the store refuses, and what it said.
-    pub condemned: Option<(EventRef, String)>,
-}
-
-/// Stop, unless there was work lately.
-#[derive(Message)]
-#[rtype(result = "bool")]
-pub struct RetireIfIdle;
-
-/// Asks for a snapshot.
-#[derive(Message)]
-#[rtype(result = "PartitionSnapshot")]
-pub struct ObservePartition;
-
-/// What a partition shows of itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PartitionSnapshot {
-    /// Whose log it writes.
-    pub stream_partition: StreamPartition,
-    /// Received events not settled.
-    pub unsettled_events: usize,
-    /// Emitted events in memory and not settled.
-    pub emitted_events: usize,
-    /// Their bytes.
-    pub emitted_bytes: usize,
-    /// Batches prepared and not settled.
-    pub prepared_batches: usize,
-    /// Loads of entities in flight.
-    pub loads_in_flight: usize,
-    /// Where its committed logs end, once that is known.
-    pub heads: Option<Heads>,
 }
 
 #[derive(Message)]

@@ -270,7 +270,7 @@ fn r25_a_commit_over_several_tenants_is_whole_or_absent_wherever_the_process_is_
         }
         let revisions = scene.revision().await;
         support::say(&format!(
-            "14 kills with -9 on the embedded store, revisions {revisions}"
+            "15 kills with -9 on the embedded store, revisions {revisions}"
         ));
 
         let status = node::wait_for_end(&mut scene.start(None), 30).await;

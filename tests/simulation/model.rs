@@ -141,7 +141,7 @@ impl ModelEntity {
         let last = account.chars().last();
         let group = &event.group;
         let (machine, event_type, data, poison) = match machine {
-            "ledger" if self.count % MILESTONE_EVERY == 0 => {
+            "ledger" if self.count.is_multiple_of(MILESTONE_EVERY) => {
                 let left = match (self.count, last) {
                     (12, Some('1' | '5')) => 40,
                     (count, _) => count / MILESTONE_EVERY % 3,

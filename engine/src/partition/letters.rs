@@ -1,7 +1,8 @@
 //! The dead letters of a batch in the making: of an event that a machine could not take, and of a delivery
 //! that never became one.
 
-use super::prepare::{Draft, Part};
+use super::part::Part;
+use super::prepare::Draft;
 use super::{Origin, Partition, Queued};
 use crate::admission::{Content, unreadable_id};
 use crate::dead_letter::{DeadLetter, DeadLetterSource, kind_of_fault};

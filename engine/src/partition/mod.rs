@@ -8,6 +8,7 @@ mod cache;
 mod emitted;
 mod letters;
 mod logs;
+mod part;
 mod prepare;
 mod queue;
 mod reads;
@@ -22,7 +23,7 @@ pub use cache::EntityRef;
 use cache::{EntityValue, Generations, HashMap, HashSet};
 use emitted::Backlog;
 pub use letters::{Notice, NoticedEvent};
-pub use prepare::{Allowance, Part, Prepared};
+pub use part::{Allowance, Part, Prepared};
 use queue::{Line, Look, Origin, Queued, Target};
 
 use crate::admission::{Content, Received};

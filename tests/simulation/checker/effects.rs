@@ -27,20 +27,7 @@ pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
     let mut dead = BTreeSet::new();
     let mut wrong = Wrong::new();
     for (index, logged) in findings.records.iter().enumerate() {
-        let said: Vec<_> = logged.record.effects.iter().map(name_of).collect();
-        if said
-            != logged
-                .event
-                .targets()
-                .into_iter()
-                .map(|(m, key)| (m.to_owned(), key))
-                .collect::<Vec<_>>()
-        {
-            wrong.push((
-                Check::Effects,
-                format!("{:?} has effects {said:?}", logged.event),
-            ));
-        }
+        check_targets(logged, &mut wrong);
         for (number, effect) in logged.record.effects.iter().enumerate() {
             if effect.outcome == Outcome::Dead {
                 let reason = effect
@@ -93,6 +80,19 @@ pub async fn check(stage: &Stage, findings: &mut Findings) -> BTreeSet<String> {
     check_looped_back(findings, &emitted, &mut wrong);
     findings.wrong.extend(wrong);
     dead
+}
+
+/// Each machine that the event concerns has an effect, in order.
+fn check_targets(logged: &LogRecord, wrong: &mut Wrong) {
+    let said: Vec<_> = logged.record.effects.iter().map(name_of).collect();
+    let targets = logged.event.targets().into_iter();
+    if !targets
+        .map(|(machine, key)| (machine.to_owned(), key))
+        .eq(said.iter().cloned())
+    {
+        let what = format!("{:?} has effects {said:?}", logged.event);
+        wrong.push((Check::Effects, what));
+    }
 }
 
 fn name_of(effect: &Effect) -> (String, Option<String>) {

@@ -39,7 +39,7 @@ impl World {
 
     pub(super) async fn settle(&mut self) {
         let until = Instant::now() + CALM_MAX;
-        while !self.is_wrong() && !(self.is_settled() && self.is_all_looped_back().await) {
+        while !(self.is_wrong() || self.is_settled() && self.is_all_looped_back().await) {
             self.tick().await;
             if Instant::now() > until {
                 self.stage.violation(Check::Settled, self.where_it_stands());

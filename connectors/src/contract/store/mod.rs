@@ -78,6 +78,7 @@ pub async fn run_all(name: &str, make: impl AsyncFn() -> StoreUnderTest) {
 }
 
 /// The suite.
+#[allow(clippy::too_many_lines, reason = "a list")]
 pub fn cases() -> Vec<Case<StoreUnderTest>> {
     cases![
         ownership::a_first_claim_makes_the_checkpoint_at_the_given_start,

@@ -402,6 +402,10 @@ fn an_emitted_event_whose_values_the_store_refuses_is_dead_and_then_kept_as_its_
 
 /// Everything that comes of 60 received events when loads, pages, batches, failures, lost replies and new
 /// owners come in an order that `seed` chooses.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one arm for each thing that may happen"
+)]
 fn played(seed: u64) -> Table {
     let mut random = seed;
     let mut draw = move |below: u64| {
