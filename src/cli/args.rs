@@ -76,7 +76,7 @@ pub enum Command {
     Demo(Demo),
     /// Run the node that the configuration describes, until it is told to stop
     Run,
-    /// Run a node on this machine alone, with a tenant, a token and a machine to try it with
+    /// Run a node on this machine alone, with a token and a machine to try it
     Dev(Dev),
     /// Read events from files or standard input until they end
     Ingest(Ingest),
