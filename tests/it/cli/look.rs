@@ -12,12 +12,18 @@ fn what_is_stored_is_shown_to_people_and_programs() {
     desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
         .ended_with(0);
     let tail = desk
-        .run("events tail --tenant acme -n 3 -o json")
+        .run("events tail --tenant acme --stream events -n 3 -o json")
         .ended_with(0);
     let last = &tail.lines()[2];
     assert_eq!(last["position"], json!("events:shop/0:31"));
     assert_eq!(last["record"]["event"]["correlationid"], json!("visit-90"));
     assert_eq!(tail.lines().len(), 3);
+    // What machines emitted is an event like any other, in a log of its own, with its cause.
+    let all = desk.run("events tail --tenant acme -n 3 -o json");
+    let emitted = &all.ended_with(0).lines()[2];
+    assert_eq!(emitted["position"], json!("internal:shop/0:9"));
+    let cause = emitted["record"]["cause"].as_str().unwrap();
+    assert!(cause.starts_with("events:shop/0:"), "{cause}");
     let table = desk.run("events tail --tenant acme -n 2").ended_with(0);
     assert!(table.out.starts_with("POSITION"), "{}", table.out);
     assert_eq!(table.out.lines().count(), 3);

@@ -71,7 +71,7 @@ fn r10_a_file_of_plain_json_becomes_state_and_a_mapped_key_takes_effect_once() {
     let state = desk.run("state get order 17 --tenant acme -o json -c node.yaml");
     let state = state.ended_with(0).lines().remove(0);
     assert_eq!(state["status"], json!("paid"));
-    let tail = desk.run("events tail --tenant acme -n 1 -o json -c node.yaml");
+    let tail = desk.run("events tail --tenant acme --stream orders -n 1 -o json -c node.yaml");
     let tail = tail.ended_with(0);
     // The data is the record as it came, the number with its exponent too.
     assert!(tail.out.contains("\"amount_cents\":1e3,"), "{}", tail.out);
