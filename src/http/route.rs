@@ -1,4 +1,4 @@
-//! Every route, and who may take it. A handler is only reached through [`admit`], so that no route can be
+//! Every route, and who may take it. A handler is only reached through `admit`, so that no route can be
 //! added without saying what it needs; a test holds this table against the access matrix.
 
 use actix_web::http::Method;

@@ -25,7 +25,7 @@ pub struct Allowance {
 pub enum Prepared {
     /// Its part, to be settled or reset in the order of preparation.
     Part(Box<Part>),
-    /// The next event waits for entities: load [`Partition::wanted`] first.
+    /// The next event waits for entities: load [`super::Partition::wanted`] first.
     Waiting,
     /// Nothing is queued that may go and is not prepared already.
     Empty,

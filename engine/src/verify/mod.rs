@@ -10,6 +10,7 @@
 
 mod compare;
 mod counts;
+mod order;
 mod replay;
 mod walk;
 

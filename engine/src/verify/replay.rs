@@ -1,10 +1,10 @@
 //! Replays a tenant's effects, each entity's in order of version, and compares what comes out with the
 //! hashes in the log and with the stored entities.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use super::counts::Tallies;
+use super::order::Order;
 use super::walk::Walk;
 use super::{CheckedFor, Findings, MachinesByHash, Place, VerifyOptions, VerifyProgress};
 use crate::clock::Timestamp;
@@ -157,32 +157,30 @@ impl Pass<'_> {
             }
             walks.push(walk);
         }
-        // In order of admission over all of the tenant's logs, so that few effects wait for others.
-        let mut next: BinaryHeap<Reverse<(Timestamp, usize)>> = BinaryHeap::new();
+        let mut order = Order::default();
         for (index, walk) in walks.iter_mut().enumerate() {
             walk.fill(self.store, self.segments_max, findings).await?;
-            next.extend(
-                walk.peek()
-                    .map(|record| Reverse((record.admitted_at, index))),
-            );
+            order.push_next(walk, index);
         }
         let mut reported_at = findings.progress.records_done;
-        while let Some(Reverse((_, index))) = next.pop() {
-            let Some(walk) = walks.get_mut(index) else {
+        while let Some((front, may_wait)) = order.pop() {
+            let Some(walk) = walks.get_mut(front.1) else {
                 continue;
             };
+            if may_wait && let Some(entity) = walk.peek().and_then(|it| self.not_next(it)) {
+                order.block(front, entity);
+                continue;
+            }
             if let Some(record) = walk.pop() {
                 let stream_partition = walk.stream_partition.clone();
                 if first {
                     tallies.record(&stream_partition, &record);
                 }
-                self.take(&stream_partition, record, findings).await?;
+                self.take(&stream_partition, record, &mut order, findings)
+                    .await?;
             }
             walk.fill(self.store, self.segments_max, findings).await?;
-            next.extend(
-                walk.peek()
-                    .map(|record| Reverse((record.admitted_at, index))),
-            );
+            order.push_next(walk, front.1);
             if findings.progress.records_done >= reported_at + PROGRESS_RECORDS {
                 reported_at = findings.progress.records_done;
                 progress(findings.progress);
@@ -205,6 +203,7 @@ impl Pass<'_> {
         &mut self,
         stream_partition: &StreamPartition,
         record: Record,
+        order: &mut Order,
         findings: &mut Findings,
     ) -> Result<(), StoreError> {
         let position = RecordPosition {
@@ -248,9 +247,22 @@ impl Pass<'_> {
                 hash,
                 position: position.clone(),
             };
+            order.moved(&entity);
             self.step(entity, version, step, findings);
         }
         Ok(())
+    }
+
+    /// The first entity of this share that has to move before the record's effect on it.
+    fn not_next(&self, record: &Record) -> Option<EntityRef> {
+        record.effects.iter().find_map(|effect| {
+            let (entity, version, _) = moved(effect)?;
+            let is_next = || match self.slots.get(&entity) {
+                Some(slot) => slot.broken || version <= slot.version.next(),
+                None => version <= Version(1),
+            };
+            (self.share.has(&entity) && !is_next()).then_some(entity)
+        })
     }
 
     fn step(&mut self, entity: EntityRef, version: Version, step: Step, findings: &mut Findings) {

@@ -137,6 +137,8 @@ pub(super) struct Shelf {
     pub(super) letters: Vec<StoredDeadLetter>,
     pub(super) checkpoints: BTreeMap<SourcePartition, Checkpoint>,
     events: u64,
+    /// How far the clock of a source partition's node is ahead.
+    pub(super) clocks_ahead: BTreeMap<u32, i64>,
     /// What the store is by the time dead letters are read, for one that others write to meanwhile.
     pub(super) later: Option<Box<Shelf>>,
     letters_read: AtomicBool,
@@ -205,7 +207,8 @@ impl Shelf {
                 headers: Headers::NONE,
             };
             let (_, received) = admission::read(&delivery, &binding);
-            writer.offer(received, (), Timestamp(self.events as i64));
+            let ahead = self.clocks_ahead.get(&partition).copied().unwrap_or(0);
+            writer.offer(received, (), Timestamp(self.events as i64 + ahead));
         }
         let wanted = writer.wanted(100);
         let found = self.find(&wanted);

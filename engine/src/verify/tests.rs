@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::shelf::{Shelf, source};
-use super::{CheckedFor, VerifyOptions, VerifyReport, verify};
+use super::shelf::{Shelf, block_on, source};
+use super::{CheckedFor, VerifyOptions, VerifyProgress, VerifyReport, verify};
 use crate::position::{Sequence, Version};
 use crate::store::ChainAnchor;
 
@@ -38,7 +38,7 @@ fn run(shelf: &Shelf) -> VerifyReport {
 }
 
 fn run_with(shelf: &Shelf, options: VerifyOptions) -> VerifyReport {
-    super::shelf::block_on(report(shelf, options))
+    block_on(report(shelf, options))
 }
 
 /// The first difference, as people read it.
@@ -100,6 +100,28 @@ fn r20_many_passes_with_little_memory_find_the_same() {
         run_with(&tampered, options).differences,
         run(&tampered).differences
     );
+}
+
+#[test]
+fn r20_effects_on_a_shared_entity_wait_for_nothing_when_clocks_differ() {
+    let mut shelf = Shelf::default();
+    shelf.clocks_ahead.insert(0, 1_000_000);
+    for _ in 0..60 {
+        for partition in [0, 1] {
+            shelf.commit("a", partition, &[("add", "hot", "1"), ("add", "warm", "1")]);
+        }
+    }
+    // Room for the two entities and no effect that waits: one pass, each record read once.
+    let options = VerifyOptions {
+        held_max: 2,
+        ..VerifyOptions::default()
+    };
+    let mut done = 0;
+    let machines = shelf.machines();
+    let mut progress = |progress: VerifyProgress| done = progress.records_done;
+    let report = block_on(verify(&shelf, &machines, &options, &mut progress)).unwrap();
+    assert_eq!(report.differences, []);
+    assert_eq!((report.records, done), (240, 240));
 }
 
 #[test]

@@ -5,22 +5,29 @@
 use std::sync::Arc;
 
 use tidegate_engine::machine::Processor;
+use tidegate_engine::store::StateStore as _;
 use tidegate_engine::verify::{MachinesByHash, VerifyOptions, verify};
 
-use super::Findings;
+use super::{Findings, ROWS_MAX, tenants};
 use crate::check::Check;
 use crate::ledger;
 use crate::stage::Stage;
 
-/// Fewer than there are entities, so that it needs more than one pass.
-const HELD_MAX: usize = 12;
+/// What may be held is one in so many entities of the largest tenant, so that `verify` needs more than
+/// one pass, and not hundreds.
+const PASSES_WANTED: usize = 3;
 
 /// Adds a finding when the two disagree.
 pub async fn agree(stage: &Stage, findings: &mut Findings) {
     let by_hash = |machine: &Arc<dyn Processor>| (machine.definition().hash, machine.clone());
     let machines: MachinesByHash = ledger::machines().iter().map(by_hash).collect();
+    let mut entities = 0;
+    for tenant in tenants(stage).await {
+        let of_tenant = stage.store.entities(&tenant, None, ROWS_MAX).await;
+        entities = entities.max(of_tenant.unwrap().len());
+    }
     let options = VerifyOptions {
-        held_max: HELD_MAX,
+        held_max: entities / PASSES_WANTED,
         ..VerifyOptions::default()
     };
     let report = match verify(&stage.store, &machines, &options, &mut |_| {}).await {
