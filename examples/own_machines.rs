@@ -13,12 +13,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidegate_engine::error::InvalidValue;
 use tidegate_engine::machine::typed::{Answer, Entity, Typed, TypedEvent, TypedMachine};
-use tidegate_engine::machine::{Fault, FieldType};
+use tidegate_engine::machine::{Fault, FieldType, Processor};
 
 fn main() -> Result<ExitCode, InvalidValue> {
-    Ok(tidegate::cli::main_with(vec![Arc::new(Typed::new(
-        Visitor,
-    )?)]))
+    Ok(tidegate::cli::main_with(machines()?))
+}
+
+pub(crate) fn machines() -> Result<Vec<Arc<dyn Processor>>, InvalidValue> {
+    Ok(vec![Arc::new(Typed::new(Visitor)?)])
 }
 
 /// Counts the visits of each visitor, who is the event's subject.

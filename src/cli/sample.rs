@@ -13,14 +13,18 @@ use tidegate_engine::event::{Event, Unreadable};
 use tidegate_engine::headers::Headers;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
 use tidegate_engine::position::{Offset, SourceName};
+use tidegate_engine::tenant::{TenantBinding, TenantId};
 
 use super::exit::{Exit, Failure};
 use super::output::{Format, Output};
-use crate::config::{Config, Source};
+use crate::config::{Config, Source, SourceKind};
 use crate::say::counted;
 
 /// Bytes kept of a line: one more than is accepted, so that a longer one is refused for its length.
 const LINE_BYTES_MAX: u64 = DELIVERY_BYTES_MAX as u64 + 2;
+
+/// Stands for the tenant that a request's token names.
+const ANY_TENANT: &str = "tenant-of-the-token";
 
 /// Reads `file` (`-` is standard input) as the source `name` of the configuration would.
 pub fn run(
@@ -35,7 +39,11 @@ pub fn run(
         ));
     };
     let config = Config::load(config)?;
-    let binding = binding(chosen(&config, name)?)?;
+    let source = chosen(&config, name)?;
+    let binding = binding(source)?;
+    if source.kind == SourceKind::Http {
+        crate::say!("`{ANY_TENANT}` stands for the tenant of each request's token");
+    }
     let mut input = open(file)?;
     let (mut number, mut records, mut refused) = (0_u64, 0_u64, 0_u64);
     while let Some(line) = next_line(&mut input)
@@ -111,9 +119,15 @@ fn binding(source: &Source) -> Result<Binding, Failure> {
     let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
         return Err(Failure::usage("a source needs a name and a stream"));
     };
+    let tenant = match source.kind {
+        SourceKind::File => source.tenant_binding(),
+        SourceKind::Http => TenantBinding::Fixed(TenantId::new(ANY_TENANT).map_err(|error| {
+            Failure::usage(format!("`{ANY_TENANT}` is no tenant's name: {error}"))
+        })?),
+    };
     Ok(Binding {
         stream: stream.clone(),
-        tenant: source.tenant_binding(),
+        tenant,
         mapping: source.mapping.compiled(name),
     })
 }

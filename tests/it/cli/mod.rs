@@ -5,6 +5,7 @@ mod bench;
 mod dead_letters;
 mod demo;
 mod documents;
+mod guides;
 mod ingest;
 mod look;
 mod mapping;

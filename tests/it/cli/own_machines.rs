@@ -26,6 +26,26 @@ fn process_with_own_machines() {
     std::process::exit(tidegate::cli::carry_out(cli, &[own]) as i32);
 }
 
+/// `examples/own_machines.rs`, whose `main` is not called here.
+#[allow(dead_code)]
+#[path = "../../../examples/own_machines.rs"]
+mod example;
+
+/// The command line of the example's process.
+pub(super) const EXAMPLE_LINE: &str = "TIDEGATE_TEST_EXAMPLE";
+pub(super) const EXAMPLE_PROCESS: &str = "cli::own_machines::process_with_the_example";
+
+/// What the example's `main` does; nothing in a process that was not started for it.
+#[test]
+fn process_with_the_example() {
+    let Ok(line) = std::env::var(EXAMPLE_LINE) else {
+        return;
+    };
+    let cli = Cli::parse_from(std::iter::once("tidegate").chain(line.split_whitespace()));
+    let own = example::machines().unwrap();
+    std::process::exit(tidegate::cli::carry_out(cli, &own) as i32);
+}
+
 fn run(desk: &Desk, line: &str) -> Said {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let test = "cli::own_machines::process_with_own_machines";

@@ -169,7 +169,7 @@ async fn a_node_never_migrates_and_names_the_command() {
     let why = refusal(PostgresOptions::new(database.engine_url())).await;
     assert!(why.contains("tidegate migrate"), "{why}");
     admin
-        .execute("insert into tidegate.migrations values (8, 'later', 'x'), (7, 'y', 'z'), (9, 'a', 'b')")
+        .execute("insert into tidegate.migrations values (8, 'later', 'x', 8), (7, 'y', 'z', 7), (9, 'a', 'b', 9)")
         .await
         .unwrap();
     let why = refusal(PostgresOptions::new(database.engine_url())).await;
@@ -308,4 +308,40 @@ async fn a_lost_server_is_unavailable() {
 fn r33_options_do_not_print_the_connection_string() {
     let options = PostgresOptions::new("postgres://me:secret@host/db");
     assert!(!format!("{options:?}").contains("secret"));
+}
+
+#[tokio::test]
+async fn a_binary_runs_on_a_later_schema_that_says_that_it_still_serves_it() {
+    let name = "a_binary_runs_on_a_later_schema_that_says_that_it_still_serves_it";
+    let Some(database) = TestDatabase::create(name).await else {
+        return;
+    };
+    let mut admin = database.admin().await;
+    let own: i32 = sqlx::query_scalar("select max(number) from tidegate.migrations")
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    // What a later release adds: a column with a default, and a function that this binary never calls.
+    let next = "alter table tidegate.audit add column why text not null default '';
+         create function tidegate.of_later() returns int4 language sql as 'select 1';";
+    sqlx::raw_sql(next).execute(&mut admin).await.unwrap();
+    let register = "insert into tidegate.migrations (number, name, checksum, runs_from) \
+                    values ($1, 'later', 'another', $2)";
+    for (number, runs_from) in [(own + 1, own), (own + 2, own - 1)] {
+        let insert = sqlx::query(register).bind(number).bind(runs_from);
+        insert.execute(&mut admin).await.unwrap();
+    }
+    let store = database.store().await;
+    let upkeep = Upkeep {
+        now: now(),
+        dedupe_window_micros: i64::MAX / 2,
+        retention_micros: None,
+    };
+    store.upkeep(upkeep).await.unwrap();
+    drop(store);
+    // And what this binary does not understand.
+    let insert = sqlx::query(register).bind(own + 3).bind(own + 1);
+    insert.execute(&mut admin).await.unwrap();
+    let why = refusal(PostgresOptions::new(database.engine_url())).await;
+    assert!(why.contains("run a newer binary"), "{why}");
 }

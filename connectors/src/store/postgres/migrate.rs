@@ -69,13 +69,17 @@ const ROLES: [&str; 5] = ["owner", "writer", "engine", "reader", "admin"];
 struct Migration {
     name: &'static str,
     sql: &'static str,
+    /// A binary that knows this many migrations can still run on the schema after this one. What only
+    /// adds leaves it at the release before, so that nodes are replaced one after the other.
+    runs_from: i32,
 }
 
 macro_rules! migration {
-    ($name:literal) => {
+    ($name:literal, runs_from $runs_from:literal) => {
         Migration {
             name: $name,
             sql: include_str!(concat!("../../../migrations/postgres/", $name, ".sql")),
+            runs_from: $runs_from,
         }
     };
 }
@@ -84,13 +88,13 @@ const ROLES_SQL: &str = include_str!("../../../migrations/postgres/roles.sql");
 
 /// In order; a number never changes its text once it was released.
 const MIGRATIONS: [Migration; 7] = [
-    migration!("0001_tables"),
-    migration!("0002_protection"),
-    migration!("0003_commit"),
-    migration!("0004_ownership"),
-    migration!("0005_upkeep"),
-    migration!("0006_definitions"),
-    migration!("0007_access"),
+    migration!("0001_tables", runs_from 7),
+    migration!("0002_protection", runs_from 7),
+    migration!("0003_commit", runs_from 7),
+    migration!("0004_ownership", runs_from 7),
+    migration!("0005_upkeep", runs_from 7),
+    migration!("0006_definitions", runs_from 7),
+    migration!("0007_access", runs_from 7),
 ];
 
 /// The least that upkeep keeps, whatever a node asks for: what only the owner of the schema can change.
@@ -132,6 +136,7 @@ create table if not exists tidegate.migrations (
     number int4 primary key,
     name text not null,
     checksum text not null,
+    runs_from int4 not null,
     applied_at timestamptz not null default now(),
     applied_by name not null default session_user
 )";
@@ -163,9 +168,11 @@ pub fn print_sql(mode: RoleMode, prefix: &RolePrefix) -> String {
         }
         out.push_str(&prefix.apply(migration.sql));
         out.push_str(&format!(
-            "insert into tidegate.migrations (number, name, checksum)\nvalues ({number}, '{}', '{}');\ncommit;\n",
+            "insert into tidegate.migrations (number, name, checksum, runs_from)\nvalues ({number}, '{}', '{}', {});\n\
+             commit;\n",
             migration.name,
-            checksum(migration)
+            checksum(migration),
+            migration.runs_from
         ));
     }
     out
@@ -211,19 +218,20 @@ pub async fn migrate(
     let known = known_migrations(&mut connection).await?;
     let mut applied = Vec::new();
     for (number, migration) in numbered() {
-        match known.iter().find(|(known, _)| *known == number) {
-            Some((_, sum)) if *sum == checksum(migration) => continue,
+        match known.iter().find(|known| known.number == number) {
+            Some(known) if known.checksum == checksum(migration) => continue,
             Some(_) => return Err(other_text(migration.name)),
             None => {}
         }
         // One transaction a migration; nothing of it stays when a statement fails.
         let text = format!(
-            "begin; set local role {}; {}; insert into tidegate.migrations (number, name, checksum) \
-             values ({number}, '{}', '{}'); commit",
+            "begin; set local role {}; {}; insert into tidegate.migrations (number, name, checksum, \
+             runs_from) values ({number}, '{}', '{}', {}); commit",
             prefix.role("owner"),
             prefix.apply(migration.sql),
             migration.name,
-            checksum(migration)
+            checksum(migration),
+            migration.runs_from
         );
         run(&mut connection, &text).await?;
         applied.push(migration.name);
@@ -232,12 +240,13 @@ pub async fn migrate(
     Ok(applied)
 }
 
-/// Checks that the schema is exactly this binary's, and says what to type when it is not.
+/// Checks that the schema is this binary's or a later one that says that it still serves it, and says
+/// what to type when it is not.
 pub(super) async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
     let known = known_migrations(connection).await?;
     for (number, migration) in numbered() {
-        match known.iter().find(|(known, _)| *known == number) {
-            Some((_, sum)) if *sum == checksum(migration) => {}
+        match known.iter().find(|known| known.number == number) {
+            Some(known) if known.checksum == checksum(migration) => {}
             Some(_) => return Err(other_text(migration.name)),
             None => {
                 return Err(StoreError::NotReady(format!(
@@ -247,29 +256,48 @@ pub(super) async fn check_schema(connection: &mut PgConnection) -> Result<(), St
             }
         }
     }
-    if known.len() > MIGRATIONS.len() {
+    let own = MIGRATIONS.len() as i32;
+    let newer = || known.iter().filter(|known| known.number > own);
+    if let Some(too_new) = newer().find(|known| known.runs_from > own) {
         return Err(StoreError::NotReady(format!(
-            "the schema has {} migrations, this binary knows {}: run a newer binary",
-            known.len(),
-            MIGRATIONS.len()
+            "the schema has migration {} ({}), for binaries that know {} migrations at least; this one knows \
+             {own}: run a newer binary",
+            too_new.number, too_new.name, too_new.runs_from
         )));
+    }
+    if let Some(last) = newer().next_back() {
+        tracing::info!(
+            migration = last.name,
+            "the schema is newer than this binary and still serves it: replace the binary when you can"
+        );
     }
     Ok(())
 }
 
-async fn known_migrations(connection: &mut PgConnection) -> Result<Vec<(i32, String)>, StoreError> {
+/// One migration that the database says it has.
+struct Known {
+    number: i32,
+    name: String,
+    checksum: String,
+    runs_from: i32,
+}
+
+async fn known_migrations(connection: &mut PgConnection) -> Result<Vec<Known>, StoreError> {
     let failed = |e| store_error(e, During::Read);
-    let rows = sqlx::query("select number, checksum from tidegate.migrations order by number")
+    let sql = "select number, name, checksum, runs_from from tidegate.migrations order by number";
+    let rows = sqlx::query(sql)
         .persistent(false)
         .fetch_all(&mut *connection)
         .await
         .map_err(failed)?;
     rows.iter()
         .map(|row| {
-            Ok((
-                row.try_get(0).map_err(failed)?,
-                row.try_get(1).map_err(failed)?,
-            ))
+            Ok(Known {
+                number: row.try_get(0).map_err(failed)?,
+                name: row.try_get(1).map_err(failed)?,
+                checksum: row.try_get(2).map_err(failed)?,
+                runs_from: row.try_get(3).map_err(failed)?,
+            })
         })
         .collect()
 }
