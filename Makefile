@@ -33,6 +33,7 @@ test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed 
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
 	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write
+	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write --latency
 	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write --apart \
 	    --only hand-written --only "Tidegate on Postgres"
 

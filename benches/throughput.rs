@@ -4,12 +4,14 @@
 mod harness;
 mod peers;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Parser as _;
 use harness::Result;
 use harness::arguments::Arguments;
 use harness::database::Server;
+use harness::latency;
 use harness::load::{EVENT_BYTES, Load, Shape};
 use harness::processors::Processors;
 use harness::report::{Row, Table, circumstances, write_into};
@@ -46,6 +48,16 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?;
     let server = first.block_on(Server::connect(&url))?;
+    if arguments.latency {
+        let io = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        return io.block_on(async {
+            latency::measure(&arguments, &server, Path::new(README)).await?;
+            server.clean_up().await
+        });
+    }
     let processors = if arguments.apart {
         Processors::apart(server.postmaster)?
     } else {
@@ -115,7 +127,7 @@ async fn measure(bench: &Arc<Bench>, arguments: &Arguments, processors: Processo
     text.push_str(&Table::new(&rows, [PER_EVENT, BATCH, BATCH_MACHINE]).to_markdown());
     println!("{text}");
     if arguments.write {
-        write_into(std::path::Path::new(README), processors, &text)?;
+        write_into(Path::new(README), processors, &text)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod bench;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod demo;

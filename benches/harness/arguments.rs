@@ -30,6 +30,9 @@ pub struct Arguments {
     /// The server gets one half of the processors and the clients the other, as on machines of their own.
     #[arg(long)]
     pub apart: bool,
+    /// How long answers take over HTTP, instead of how fast each way is.
+    #[arg(long)]
+    pub latency: bool,
     /// Write the table into benches/README.md.
     #[arg(long)]
     pub write: bool,

@@ -3,8 +3,10 @@
 
 pub mod arguments;
 pub mod bus;
+pub mod client;
 pub mod cpu;
 pub mod database;
+pub mod latency;
 pub mod load;
 pub mod measure;
 pub mod node;

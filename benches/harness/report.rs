@@ -72,6 +72,11 @@ pub fn write_into(readme: &Path, processors: Processors, text: &str) -> Result<(
         Processors::Shared(_) => BEGIN,
         Processors::Apart { .. } => BEGIN_APART,
     };
+    write_between(readme, begin, text)
+}
+
+/// Replaces what stands between a mark of a README and the end of its table.
+pub fn write_between(readme: &Path, begin: &str, text: &str) -> Result<()> {
     let current = std::fs::read_to_string(readme)?;
     let (before, rest) = current
         .split_once(begin)
@@ -88,23 +93,33 @@ pub fn write_into(readme: &Path, processors: Processors, text: &str) -> Result<(
 
 /// When, on what, with what: the sentence above the table.
 pub fn circumstances(processors: Processors, server: &str, load: &str, rounds: u32) -> String {
-    let date: String = SystemClock.now().to_rfc3339().chars().take(10).collect();
+    let (date, compiler) = (today(), compiler());
+    format!(
+        "{date}, {processors}, {server}, {compiler}, release build. {load} \
+         Medians of {rounds} interleaved rounds; ratios are medians of the rounds' own ratios.\n",
+    )
+}
+
+/// The date, as a README says it.
+pub fn today() -> String {
+    SystemClock.now().to_rfc3339().chars().take(10).collect()
+}
+
+/// What built this.
+pub fn compiler() -> String {
     let compiler = std::process::Command::new("rustc")
         .arg("--version")
         .output();
-    let compiler = compiler.map_or_else(
+    compiler.map_or_else(
         |_| "rustc unknown".to_owned(),
         |output| {
-            String::from_utf8_lossy(&output.stdout)
-                .split(" (")
+            let said = String::from_utf8_lossy(&output.stdout);
+            said.split(" (")
                 .take(1)
-                .collect()
+                .collect::<String>()
+                .trim()
+                .to_owned()
         },
-    );
-    format!(
-        "{date}, {processors}, {server}, {}, release build. {load} \
-         Medians of {rounds} interleaved rounds; ratios are medians of the rounds' own ratios.\n",
-        compiler.trim(),
     )
 }
 

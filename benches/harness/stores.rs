@@ -65,25 +65,24 @@ impl StoreKind {
 }
 
 async fn postgres(server: &Server) -> Result<PostgresStore> {
+    let (engine, _) = migrated(server).await?;
+    Ok(PostgresStore::connect(PostgresOptions::new(engine)).await?)
+}
+
+/// Makes the database under test anew, with our schema in it. Returns the addresses of the engine's login
+/// and of an administrator.
+pub async fn migrated(server: &Server) -> Result<(String, String)> {
     server.fresh_database().await?;
     let prefix = RolePrefix::new(ROLES)?;
     let login = prefix.role("engine");
-    migrate(
-        server.options().to_url_lossy().as_str(),
-        RoleMode::Create,
-        &prefix,
-    )
-    .await?;
+    let admin_url = server.options().to_url_lossy();
+    migrate(admin_url.as_str(), RoleMode::Create, &prefix).await?;
     let mut admin = server.options().connect().await?;
     let let_in = format!("alter role {login} password '{PASSWORD}'");
     sqlx::query(AssertSqlSafe(let_in))
         .execute(&mut admin)
         .await?;
     admin.close().await?;
-    let url = server
-        .options()
-        .username(&login)
-        .password(PASSWORD)
-        .to_url_lossy();
-    Ok(PostgresStore::connect(PostgresOptions::new(url)).await?)
+    let engine = server.options().username(&login).password(PASSWORD);
+    Ok((engine.to_url_lossy().into(), admin_url.into()))
 }

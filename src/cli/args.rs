@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate_engine::event::CorrelationId;
 use tidegate_engine::position::{RecordPosition, SourceName, StreamName};
 use tidegate_engine::state::{EntityKey, MachineName};
 use tidegate_engine::tenant::TenantId;
@@ -262,6 +263,35 @@ pub enum Events {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Write all stored events as one JSON event a line, in the order of their admission
+    Export {
+        /// Whose
+        #[arg(long, value_name = "TENANT")]
+        tenant: TenantId,
+        /// Only of this stream; without it all but `internal`, which is made of the others
+        #[arg(long, value_name = "STREAM")]
+        stream: Option<StreamName>,
+        /// Leave this out of every event, so that it can be shared
+        #[arg(long, value_enum)]
+        redact: Vec<Redacted>,
+    },
+    /// Show what belongs to one correlation id, each event under the one that caused it
+    Trace {
+        /// The correlation id
+        #[arg(value_name = "CORRELATION_ID")]
+        correlation: CorrelationId,
+        /// Whose it is
+        #[arg(long, value_name = "TENANT")]
+        tenant: TenantId,
+    },
+}
+
+/// What `tidegate events export` can leave out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Redacted {
+    /// Whose credential brought the event in
+    #[value(name = "caused_by")]
+    CausedBy,
 }
 
 /// Which dead letters.

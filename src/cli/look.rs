@@ -291,7 +291,8 @@ async fn records(
     Ok(found)
 }
 
-fn unreadable(error: tidegate_engine::record::RecordError) -> Failure {
+/// What is said when the log is not what it was.
+pub fn unreadable(error: tidegate_engine::record::RecordError) -> Failure {
     Failure::new(
         Exit::Unavailable,
         format!("the log cannot be read: {error}; `tidegate verify` says where"),

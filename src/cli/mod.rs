@@ -7,6 +7,7 @@ pub mod args;
 mod check;
 mod dead_letters;
 pub mod exit;
+mod history;
 mod ingest;
 mod look;
 mod migrate;
@@ -129,6 +130,19 @@ fn events(global: &Global, wanted: &Events, output: &mut Output) -> Result<Exit,
             };
             session.block_on(look::tail(session.store(), tail, output))?
         }
+        Events::Export {
+            tenant,
+            stream,
+            redact,
+        } => {
+            let store = session.store();
+            let stream = stream.as_ref();
+            session.block_on(history::export(store, tenant, stream, redact, output))?
+        }
+        Events::Trace {
+            correlation,
+            tenant,
+        } => session.block_on(history::trace(session.store(), tenant, correlation, output))?,
     };
     session.close()?;
     Ok(exit)

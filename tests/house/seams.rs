@@ -23,6 +23,32 @@ fn the_node_depends_on_the_store_seam_only() {
     assert_only_there("StateStore", &[], "src/stores.rs");
 }
 
+/// R06. Who is behind a token is decided at the edge, once: rules and movement see the tenant that came of
+/// it, and know no token, scope or credential.
+#[test]
+fn r06_rules_and_movement_know_no_authentication() {
+    let mut found = Vec::new();
+    let inner = |file: &&File| {
+        let is_rule = file.path.starts_with("engine/src/") || file.path.starts_with("actors/src/");
+        is_rule && file.is_production() && !file.path.starts_with("engine/src/access/")
+    };
+    let mut looked_at = 0;
+    for file in files().iter().filter(inner) {
+        looked_at += 1;
+        let code = file.code();
+        let named = ["access::", "Credential", "TokenId", "Authorization"];
+        let named = named.iter().filter(|name| {
+            let mut places = code.match_indices(*name);
+            places.any(|(at, _)| code[..at].ends_with(ends_a_name))
+        });
+        found.extend(
+            named.map(|name| format!("{}: names `{name}`; only the node's edge may", file.path)),
+        );
+    }
+    assert!(looked_at > 80, "{looked_at} files");
+    assert_none("who sends is decided at the edge", &found);
+}
+
 /// What implements a seam in `connectors`, and the libraries it is made with, are named in `home` alone.
 #[track_caller]
 fn assert_only_there(seam: &str, libraries: &[&str], home: &str) {

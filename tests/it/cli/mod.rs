@@ -6,6 +6,7 @@ mod dead_letters;
 mod demo;
 mod documents;
 mod guides;
+mod history;
 mod ingest;
 mod look;
 mod mapping;

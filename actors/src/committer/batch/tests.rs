@@ -10,7 +10,9 @@ use tidegate_engine::admission::{self, Binding};
 use tidegate_engine::bus::Delivery;
 use tidegate_engine::checkpoint::{Counts, DoneAbove, OffsetTracker, Progress};
 use tidegate_engine::clock::Timestamp;
-use tidegate_engine::commit::{CommitBatch, CommitPath, EntityName, StoredEntity, Surprises};
+use tidegate_engine::commit::{
+    CommitBatch, CommitPath, EntityName, StoredEntity, Surprises, WorkPlace,
+};
 use tidegate_engine::commit_protocol::Terms;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::headers::Headers;
@@ -21,6 +23,7 @@ use tidegate_engine::partition::{
 use tidegate_engine::position::{
     Epoch, Offset, Revision, SourceName, SourcePartition, StreamName, StreamPartition, Version,
 };
+use tidegate_engine::store::StoredOpenWork;
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 
 use super::{Assembled, EntityRow};
@@ -71,6 +74,8 @@ struct Run {
     tracker: OffsetTracker,
     counts: Counts,
     stored: BTreeMap<EntityName, StoredEntity>,
+    /// What machines emitted and was not taken up yet.
+    work: BTreeMap<(TenantId, WorkPlace), StoredOpenWork>,
     revision: u64,
     /// Every batch, in full, and what is told of it.
     made: Vec<(Vec<Notice>, CommitBatch)>,
@@ -92,6 +97,7 @@ impl Run {
             tracker: OffsetTracker::resume(&beginning),
             counts: Counts::default(),
             stored: BTreeMap::new(),
+            work: BTreeMap::new(),
             revision: 0,
             made: Vec::new(),
             asked: Vec::new(),
@@ -126,7 +132,7 @@ impl Run {
     fn batch(&mut self) -> Option<(Assembled, CommitBatch)> {
         let mut parts = Vec::new();
         for partition in self.partitions.values_mut() {
-            parts.extend(part(partition, &self.stored));
+            parts.extend(part(partition, &self.stored, &self.work));
         }
         if parts.is_empty() {
             return None;
@@ -172,6 +178,23 @@ impl Run {
                 data: write.data.clone(),
             };
             self.stored.insert(write.name.clone(), stored);
+        }
+        for done in &batch.work_done {
+            self.work.remove(&(done.tenant.clone(), done.place));
+        }
+        for work in &batch.open_work {
+            let place = WorkPlace {
+                revision: batch.revision,
+                number: work.number,
+            };
+            let stored = StoredOpenWork {
+                id: work.id,
+                place,
+                kind: work.kind.as_str().to_owned(),
+                cause: work.cause.clone(),
+                event: work.event.clone(),
+            };
+            self.work.insert((work.tenant.clone(), place), stored);
         }
         let mut new_rows = new_rows.as_slice();
         for (tenant, created) in &assembled.created {
@@ -223,6 +246,7 @@ fn partition(tenant: TenantId, machines: MachineSet) -> Partition<()> {
 fn part(
     partition: &mut Partition<()>,
     stored: &BTreeMap<EntityName, StoredEntity>,
+    work: &BTreeMap<(TenantId, WorkPlace), StoredOpenWork>,
 ) -> Option<Part> {
     let allowance = Allowance {
         events_max: 10,
@@ -230,6 +254,13 @@ fn part(
         before: None,
     };
     loop {
+        if let Some(after) = partition.work_wanted() {
+            let tenant = &partition.stream_partition().tenant;
+            let own = work.iter().filter(|((of, _), _)| of == tenant);
+            let behind = own.filter(|((_, place), _)| after.is_none_or(|after| *place > after));
+            let page = behind.map(|(_, work)| work.clone()).collect();
+            partition.work_loaded(page, true, Timestamp(9_000));
+        }
         let wanted = partition.wanted(64);
         let found = wanted.iter().filter_map(|name| stored.get(name).cloned());
         let found = found.collect();
@@ -310,6 +341,7 @@ fn r15_the_same_input_makes_the_same_batches_under_a_thousand_hash_seeds() {
         counts.rejected,
         counts.dead,
         counts.emitted,
+        counts.looped_back,
     ];
     assert!(each.iter().all(|count| *count > 0), "{counts:?}");
     let mut orders = BTreeSet::new();
