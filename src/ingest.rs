@@ -19,9 +19,13 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::runtime::{RandomIds, RuntimeSpawner, SystemClock, arbiters};
 use crate::serve::Front;
+use crate::watch::LettersTask;
 
 /// How often the node is looked at.
 const OBSERVE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Looks at the node between two questions to its buses, where they end.
+const LOOKS_PER_QUESTION: u32 = 4;
 
 /// Arbiters at most: actors do no I/O, so a few threads carry all of them.
 const ARBITERS_MAX: usize = 4;
@@ -103,6 +107,7 @@ pub fn run(
         let upkeep = UpkeepTask::start(plan.store.clone(), plan.upkeep, io.handle());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let placement = arbiters(cores.min(ARBITERS_MAX));
+        let counted = plan.store.clone();
         let seams = NodeSeams {
             store: plan.store,
             machines: plan.machines,
@@ -121,6 +126,13 @@ pub fn run(
                 front.close();
             }
         };
+        let letters = front
+            .as_ref()
+            .map(|_| LettersTask::start(counted, node.tenant_labels(), io.handle()));
+        let observe = Observe {
+            observe,
+            asks_ends: front.is_some(),
+        };
         let ended = until_the_end(node, plan.drain_limit, &mut stop_asked, observe, &close).await;
         if let Some(front) = front {
             tokio::select! {
@@ -128,6 +140,9 @@ pub fn run(
                 () = stop_asked.asked() => {}
                 () = front.stop(plan.drain_limit) => {}
             }
+        }
+        if let Some(letters) = letters {
+            letters.stop();
         }
         tokio::select! {
             biased;
@@ -144,25 +159,39 @@ pub fn run(
     })
 }
 
+/// Who looks at the node.
+struct Observe<'o> {
+    observe: &'o mut dyn FnMut(&NodeSnapshot),
+    /// Wants to know how far it lags.
+    asks_ends: bool,
+}
+
 async fn until_the_end(
     node: NodeHandle,
     drain_limit: Duration,
     stop_asked: &mut StopAsked,
-    observe: &mut dyn FnMut(&NodeSnapshot),
+    Observe { observe, asks_ends }: Observe<'_>,
     close: &dyn Fn(),
 ) -> Ended {
     let mut look = tokio::time::interval(OBSERVE_INTERVAL);
+    let mut looks = 0_u32;
     let ended = loop {
         tokio::select! {
             biased;
             () = stop_asked.asked() => break None,
             ended = node.ended() => break Some(ended),
             // A part that does not answer must not keep a stop from being heard.
-            _ = look.tick() => tokio::select! {
-                biased;
-                () = stop_asked.asked() => break None,
-                snapshot = node.snapshot() => observe(&snapshot),
-            },
+            _ = look.tick() => {
+                if asks_ends && looks.is_multiple_of(LOOKS_PER_QUESTION) {
+                    node.ask_ends();
+                }
+                looks = looks.wrapping_add(1);
+                tokio::select! {
+                    biased;
+                    () = stop_asked.asked() => break None,
+                    snapshot = node.snapshot() => observe(&snapshot),
+                }
+            }
         }
     };
     if ended.is_some() {

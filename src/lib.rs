@@ -23,5 +23,6 @@ pub mod say;
 pub mod serve;
 pub mod stores;
 pub mod telemetry;
+pub mod top;
 pub mod watch;
 pub mod wiring;

@@ -1,55 +1,77 @@
-//! The names of this crate's metrics, each with its unit and labels. `docs/OPERATING.md` says of each what
-//! it means and when to worry; a test holds the two against each other.
+//! The names of this crate's metrics, each with its kind, unit, labels and meaning, and those of all crates
+//! together: what `/metrics` gives as HELP and `docs/OPERATING.md` as description. A test holds the two
+//! against each other.
 
-/// Events settled, by `source`, `partition` and `outcome` (counter, since the checkpoint was made).
-pub const EVENTS: &str = "tidegate_events_total";
-/// Commits of the current ownership, by `source` and `partition` (counter).
-pub const COMMITS: &str = "tidegate_commits_total";
-/// Batches that were applied again, by `source` and `partition` (counter).
-pub const SURPRISES: &str = "tidegate_surprises_total";
-/// Events received and not settled, by `source` and `partition` (gauge).
-pub const UNSETTLED: &str = "tidegate_unsettled_events";
-/// The epoch of the current ownership, by `source` and `partition` (gauge): it grows with each claim.
-pub const EPOCH: &str = "tidegate_ownership_epoch";
-/// 1 while a source runs or has ended, 0 while a part of it is stopped, by `source` (gauge).
-pub const SOURCE_UP: &str = "tidegate_source_up";
-/// Events that hold a permit of the node (gauge).
-pub const NODE_EVENTS: &str = "tidegate_permits_events";
-/// Bytes of these (gauge).
-pub const NODE_BYTES: &str = "tidegate_permits_bytes";
-/// Events in the lane of a `tenant` (gauge). The fullest lanes; the rest together as `_other`.
-pub const LANE_EVENTS: &str = "tidegate_lane_events";
-/// Tenants with work or a memory of it (gauge).
-pub const TENANTS: &str = "tidegate_active_tenants";
-/// Events that requests handed in (counter).
-pub const EVENTS_OFFERED: &str = "tidegate_http_events_total";
-/// Events of requests that wait for their commit, by `stream` (gauge).
-pub const PENDING_EVENTS: &str = "tidegate_http_pending_events";
-/// Bytes of these, by `stream` (gauge).
-pub const PENDING_BYTES: &str = "tidegate_http_pending_bytes";
-/// Requests without a valid token, by `reason` (counter).
-pub const REQUESTS_DENIED: &str = "tidegate_http_denied_total";
-/// Requests, by `method`, `route` and `status` (counter).
-pub const REQUESTS: &str = "tidegate_http_requests_total";
-/// Seconds from a request's head to its response, by `method` and `route` (histogram).
-pub const REQUEST_SECONDS: &str = "tidegate_http_request_seconds";
+use tidegate_actors::metrics_of_crate;
+pub use tidegate_actors::names as actors;
+pub use tidegate_actors::names::{Kind, Metric};
 
-/// All of them.
-pub const ALL: [&str; 16] = [
-    EVENTS,
-    COMMITS,
-    SURPRISES,
-    UNSETTLED,
-    EPOCH,
-    SOURCE_UP,
-    NODE_EVENTS,
-    NODE_BYTES,
-    LANE_EVENTS,
-    TENANTS,
-    EVENTS_OFFERED,
-    PENDING_EVENTS,
-    PENDING_BYTES,
-    REQUESTS_DENIED,
-    REQUESTS,
-    REQUEST_SECONDS,
-];
+metrics_of_crate! {
+    UNSETTLED = Gauge "tidegate_unsettled_events", "events", ["source", "partition"],
+        "Events received and not below the low watermark";
+    LAG_EVENTS = Gauge "tidegate_consumer_lag_events", "events", ["source", "partition"],
+        "Records between the low watermark and the end of the source partition, where the bus numbers records. Offsets that hold no record count too";
+    LAG_BYTES = Gauge "tidegate_consumer_lag_bytes", "bytes", ["source", "partition"],
+        "The same where the bus counts bytes: files";
+    LAG_SECONDS = Gauge "tidegate_consumer_lag_seconds", "seconds", ["source", "partition"],
+        "Time since the oldest record that is not settled was first known of: received, or behind the last end that the bus told. 0 when everything known is settled";
+    EPOCH = Gauge "tidegate_ownership_epoch", "epoch", ["source", "partition"],
+        "The epoch of the current ownership: it grows with each claim, of any node";
+    SOURCE_UP = Gauge "tidegate_source_up", "boolean", ["source"],
+        "1 while a source runs or has ended, 0 while a part of it is stopped with an alarm";
+    PARTITIONS = Gauge "tidegate_source_partitions", "partitions", ["source", "state"],
+        "Source partitions of this node: owned, or quarantined (stopped with an alarm)";
+    NODE_EVENTS = Gauge "tidegate_permits_events", "events", [],
+        "Events that hold a permit of the node, those that polls ask for included";
+    NODE_EVENTS_MAX = Gauge "tidegate_permits_events_max", "events", [],
+        "The most that may: limits.node_events_max";
+    NODE_BYTES = Gauge "tidegate_permits_bytes", "bytes", [],
+        "Bytes that hold a permit of the node, those that polls ask for included";
+    NODE_BYTES_MAX = Gauge "tidegate_permits_bytes_max", "bytes", [],
+        "The most that may: limits.node_bytes_max";
+    LANE_EVENTS = Gauge "tidegate_lane_events", "events", ["tenant"],
+        "Events in a tenant's lane: routed and not settled";
+    LANE_BYTES = Gauge "tidegate_lane_bytes", "bytes", ["tenant"],
+        "Bytes in a tenant's lane";
+    LANE_EVENTS_MAX = Gauge "tidegate_lane_events_max", "events", [],
+        "The most events of one lane: limits.tenant_events_max";
+    LANE_BYTES_MAX = Gauge "tidegate_lane_bytes_max", "bytes", [],
+        "The most bytes of one lane: limits.tenant_bytes_max";
+    TENANTS = Gauge "tidegate_active_tenants", "tenants", [],
+        "Tenants with work or a memory of it in this node";
+    MAILBOX_WAIT = Gauge "tidegate_mailbox_wait_seconds", "seconds", ["actor"],
+        "How long the slowest actor of a kind (committer; supervisor with its partitions) let a message wait, measured with the message that asks for its figures";
+    MAILBOX_MAX = Gauge "tidegate_mailbox_messages_max", "messages", ["actor"],
+        "The capacity of an actor's mailbox: committer, supervisor or partition";
+    OPEN_WORK = Gauge "tidegate_open_work_events", "events", ["kind"],
+        "Open work of the source partitions of this node by kind: loop_back is what machines emitted and none has taken up again";
+    OPEN_WORK_AGE = Gauge "tidegate_open_work_oldest_seconds", "seconds", ["kind"],
+        "Time since the oldest of it in memory was taken up by this node; 0 without any";
+    CACHED_ENTITIES = Gauge "tidegate_cached_entities", "entities", [],
+        "Entities in memory";
+    CACHED_ENTITIES_MAX = Gauge "tidegate_cached_entities_max", "entities", [],
+        "What all partitions share: limits.cached_entities_max. Smallest shares may go beyond it";
+    CACHED_KEYS = Gauge "tidegate_cached_keys", "keys", [],
+        "Idempotency keys in memory";
+    CACHED_KEYS_MAX = Gauge "tidegate_cached_keys_max", "keys", [],
+        "What all partitions share: limits.cached_keys_max. Keys of unsettled events may go beyond it";
+    LETTERS_OPEN = Gauge "tidegate_dead_letters_open", "dead letters", ["tenant"],
+        "Dead letters that wait for a decision, of any node; counted once a minute, up to 10000 of each of the first 1000 tenants";
+    EVENTS_OFFERED = Counter "tidegate_http_events_total", "events", [],
+        "Events that requests handed in";
+    PENDING_EVENTS = Gauge "tidegate_http_pending_events", "events", ["stream"],
+        "Events of requests that wait for their commit";
+    PENDING_BYTES = Gauge "tidegate_http_pending_bytes", "bytes", ["stream"],
+        "Bytes of these";
+    REQUESTS_DENIED = Counter "tidegate_http_denied_total", "requests", ["reason"],
+        "Requests without a valid token";
+    REQUESTS = Counter "tidegate_http_requests_total", "requests", ["method", "route", "status"],
+        "Requests that were answered";
+    REQUEST_SECONDS = Histogram "tidegate_http_request_seconds", "seconds", ["method", "route"],
+        "Time from a request's head to its response; an event's commit is in it";
+}
+
+/// The metrics of all crates.
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    ALL.iter().chain(tidegate_actors::names::ALL)
+}

@@ -1,13 +1,13 @@
-//! Logs: JSON lines on standard error (text on a terminal), with the ids of events where they are known
+//! Logs: JSON lines on standard error or output (text on a terminal), with the ids of events where they are known
 //! and never a payload. Owns the format and the level; what is logged is decided where it happens.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{LogFormat, LogLevel};
+use crate::config::{LogFormat, LogLevel, LogStream};
 
 /// The environment variable that overrides the configured level: a level, or filter directives such as
 /// `info,tidegate_actors=debug`.
@@ -16,27 +16,42 @@ pub const LEVEL_VARIABLE: &str = "TIDEGATE_LOG";
 /// What draws on the terminal while logs are written: it steps aside for each line.
 pub type StepAside = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
 
-/// Standard error, shared with whatever draws there.
-#[derive(Clone, Default)]
-pub struct LogWriter(Arc<Mutex<Option<StepAside>>>);
+/// Where lines go, shared with whatever draws on standard error.
+#[derive(Clone)]
+pub struct LogWriter {
+    step_aside: Arc<Mutex<Option<StepAside>>>,
+    stream: LogStream,
+}
 
 impl LogWriter {
+    fn to(stream: LogStream) -> Self {
+        Self {
+            step_aside: Arc::default(),
+            stream,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<StepAside>> {
+        self.step_aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// From now on every line is written through `step_aside`; `None` writes straight again.
     pub fn share_with(&self, step_aside: Option<StepAside>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = step_aside;
+        *self.lock() = step_aside;
     }
 }
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let step_aside = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let step_aside = self.lock().clone();
         // A log that nobody can read must not end the work.
         let mut written = || {
-            let _ = io::stderr().lock().write_all(line);
+            let _ = match self.stream {
+                LogStream::Stderr => io::stderr().lock().write_all(line),
+                LogStream::Stdout => io::stdout().lock().write_all(line),
+            };
         };
         match step_aside {
             Some(step_aside) => step_aside(&mut written),
@@ -60,11 +75,18 @@ impl<'a> MakeWriter<'a> for LogWriter {
 
 /// Starts logging. `TIDEGATE_LOG` comes before a configured level, and a level from the command line
 /// (`insists`) before both. Returns the writer, to share the terminal with.
-pub fn start(level: LogLevel, format: LogFormat, insists: bool) -> Result<LogWriter, String> {
+pub fn start(
+    level: LogLevel,
+    (format, stream): (LogFormat, LogStream),
+    insists: bool,
+) -> Result<LogWriter, String> {
     let variable = std::env::var(LEVEL_VARIABLE).ok().filter(|_| !insists);
     let filter = filter(variable.as_deref(), level)?;
-    let writer = LogWriter::default();
-    let on_terminal = io::stderr().is_terminal();
+    let writer = LogWriter::to(stream);
+    let on_terminal = match stream {
+        LogStream::Stderr => io::stderr().is_terminal(),
+        LogStream::Stdout => io::stdout().is_terminal(),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer.clone());

@@ -1,46 +1,87 @@
-//! What a node's snapshot looks like as metrics. The hot path counts nothing for it: the figures are those
-//! of the checkpoints and the actors, read a few times a second.
+//! The metrics of this process: where they are collected, and what a node's snapshot looks like among them.
+//! What the movement counts itself it counts by the batch; what only has to be looked at is read from the
+//! snapshot a few times a second.
 
+mod letters;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use metrics::{counter, gauge};
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
-use tidegate_actors::{NodeSnapshot, SourceStatus};
-use tidegate_engine::checkpoint::Counts;
+use tidegate_actors::committer::CommitterSnapshot;
+use tidegate_actors::node::SourceSnapshot;
+use tidegate_actors::{NodeSnapshot, SourceStatus, committer, partition, supervisor};
+use tidegate_engine::bus::OffsetUnit;
+use tidegate_engine::clock::{Clock as _, Timestamp};
 
-use crate::names;
-
-/// Tenants with a series of their own; the rest are one, `_other`.
-pub const TENANTS_SHOWN_MAX: usize = 50;
+use crate::names::{self, Kind};
+use crate::runtime::SystemClock;
+pub use letters::LettersTask;
 
 /// Upper bounds of histograms of seconds.
-const SECONDS: [f64; 12] = [
-    0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+const SECONDS: [f64; 14] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
 ];
 
-/// A series that nothing has touched for so long is dropped: its partition is elsewhere.
+/// Upper bounds of histograms of events.
+const EVENTS: [f64; 10] = [
+    1.0, 5.0, 20.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
+];
+
+/// Upper bounds of histograms of bytes.
+const BYTES: [f64; 9] = [
+    1_024.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+/// A gauge that nothing has told for so long is dropped: its partition or its tenant is elsewhere. Counters
+/// and histograms stay, for whoever holds one would count into nothing.
 const IDLE: Duration = Duration::from_secs(600);
+
+/// Looks between two upkeeps of the collection. Values of histograms gather until then, scraped or not.
+const LOOKS_PER_UPKEEP: u32 = 20;
+
+static INSTALLED: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
 
 /// Metrics of this process, in Prometheus' text format.
 #[derive(Clone)]
 pub struct Telemetry(PrometheusHandle);
 
 impl Telemetry {
-    /// Collects from now on. A process has one; a second one reads the same.
+    /// Collects from now on. A process has one; a second one reads the same. Whatever counts before is not
+    /// counted.
     pub fn install() -> Result<Self, String> {
-        static INSTALLED: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
         if let Some(handle) = INSTALLED.get() {
             return Ok(Self(handle.clone()));
         }
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+            .and_then(|it| {
+                it.set_buckets_for_metric(Matcher::Suffix("_events".to_owned()), &EVENTS)
+            })
+            .and_then(|it| it.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES))
             .map_err(|error| error.to_string())?
-            .idle_timeout(MetricKindMask::ALL, Some(IDLE))
+            .idle_timeout(MetricKindMask::GAUGE, Some(IDLE))
             .build_recorder();
         let handle = recorder.handle();
         // Somebody who embeds the node may have a recorder of their own: then that one has everything.
         let _ = metrics::set_global_recorder(recorder);
+        for metric in names::all() {
+            match metric.kind {
+                Kind::Counter => describe_counter!(metric.name, metric.help),
+                Kind::Gauge => describe_gauge!(metric.name, metric.help),
+                Kind::Histogram => describe_histogram!(metric.name, metric.help),
+            }
+        }
         Ok(Self(INSTALLED.get_or_init(|| handle).clone()))
     }
 
@@ -51,61 +92,161 @@ impl Telemetry {
     }
 }
 
-/// Tells what the node shows.
-pub fn tell(snapshot: &NodeSnapshot) {
-    gauge!(names::NODE_EVENTS).set(snapshot.unsettled_events as f64);
-    gauge!(names::NODE_BYTES).set(snapshot.unsettled_bytes as f64);
-    gauge!(names::TENANTS).set(snapshot.tenants.len() as f64);
-    for source in &snapshot.sources {
-        let name = source.source.as_str().to_owned();
-        let is_up = !matches!(source.status, SourceStatus::Failed { .. });
-        gauge!(names::SOURCE_UP, "source" => name.clone()).set(f64::from(u8::from(is_up)));
-        for partition in &source.partitions {
-            let number = partition.source_partition.partition.to_string();
-            let labels = [("source", name.clone()), ("partition", number)];
-            gauge!(names::UNSETTLED, &labels).set(partition.tracked_events as f64);
-            gauge!(names::EPOCH, &labels).set(partition.epoch.0 as f64);
-            counter!(names::COMMITS, &labels).absolute(partition.commits);
-            counter!(names::SURPRISES, &labels).absolute(partition.surprises);
-            for (outcome, count) in outcomes(&partition.counts) {
-                let [source, partition] = labels.clone();
-                let labels = [source, partition, ("outcome", outcome.to_owned())];
-                counter!(names::EVENTS, &labels).absolute(count);
+/// Tells what a node shows.
+#[derive(Default)]
+pub struct Teller {
+    looks: u32,
+    /// Source partitions that were told of.
+    partitions: BTreeSet<[(&'static str, String); 2]>,
+    /// Lanes that were told of.
+    lanes: BTreeSet<String>,
+}
+
+impl Teller {
+    /// Tells it.
+    pub fn tell(&mut self, snapshot: &NodeSnapshot) {
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(LOOKS_PER_UPKEEP)
+            && let Some(handle) = INSTALLED.get()
+        {
+            handle.run_upkeep();
+        }
+        let now = SystemClock.now();
+        tell_permits(snapshot);
+        tell_memory(snapshot, now);
+        tell_mailboxes(snapshot);
+        self.tell_lanes(snapshot);
+        self.tell_sources(snapshot, now);
+    }
+
+    fn tell_sources(&mut self, snapshot: &NodeSnapshot, now: Timestamp) {
+        let mut told = BTreeSet::new();
+        for source in &snapshot.sources {
+            let name = source.source.as_str().to_owned();
+            let is_up = !matches!(source.status, SourceStatus::Failed { .. });
+            gauge!(names::SOURCE_UP, "source" => name.clone()).set(f64::from(u8::from(is_up)));
+            let states = [
+                ("owned", source.partitions.len()),
+                ("quarantined", source.quarantined),
+            ];
+            for (state, count) in states {
+                gauge!(names::PARTITIONS, "source" => name.clone(), "state" => state)
+                    .set(count as f64);
+            }
+            for partition in &source.partitions {
+                let number = partition.source_partition.partition.to_string();
+                let labels = [("source", name.clone()), ("partition", number)];
+                tell_partition(source, partition, &labels, now);
+                told.insert(labels);
             }
         }
+        // What went elsewhere lags there, if at all.
+        for gone in self.partitions.difference(&told) {
+            for name in [
+                names::UNSETTLED,
+                names::LAG_EVENTS,
+                names::LAG_BYTES,
+                names::LAG_SECONDS,
+            ] {
+                gauge!(name, gone).set(0.0);
+            }
+        }
+        self.partitions = told;
     }
-    for (tenant, events) in lanes(snapshot) {
-        gauge!(names::LANE_EVENTS, "tenant" => tenant).set(events as f64);
+
+    fn tell_lanes(&mut self, snapshot: &NodeSnapshot) {
+        let mut lanes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for tenant in &snapshot.tenants {
+            let (events, bytes) = lanes.entry(&tenant.label).or_default();
+            *events += tenant.lane_events;
+            *bytes += tenant.lane_bytes;
+        }
+        for (tenant, (events, bytes)) in &lanes {
+            let tenant = (*tenant).to_owned();
+            gauge!(names::LANE_EVENTS, "tenant" => tenant.clone()).set(*events as f64);
+            gauge!(names::LANE_BYTES, "tenant" => tenant).set(*bytes as f64);
+        }
+        let told: BTreeSet<String> = lanes.into_keys().map(str::to_owned).collect();
+        for gone in self.lanes.difference(&told) {
+            gauge!(names::LANE_EVENTS, "tenant" => gone.clone()).set(0.0);
+            gauge!(names::LANE_BYTES, "tenant" => gone.clone()).set(0.0);
+        }
+        self.lanes = told;
+        let (events, bytes) = snapshot.lane_max;
+        gauge!(names::LANE_EVENTS_MAX).set(events as f64);
+        gauge!(names::LANE_BYTES_MAX).set(bytes as f64);
     }
 }
 
-/// The fullest lanes, and what the others hold together.
-fn lanes(snapshot: &NodeSnapshot) -> Vec<(String, usize)> {
-    let mut lanes: Vec<(String, usize)> = snapshot
-        .tenants
-        .iter()
-        .map(|it| (it.supervisor.tenant.to_string(), it.lane_events))
-        .filter(|(_, events)| *events > 0)
-        .collect();
-    lanes.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
-    let rest = lanes.split_off(lanes.len().min(TENANTS_SHOWN_MAX));
-    lanes.push((
-        "_other".to_owned(),
-        rest.into_iter().map(|(_, events)| events).sum(),
-    ));
-    lanes
+fn tell_partition(
+    source: &SourceSnapshot,
+    partition: &CommitterSnapshot,
+    labels: &[(&'static str, String); 2],
+    now: Timestamp,
+) {
+    gauge!(names::UNSETTLED, labels).set(partition.tracked_events as f64);
+    gauge!(names::EPOCH, labels).set(partition.epoch.0 as f64);
+    if let Some(end) = partition.end {
+        let behind = end.0.saturating_sub(partition.low_watermark.0) as f64;
+        match source.offset_unit {
+            OffsetUnit::Records => gauge!(names::LAG_EVENTS, labels).set(behind),
+            OffsetUnit::Bytes => gauge!(names::LAG_BYTES, labels).set(behind),
+        }
+    }
+    gauge!(names::LAG_SECONDS, labels).set(age_seconds(partition.oldest_known_at, now));
 }
 
-fn outcomes(counts: &Counts) -> [(&'static str, u64); 9] {
-    [
-        ("admitted", counts.admitted),
-        ("duplicate", counts.duplicates),
-        ("conflict", counts.conflicts),
-        ("unreadable", counts.unreadable),
-        ("applied", counts.applied),
-        ("rejected", counts.rejected),
-        ("ignored", counts.ignored),
-        ("dead", counts.dead),
-        ("unhandled", counts.unhandled),
-    ]
+fn age_seconds(since: Option<Timestamp>, now: Timestamp) -> f64 {
+    since.map_or(0.0, |since| {
+        (now.0.saturating_sub(since.0)).max(0) as f64 / 1e6
+    })
+}
+
+fn tell_permits(snapshot: &NodeSnapshot) {
+    gauge!(names::NODE_EVENTS).set(snapshot.unsettled_events as f64);
+    gauge!(names::NODE_BYTES).set(snapshot.unsettled_bytes as f64);
+    let (events, bytes) = snapshot.unsettled_max;
+    gauge!(names::NODE_EVENTS_MAX).set(events as f64);
+    gauge!(names::NODE_BYTES_MAX).set(bytes as f64);
+    gauge!(names::TENANTS).set(snapshot.tenants.len() as f64);
+}
+
+fn tell_memory(snapshot: &NodeSnapshot, now: Timestamp) {
+    let (mut entities, mut keys, mut oldest) = (0, 0, None);
+    let tenants = snapshot.tenants.iter();
+    for partition in tenants.flat_map(|tenant| &tenant.supervisor.partitions) {
+        entities += partition.cached_entities;
+        keys += partition.cached_keys;
+        oldest = oldest.into_iter().chain(partition.oldest_emitted_at).min();
+    }
+    gauge!(names::CACHED_ENTITIES).set(entities as f64);
+    gauge!(names::CACHED_KEYS).set(keys as f64);
+    gauge!(names::CACHED_ENTITIES_MAX).set(snapshot.memory_max.entities_max as f64);
+    gauge!(names::CACHED_KEYS_MAX).set(snapshot.memory_max.known_keys_max as f64);
+    let counts = snapshot.counts();
+    let open = counts.emitted.saturating_sub(counts.looped_back);
+    gauge!(names::OPEN_WORK, "kind" => "loop_back").set(open as f64);
+    gauge!(names::OPEN_WORK_AGE, "kind" => "loop_back").set(age_seconds(oldest, now));
+}
+
+fn tell_mailboxes(snapshot: &NodeSnapshot) {
+    let committers = snapshot.sources.iter().map(|source| source.slowest_answer);
+    let supervisors = snapshot.tenants.iter().map(|tenant| tenant.answer);
+    let slowest =
+        |waits: &mut dyn Iterator<Item = Duration>| waits.max().unwrap_or_default().as_secs_f64();
+    let waits = [
+        ("committer", slowest(&mut committers.into_iter())),
+        ("supervisor", slowest(&mut supervisors.into_iter())),
+    ];
+    for (actor, wait) in waits {
+        gauge!(names::MAILBOX_WAIT, "actor" => actor).set(wait);
+    }
+    let bounds = [
+        ("committer", committer::MAILBOX_MESSAGES_MAX),
+        ("supervisor", supervisor::MAILBOX_MESSAGES_MAX),
+        ("partition", partition::MAILBOX_MESSAGES_MAX),
+    ];
+    for (actor, bound) in bounds {
+        gauge!(names::MAILBOX_MAX, "actor" => actor).set(bound as f64);
+    }
 }

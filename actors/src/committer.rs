@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::fair_queue::FairQueue;
+use crate::meters::TenantMeters;
 use crate::ownership::{Ownership, Standing};
 use crate::partition::{PartitionActor, Preparation, Prepare, Report};
 use crate::seams::Context;
@@ -76,6 +77,8 @@ pub struct Committer {
     surprises_in_a_row: u32,
     commits: u64,
     surprises: u64,
+    /// Keys that the store has named as known, and whose events are not settled.
+    hits_in_store: u64,
 }
 
 struct Lane {
@@ -88,6 +91,7 @@ struct Lane {
     prepared: usize,
     /// Settlements and resets that the partition has not answered: what it has to do then is not known.
     unanswered: usize,
+    meters: Arc<TenantMeters>,
 }
 
 impl Lane {
@@ -108,6 +112,7 @@ struct Preparing {
 struct InFlight {
     assembled: Assembled,
     batch: Arc<CommitBatch>,
+    made: Instant,
 }
 
 impl Committer {
@@ -145,6 +150,7 @@ impl Committer {
             surprises_in_a_row: 0,
             commits: 0,
             surprises: 0,
+            hits_in_store: 0,
         }
     }
 
@@ -367,6 +373,7 @@ impl Committer {
                     busy_until: None,
                     prepared: 0,
                     unanswered: 0,
+                    meters: self.context.meters.tenant(&ready.tenant),
                 };
                 self.lanes.insert(ready.tenant.clone(), lane);
             }

@@ -38,7 +38,10 @@
 pub mod committer;
 pub mod failpoint;
 pub mod fair_queue;
+mod lag;
 mod memory;
+mod meters;
+pub mod names;
 pub mod node;
 pub mod options;
 pub mod ownership;
@@ -52,6 +55,7 @@ mod store_calls;
 pub mod supervisor;
 mod tenants;
 
+pub use meters::{OTHER_TENANTS, TenantLabels};
 pub use node::{DrainReport, Node, NodeHandle, NodeSnapshot, SourceFailed};
 pub use options::NodeOptions;
 pub use placement::Placement;

@@ -1,16 +1,22 @@
 //! The node: sources, tenants and committers as one thing that is started, observed, drained and stopped.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use tidegate_engine::bus::{EventBus, OffsetUnit};
 use tidegate_engine::checkpoint::Counts;
+use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::position::SourceName;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::committer::{Committer, CommitterSnapshot, ObserveCommitter};
 use crate::memory::Memory;
+use crate::meters::{Meters, SourceMeters, TenantLabels};
 use crate::options::NodeOptions;
+use crate::ownership::Ownership;
 use crate::permits::Stock;
 use crate::seams::{Context, NodeSeams};
 use crate::source::{Command, Held, Slot, Slots, Source, SourceStatus, SourceTask};
@@ -25,6 +31,7 @@ pub struct NodeHandle {
     sources: Vec<SourceHandle>,
     tenants: Arc<Tenants>,
     node: Arc<Stock>,
+    context: Context,
 }
 
 struct SourceHandle {
@@ -32,6 +39,9 @@ struct SourceHandle {
     slots: Slots,
     commands: watch::Sender<Command>,
     status: watch::Receiver<SourceStatus>,
+    bus: Arc<dyn EventBus>,
+    /// Its bus is being asked where its partitions end.
+    asks: Arc<AtomicBool>,
 }
 
 /// What a node shows of itself.
@@ -45,6 +55,12 @@ pub struct NodeSnapshot {
     pub unsettled_events: usize,
     /// Bytes unsettled in the node.
     pub unsettled_bytes: usize,
+    /// The most of both that may be.
+    pub unsettled_max: (usize, usize),
+    /// The most events and bytes of a tenant's lane.
+    pub lane_max: (usize, usize),
+    /// What the partitions may keep in memory together.
+    pub memory_max: PartitionLimits,
 }
 
 /// What a source shows of itself.
@@ -56,6 +72,12 @@ pub struct SourceSnapshot {
     pub status: SourceStatus,
     /// Its partitions that are owned.
     pub partitions: Vec<CommitterSnapshot>,
+    /// Its partitions that are stopped with an alarm.
+    pub quarantined: usize,
+    /// What the offsets of its bus count.
+    pub offset_unit: OffsetUnit,
+    /// How long the slowest of its committers let a message wait, that of this snapshot.
+    pub slowest_answer: Duration,
 }
 
 /// What a tenant shows of itself.
@@ -67,6 +89,11 @@ pub struct TenantSnapshot {
     pub lane_events: usize,
     /// Bytes in its lane.
     pub lane_bytes: usize,
+    /// What the label `tenant` of its metrics says: its name, or that of all that have no series of their
+    /// own.
+    pub label: String,
+    /// How long its actors let a message wait, that of this snapshot.
+    pub answer: Duration,
 }
 
 impl NodeSnapshot {
@@ -113,6 +140,7 @@ impl Node {
         let context = Context {
             seams,
             memory: Memory::new(options.memory),
+            meters: Meters::new(options.tenants_measured_max),
             options: Arc::new(options),
         };
         let tenants = Tenants::new(context.clone());
@@ -123,6 +151,7 @@ impl Node {
                 let (status, status_received) = watch::channel(SourceStatus::Running);
                 let slots: Slots = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
                 let name = source.bus.source().clone();
+                let bus = source.bus.clone();
                 let task = SourceTask {
                     context: context.clone(),
                     source,
@@ -131,6 +160,7 @@ impl Node {
                     poll,
                     commit_slots: commit_slots.clone(),
                     slots: slots.clone(),
+                    meters: SourceMeters::new(&name),
                     claiming: std::collections::BTreeMap::new(),
                     commands: commands_received,
                     status,
@@ -144,6 +174,8 @@ impl Node {
                     slots,
                     commands,
                     status: status_received,
+                    bus,
+                    asks: Arc::default(),
                 }
             })
             .collect();
@@ -151,6 +183,7 @@ impl Node {
             sources,
             tenants,
             node,
+            context,
         }
     }
 }
@@ -224,24 +257,33 @@ impl NodeHandle {
         let mut sources = Vec::with_capacity(self.sources.len());
         for source in &self.sources {
             let mut partitions = Vec::new();
+            let mut slowest_answer = Duration::ZERO;
             for committer in source.committers() {
+                let asked = Instant::now();
                 partitions.extend(committer.send(ObserveCommitter).await);
+                slowest_answer = slowest_answer.max(asked.elapsed());
             }
             let status = source.status.borrow().clone();
             sources.push(SourceSnapshot {
                 source: source.name.clone(),
                 status,
                 partitions,
+                quarantined: source.quarantined(),
+                offset_unit: source.bus.offset_unit(),
+                slowest_answer,
             });
         }
         let mut tenants = Vec::new();
         for (_, tenant) in self.tenants.all() {
+            let asked = Instant::now();
             if let Ok(supervisor) = tenant.supervisor.send(ObserveSupervisor).await {
                 let (lane_events, lane_bytes) = tenant.lane.in_use();
                 tenants.push(TenantSnapshot {
                     supervisor,
                     lane_events,
                     lane_bytes,
+                    label: tenant.meters.label().to_owned(),
+                    answer: asked.elapsed(),
                 });
             }
         }
@@ -251,6 +293,42 @@ impl NodeHandle {
             tenants,
             unsettled_events,
             unsettled_bytes,
+            unsettled_max: self.node.limits(),
+            lane_max: (
+                self.context.options.tenant_events_max,
+                self.context.options.tenant_bytes_max,
+            ),
+            memory_max: self.context.options.memory,
+        }
+    }
+
+    /// Says which series a tenant's metrics are in.
+    pub fn tenant_labels(&self) -> TenantLabels {
+        TenantLabels(self.context.meters.clone())
+    }
+
+    /// Has each bus asked where its partitions end, for the lag that later snapshots show. Waits for
+    /// nothing, and leaves out a bus that has not answered the question before.
+    pub fn ask_ends(&self) {
+        for source in &self.sources {
+            if source.asks.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            let (bus, asks) = (source.bus.clone(), source.asks.clone());
+            let (owned, clock) = (source.ownerships(), self.context.seams.clock.clone());
+            self.context.seams.spawner.spawn(Box::pin(async move {
+                for ownership in owned {
+                    let partition = ownership.source_partition.partition;
+                    match bus.end_offset(partition).await {
+                        Ok(Some(end)) => ownership.ends(end, clock.now()),
+                        Ok(None) => {}
+                        Err(error) => {
+                            tracing::debug!(partition = %ownership.source_partition, %error, "the end is not known");
+                        }
+                    }
+                }
+                asks.store(false, Ordering::Release);
+            }));
         }
     }
 
@@ -294,16 +372,26 @@ impl SourceHandle {
     }
 
     fn committers(&self) -> Vec<actix::Addr<Committer>> {
+        self.held(|held| match held {
+            Held::Owned { committer, .. } => Some(committer.clone()),
+            _ => None,
+        })
+    }
+
+    fn ownerships(&self) -> Vec<Arc<Ownership>> {
+        self.held(|held| match held {
+            Held::Owned { ownership, .. } => Some(ownership.clone()),
+            _ => None,
+        })
+    }
+
+    fn quarantined(&self) -> usize {
+        self.held(|held| matches!(held, Held::Quarantined { .. }).then_some(()))
+            .len()
+    }
+
+    fn held<T>(&self, look: impl Fn(&Held) -> Option<T>) -> Vec<T> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots
-            .values()
-            .filter_map(|slot| match &slot.held {
-                Held::Owned { committer, .. } => Some(committer.clone()),
-                Held::Unclaimed(_)
-                | Held::Claiming
-                | Held::Leaving { .. }
-                | Held::Quarantined { .. } => None,
-            })
-            .collect()
+        slots.values().filter_map(|slot| look(&slot.held)).collect()
     }
 }

@@ -70,6 +70,9 @@ pub struct NodeOptions {
     pub watch_interval: Duration,
     /// A partition without events for so long is put away.
     pub passivate_after: Duration,
+    /// Tenants whose metrics have a series of their own; the others are one. Each costs about thirty
+    /// lines of `/metrics`.
+    pub tenants_measured_max: usize,
 }
 
 impl Default for NodeOptions {
@@ -103,6 +106,7 @@ impl Default for NodeOptions {
             stall_limit: Duration::from_secs(30),
             watch_interval: Duration::from_secs(1),
             passivate_after: Duration::from_secs(60),
+            tenants_measured_max: 100,
         }
     }
 }

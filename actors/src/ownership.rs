@@ -7,9 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tidegate_engine::checkpoint::OffsetTracker;
+use tidegate_engine::clock::Timestamp;
 use tidegate_engine::position::{Epoch, Offset, SourcePartition, StreamName};
 use tidegate_engine::tenant::TenantId;
 use tokio::sync::Notify;
+
+use crate::lag::Marks;
+use crate::meters::OwnershipMeters;
 
 /// How an ownership stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +48,9 @@ pub struct Ownership {
     /// Notes receipt before routing and settlement after the commit; both sides touch it briefly and
     /// never across an await.
     tracker: Mutex<OffsetTracker>,
+    /// When what is not settled came to be known. Taken after the tracker, where both are.
+    marks: Mutex<Marks>,
+    pub(crate) meters: OwnershipMeters,
     standing: Mutex<Standing>,
     /// Tenants with open work of before the claim, whose partitions have not told of it yet.
     open_before: Mutex<BTreeSet<TenantId>>,
@@ -66,11 +73,13 @@ impl Ownership {
         moved: std::sync::Arc<Notify>,
     ) -> Self {
         Self {
+            meters: OwnershipMeters::new(&source_partition),
             source_partition,
             stream,
             epoch,
             wants_settlements,
             tracker: Mutex::new(tracker),
+            marks: Mutex::default(),
             standing: Mutex::new(Standing::Owned),
             open_before: Mutex::new(open_before),
             idle: AtomicBool::new(true),
@@ -81,6 +90,30 @@ impl Ownership {
     /// The tracker; a panic elsewhere while it was held left it usable (each of its steps is whole).
     pub fn tracker(&self) -> MutexGuard<'_, OffsetTracker> {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything before `next` was received by now.
+    pub fn received(&self, next: Offset, at: Timestamp) {
+        let settled = self.tracker().low_watermark();
+        self.marks().known(next, at, settled);
+    }
+
+    /// The bus says now where the source partition ends.
+    pub fn ends(&self, end: Offset, at: Timestamp) {
+        let settled = self.tracker().low_watermark();
+        self.marks().ends(end, at, settled);
+    }
+
+    /// Since when the oldest record that is not settled has been known of, and where the bus says that the
+    /// source partition ends.
+    pub fn lag(&self) -> (Option<Timestamp>, Option<Offset>) {
+        let settled = self.tracker().low_watermark();
+        let mut marks = self.marks();
+        (marks.oldest(settled), marks.end())
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it stands.

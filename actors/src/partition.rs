@@ -322,6 +322,9 @@ impl Handler<Admit> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, admit: Admit, context: &mut Self::Context) {
+        let place = &self.ownership.source_partition;
+        let span = tracing::debug_span!("admit", tenant_id = %self.tenant, partition = %place);
+        let _entered = span.entered();
         self.active_at = Instant::now();
         let Some(state) = &mut self.state else {
             return self.early.push(admit);
@@ -394,14 +397,22 @@ impl Handler<Prepare> for PartitionActor {
         Prepare { allowance }: Prepare,
         context: &mut Self::Context,
     ) -> Self::Result {
+        let place = &self.ownership.source_partition;
+        let span = tracing::debug_span!("apply", tenant_id = %self.tenant, partition = %place);
+        let _entered = span.entered();
         let limits = self.memory.limits();
+        let began = Instant::now();
         let prepared = self.state.as_mut().map_or(Prepared::Empty, |state| {
             state.set_limits(limits);
             state.prepare(allowance)
         });
         let waiting = matches!(prepared, Prepared::Waiting);
         let part = match prepared {
-            Prepared::Part(part) => Some(part),
+            Prepared::Part(part) => {
+                let meters = &self.ownership.meters;
+                meters.prepared(&part.counts, began.elapsed());
+                Some(part)
+            }
             Prepared::Waiting | Prepared::Empty => None,
         };
         self.load(Duration::ZERO, context);
@@ -471,27 +482,5 @@ impl Handler<RetireIfIdle> for PartitionActor {
             context.stop();
         }
         idle
-    }
-}
-
-impl Handler<ObservePartition> for PartitionActor {
-    type Result = MessageResult<ObservePartition>;
-
-    fn handle(&mut self, _: ObservePartition, _: &mut Self::Context) -> Self::Result {
-        let emitted = self.state.as_ref().map(Partition::emitted_unsettled);
-        let (emitted_events, emitted_bytes) = emitted.unwrap_or_default();
-        MessageResult(PartitionSnapshot {
-            stream_partition: StreamPartition {
-                tenant: self.tenant.clone(),
-                stream: self.ownership.stream.clone(),
-                source_partition: self.ownership.source_partition.clone(),
-            },
-            unsettled_events: self.unsettled_events() - emitted_events,
-            emitted_events,
-            emitted_bytes,
-            prepared_batches: self.state.as_ref().map_or(0, Partition::prepared),
-            loads_in_flight: self.loads_in_flight,
-            heads: self.state.as_ref().map(Partition::heads),
-        })
     }
 }

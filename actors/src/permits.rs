@@ -72,6 +72,17 @@ impl Stock {
         }
     }
 
+    /// True when so much is not there now.
+    pub fn is_short_of(&self, events: usize, bytes: usize) -> bool {
+        self.events.available_permits() < events.min(self.events_max)
+            || self.bytes.available_permits() < bytes.min(self.bytes_max)
+    }
+
+    /// Events and bytes of the whole stock.
+    pub fn limits(&self) -> (usize, usize) {
+        (self.events_max, self.bytes_max)
+    }
+
     /// Events and bytes that are taken.
     pub fn in_use(&self) -> (usize, usize) {
         (

@@ -8,6 +8,7 @@ use tidegate_engine::spawner::Spawner;
 use tidegate_engine::store::StateStore;
 
 use crate::memory::Memory;
+use crate::meters::Meters;
 use crate::options::NodeOptions;
 use crate::placement::Placement;
 
@@ -34,4 +35,5 @@ pub(crate) struct Context {
     pub seams: NodeSeams,
     pub options: Arc<NodeOptions>,
     pub memory: Arc<Memory>,
+    pub meters: Arc<Meters>,
 }

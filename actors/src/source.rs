@@ -11,17 +11,20 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
-use tidegate_engine::admission::{self, Binding, Received};
+use tidegate_engine::admission::{self, Binding, Content, Received};
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, Start};
 use tidegate_engine::checkpoint::Receipt;
+use tidegate_engine::clock::Timestamp;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::mapping::Mapping;
 use tidegate_engine::position::StreamName;
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::failpoint::{self, Failpoint};
+use crate::meters::SourceMeters;
 use crate::options::Poll;
 use crate::ownership::{Ownership, Standing};
 use crate::permits::{Allotment, Permit, Stock};
@@ -97,6 +100,7 @@ pub(crate) struct SourceTask {
     pub poll: Poll,
     pub commit_slots: Arc<Semaphore>,
     pub slots: Slots,
+    pub meters: SourceMeters,
     /// Claims that have not returned, one a partition; the sender is dropped when nobody wants it any
     /// more. The next claim of a partition waits for the one before: two at once fence each other.
     pub claiming: BTreeMap<u32, Option<oneshot::Sender<()>>>,
@@ -170,6 +174,7 @@ impl SourceTask {
                         }
                         Err(error) => {
                             failures += 1;
+                            self.meters.receive_failed(error.kind());
                             tracing::warn!(source = %self.source.bus.source(), %error, "nothing received");
                             if error.kind() != tidegate_engine::error::ErrorKind::Transient {
                                 if self.failed.is_none() {
@@ -198,14 +203,16 @@ impl SourceTask {
             ),
         };
         let (node, bus, poll) = (self.node.clone(), self.source.bus.clone(), self.poll);
-        Box::pin(async move {
+        let span = tracing::debug_span!("receive", source = %bus.source());
+        let received = async move {
             if let Some(wait) = wait {
                 tokio::time::sleep(wait).await;
             }
             let allowance = node.take(poll.limit.events_max, poll.bytes).await;
             let received = bus.receive(poll.limit).await;
             (allowance, received)
-        })
+        };
+        Box::pin(received.instrument(span))
     }
 
     async fn take_events(
@@ -221,7 +228,8 @@ impl SourceTask {
                     incarnation,
                 } => {
                     let named = self.source_partition(partition);
-                    let mut slot = Slot::new(named, incarnation, &self.context.options);
+                    let meters = self.meters.clone();
+                    let mut slot = Slot::new(named, incarnation, &self.context.options, meters);
                     if let Some(reason) = &self.failed {
                         slot.quarantine(reason.clone());
                     }
@@ -247,7 +255,10 @@ impl SourceTask {
                     partition,
                     deliveries,
                 } => {
+                    let source = self.source.bus.source().clone();
+                    let span = tracing::debug_span!("route", %source, partition);
                     self.route(partition, deliveries, &mut allowance, claims)
+                        .instrument(span)
                         .await
                 }
                 BusEvent::Ended { partition, end } => {
@@ -296,18 +307,16 @@ impl SourceTask {
         }
         drop(raised);
         let admitted_at = self.context.seams.clock.now();
-        let binding = self.source.binding();
-        let mut groups: BTreeMap<TenantId, Vec<Received>> = BTreeMap::new();
-        let fresh = note_receipt(&ownership, deliveries);
-        for delivery in &fresh {
-            let (tenant, received) = admission::read(delivery, &binding);
-            groups.entry(tenant).or_default().push(received);
-        }
+        let began = Instant::now();
+        let (groups, fresh) = self.take_note(&ownership, deliveries, admitted_at);
         for (tenant, events) in groups {
             let lane = self.tenants.get(&tenant);
             for events in self.cut(events) {
                 let (count, bytes) = (events.len(), events.iter().map(|event| event.bytes).sum());
                 let mut commands = self.commands.clone();
+                if lane.lane.is_short_of(count, bytes) {
+                    lane.meters.lane_is_full();
+                }
                 let mut lane_taken = std::pin::pin!(lane.lane.take(count, bytes));
                 let taken = loop {
                     tokio::select! {
@@ -337,6 +346,34 @@ impl SourceTask {
                 }
             }
         }
+        self.meters.routed(fresh, began.elapsed());
+    }
+
+    /// Receipt: the events that were not settled before, by tenant, and how many they are.
+    fn take_note(
+        &self,
+        ownership: &Ownership,
+        deliveries: Vec<Delivery>,
+        at: Timestamp,
+    ) -> (BTreeMap<TenantId, Vec<Received>>, usize) {
+        let delivered = deliveries.len();
+        if let Some(last) = deliveries.last() {
+            ownership.received(last.next, at);
+        }
+        let fresh = note_receipt(ownership, deliveries);
+        self.meters.received(delivered, delivered - fresh.len());
+        let binding = self.source.binding();
+        // Asked once: a line an event is for somebody who looks for one.
+        let is_traced = tracing::enabled!(tracing::Level::TRACE);
+        let mut groups: BTreeMap<TenantId, Vec<Received>> = BTreeMap::new();
+        for delivery in &fresh {
+            let (tenant, received) = admission::read(delivery, &binding);
+            if is_traced {
+                trace_receipt(ownership, &tenant, &received);
+            }
+            groups.entry(tenant).or_default().push(received);
+        }
+        (groups, fresh.len())
     }
 
     /// Cuts a tenant's events so that each piece fits its lane twice: one is committed while the next
@@ -405,6 +442,25 @@ fn note_receipt(ownership: &Ownership, deliveries: Vec<Delivery>) -> Vec<Deliver
             tracker.receive(delivery.offset, delivery.next, fingerprint) == Receipt::New
         })
         .collect()
+}
+
+/// One line: what came, by the ids by which it is found again, and nothing of its payload.
+fn trace_receipt(ownership: &Ownership, tenant: &TenantId, received: &Received) {
+    let event = match &received.content {
+        Content::Event { event, .. } => Some(event),
+        Content::Unreadable { .. } => None,
+    };
+    let correlation_id = event.and_then(|event| event.correlation_id.as_ref());
+    tracing::trace!(
+        tenant_id = %tenant,
+        event_id = event.map(|event| event.id.as_str()),
+        event_type = event.map(|event| event.event_type.as_str()),
+        correlation_id = correlation_id.map(|id| id.as_str()),
+        partition = %ownership.source_partition,
+        offset = received.offset.0,
+        bytes = received.bytes,
+        "received"
+    );
 }
 
 fn permitted(

@@ -13,7 +13,9 @@ use tidegate_engine::spawner::Spawner;
 use tidegate_engine::store::{Claim, StateStore, StoreError, StreamHead};
 use tidegate_engine::tenant::TenantId;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use crate::meters::{Meters, StoreCall};
 use crate::seams::Context;
 
 /// The way to the store with a time limit on it.
@@ -22,6 +24,7 @@ pub(crate) struct StoreCalls {
     store: Arc<dyn StateStore>,
     spawner: Arc<dyn Spawner>,
     limit: Duration,
+    meters: Arc<Meters>,
 }
 
 impl StoreCalls {
@@ -30,13 +33,15 @@ impl StoreCalls {
             store: context.seams.store.clone(),
             spawner: context.seams.spawner.clone(),
             limit: context.options.store_answer_limit,
+            meters: context.meters.clone(),
         }
     }
 
     /// Commits a batch. Without an answer in time its outcome is unknown.
     pub async fn commit(&self, batch: Arc<CommitBatch>) -> Result<CommitReply, StoreError> {
         let store = self.store.clone();
-        let answered = self.answer(async move { store.commit(batch).await }).await;
+        let call = async move { store.commit(batch).await };
+        let answered = self.answer(StoreCall::Commit, call).await;
         answered.unwrap_or_else(|detail| Err(StoreError::OutcomeUnknown { detail }))
     }
 
@@ -47,7 +52,9 @@ impl StoreCalls {
     ) -> Result<Option<Checkpoint>, StoreError> {
         let store = self.store.clone();
         let answered = self
-            .answer(async move { store.checkpoint(&source_partition).await })
+            .answer(StoreCall::Checkpoint, async move {
+                store.checkpoint(&source_partition).await
+            })
             .await;
         answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
     }
@@ -56,7 +63,8 @@ impl StoreCalls {
     /// after it, which is then made once more.
     pub async fn claim(&self, claim: Claim) -> Result<Checkpoint, StoreError> {
         let store = self.store.clone();
-        let answered = self.answer(async move { store.claim(claim).await }).await;
+        let call = async move { store.claim(claim).await };
+        let answered = self.answer(StoreCall::Claim, call).await;
         answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
     }
 
@@ -68,7 +76,7 @@ impl StoreCalls {
     ) -> Result<Vec<StreamHead>, StoreError> {
         let store = self.store.clone();
         let call = async move { store.stream_heads(&tenant, &source_partition).await };
-        let answered = self.answer(call).await;
+        let answered = self.answer(StoreCall::StreamHeads, call).await;
         answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
     }
 
@@ -80,7 +88,7 @@ impl StoreCalls {
     ) -> Result<Vec<StoredEntity>, StoreError> {
         let store = self.store.clone();
         let call = async move { store.load_entities(&tenant, names).await };
-        let answered = self.answer(call).await;
+        let answered = self.answer(StoreCall::LoadEntities, call).await;
         answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
     }
 
@@ -92,7 +100,7 @@ impl StoreCalls {
     ) -> Result<Vec<TenantId>, StoreError> {
         let store = self.store.clone();
         let answered = self
-            .answer(async move {
+            .answer(StoreCall::TenantsWithOpenWork, async move {
                 store
                     .tenants_with_open_work(
                         &source_partition,
@@ -108,8 +116,10 @@ impl StoreCalls {
     /// Hands the call to the spawner and waits for what it says; `Err` says why nobody waits any more.
     async fn answer<T: Send + 'static>(
         &self,
+        which: StoreCall,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<Result<T, StoreError>, String> {
+        let began = Instant::now();
         let (said, heard) = oneshot::channel();
         self.spawner.spawn(Box::pin(async move {
             if let Err(unheard) = said.send(call.await) {
@@ -117,7 +127,10 @@ impl StoreCalls {
                 tracing::warn!(error, "the store answered after nobody waited any more");
             }
         }));
-        match tokio::time::timeout(self.limit, heard).await {
+        let heard = tokio::time::timeout(self.limit, heard).await;
+        let answer = heard.as_ref().ok().and_then(|heard| heard.as_ref().ok());
+        self.meters.called(which, began.elapsed(), answer);
+        match heard {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err("the call ended without an answer".to_owned()),
             Err(_) => Err(format!("no answer within {} s", self.limit.as_secs_f64())),

@@ -6,6 +6,7 @@ use actix::Addr;
 use dashmap::{DashMap, Entry};
 use tidegate_engine::tenant::TenantId;
 
+use crate::meters::TenantMeters;
 use crate::permits::Stock;
 use crate::seams::Context;
 use crate::supervisor::TenantSupervisor;
@@ -25,6 +26,7 @@ pub(crate) struct Tenant {
     /// Whoever routes to the tenant, and every permit of one of its events, holds a reference: the map's
     /// alone means that nothing of the tenant is anywhere in the node.
     pub lane: Arc<Stock>,
+    pub meters: Arc<TenantMeters>,
 }
 
 impl Tenants {
@@ -57,6 +59,7 @@ impl Tenants {
                 let tenant = Tenant {
                     supervisor: self.supervisor_of(id),
                     lane: Stock::new(options.tenant_events_max, options.tenant_bytes_max),
+                    meters: self.context.meters.tenant(id),
                 };
                 entry.insert(tenant).clone()
             }

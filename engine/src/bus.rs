@@ -143,6 +143,15 @@ pub trait Intake: Send + Sync + 'static {
     fn close(&self);
 }
 
+/// What the offsets of a bus count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OffsetUnit {
+    /// Records, with holes where some are missing.
+    Records,
+    /// Bytes.
+    Bytes,
+}
+
 /// What can go wrong with a bus.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BusError {
@@ -239,6 +248,11 @@ pub trait EventBus: Send + Sync + 'static {
     /// What became of deliveries, right after their commit. Told at most once of each, and never of one
     /// whose owner was gone before it knew. Must not wait.
     fn settled(&self, _partition: u32, _settlements: Vec<Settlement>) {}
+
+    /// What its offsets count.
+    fn offset_unit(&self) -> OffsetUnit {
+        OffsetUnit::Records
+    }
 
     /// The offset behind the last record known, for lag; `None` while unknown.
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError>;

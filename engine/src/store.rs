@@ -319,6 +319,17 @@ pub trait StateStore: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<StoredDeadLetter>, StoreError>;
 
+    /// How many open dead letters a tenant has; counted no further than `at_most`. A store that counts
+    /// without reading them says so itself.
+    async fn open_dead_letters(&self, tenant: &TenantId, at_most: u32) -> Result<u64, StoreError> {
+        let open = DeadLetterFilter {
+            state: Some(DeadLetterState::Open),
+            after: None,
+        };
+        let letters = self.dead_letters(tenant, open, at_most).await?;
+        Ok(letters.len() as u64)
+    }
+
     /// One dead letter.
     async fn dead_letter(
         &self,

@@ -153,6 +153,10 @@ impl StateStore for TimedStore {
         self.store.dead_letters(tenant, filter, limit).await
     }
 
+    async fn open_dead_letters(&self, tenant: &TenantId, at_most: u32) -> Result<u64, StoreError> {
+        self.store.open_dead_letters(tenant, at_most).await
+    }
+
     async fn dead_letter(
         &self,
         tenant: &TenantId,

@@ -79,6 +79,8 @@ pub enum Command {
     Run,
     /// Run a node on this machine alone, with a token and a machine to try it
     Dev(Dev),
+    /// Show a running node live: rates, tenants, lag, commit times, dead letters
+    Top(Top),
     /// Read events from files or standard input until they end
     Ingest(Ingest),
     /// Check machine definitions, configuration, samples; report every mistake at once
@@ -145,6 +147,33 @@ pub struct Dev {
     /// A machine definition, or a directory of *.yaml; without any, ./machines, with one to begin with
     #[arg(long, value_name = "PATH")]
     pub machines: Vec<PathBuf>,
+}
+
+/// `tidegate top`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Reads the node's /metrics every second and shows rates between two looks. The address is --url, else where \
+the configuration of -c has the node take requests. The token needs the scope `observe`. Ctrl-C ends it.")]
+pub struct Top {
+    /// The node: http://host:port or https://host:port
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// A file with the token
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Believe the certificates in this PEM file, instead of those that this machine believes
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Send the token to another machine without TLS: whoever is in between reads it
+    #[arg(long)]
+    pub plaintext_unsafe: bool,
+
+    /// Show one picture, of one second, and end
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// `tidegate ingest`

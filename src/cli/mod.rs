@@ -29,6 +29,7 @@ use crate::config::{Config, LogLevel};
 use crate::demo;
 use crate::operator::Decision;
 use crate::progress::{Bar, Unit};
+use crate::top;
 use args::{Cli, Command, DeadLetters, Events, Global, State};
 use exit::{Exit, Failure};
 use output::Output;
@@ -77,6 +78,10 @@ fn run(cli: Cli, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
         Command::Test(files) => check::test(&files.files, config, output),
         Command::Run => run::run(global, own),
         Command::Dev(wanted) => run::dev(global, &wanted, own),
+        Command::Top(wanted) => {
+            let config = session::config(global)?;
+            session::runtime()?.block_on(top::run(&wanted, &config, output))
+        }
         Command::Ingest(wanted) => ingest::run(global, &wanted, own, output),
         Command::State(wanted) => state(global, &wanted, output),
         Command::Events(wanted) => events(global, &wanted, output),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_actors::Source;
+use tidegate_actors::{NodeSnapshot, Source};
 use tidegate_engine::access::{
     AccessStore, NewToken, Scopes, Token, TokenCreation, TokenLabel, TokenSecret, TokensOf,
 };
@@ -131,7 +131,9 @@ fn node(
         upkeep: UpkeepPlan::of(&config),
         front,
     };
-    let ended = ingest::run(plan, &session.runtime, &mut watch::tell)?;
+    let mut teller = watch::Teller::default();
+    let mut observe = |snapshot: &NodeSnapshot| teller.tell(snapshot);
+    let ended = ingest::run(plan, &session.runtime, &mut observe)?;
     session.close()?;
     match ended {
         Ended::Done => Ok(Exit::Done),

@@ -45,7 +45,8 @@ pub fn logs(global: &Global, config: &Config, at_most: LogLevel) -> Result<LogWr
         })?,
         None => config.log.level.min(at_most),
     };
-    telemetry::start(level, config.log.format, global.log_level.is_some()).map_err(Failure::usage)
+    let form = (config.log.format, config.log.stream);
+    telemetry::start(level, form, global.log_level.is_some()).map_err(Failure::usage)
 }
 
 /// Logs an option that gives a protection up (R51), wherever it was set.

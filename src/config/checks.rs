@@ -18,7 +18,7 @@ use tidegate_engine::tenant::TenantBinding;
 use super::problem::Problems;
 use super::sections::{
     Config, Dedupe, Http, Limits, Log, Machines, Node, PostgresSection, Retention, Source,
-    SourceKind, SqliteSection, Store, StoreKind,
+    SourceKind, SqliteSection, Store, StoreKind, Telemetry,
 };
 use super::setting::Check;
 
@@ -206,6 +206,7 @@ impl Check for Machines {}
 impl Check for Dedupe {}
 impl Check for Retention {}
 impl Check for Log {}
+impl Check for Telemetry {}
 
 impl Source {
     /// Where the tenant of its events comes from.
@@ -281,6 +282,7 @@ impl Config {
             stall_limit: Duration::from_secs(limits.stall_limit_seconds),
             watch_interval: Duration::from_millis(limits.watch_interval_ms),
             passivate_after: Duration::from_secs(limits.passivate_after_seconds),
+            tenants_measured_max: self.telemetry.tenants_max,
         }
     }
 }

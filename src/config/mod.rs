@@ -17,9 +17,9 @@ use tidegate_engine::yaml;
 pub use mapping::Mapping;
 pub use problem::{Problem, Problems};
 pub use sections::{
-    Config, Dedupe, Http, Limits, Log, LogFormat, LogLevel, Machines, Node, PoolerKind,
+    Config, Dedupe, Http, Limits, Log, LogFormat, LogLevel, LogStream, Machines, Node, PoolerKind,
     PostgresSection, Publish, Retention, Source, SourceKind, SqliteSection, StartAt, Store,
-    StoreKind,
+    StoreKind, Telemetry,
 };
 pub use setting::Secret;
 

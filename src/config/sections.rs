@@ -68,6 +68,14 @@ choice! {
         Trace = "trace",
     }
 
+    /// Where log lines go.
+    pub enum LogStream {
+        /// Standard error: beside data.
+        Stderr = "stderr",
+        /// Standard output: for `tidegate run`, which writes no data.
+        Stdout = "stdout",
+    }
+
     /// How a log line looks.
     pub enum LogFormat {
         /// Text on a terminal, JSON everywhere else.
@@ -98,8 +106,10 @@ section! {
         dedupe: Dedupe = Dedupe::default();
         /// How long the log is kept.
         retention: Retention = Retention::default();
-        /// What is said on standard error.
+        /// What is said of what happens.
         log: Log = Log::default();
+        /// What is measured.
+        telemetry: Telemetry = Telemetry::default();
     }
 
     /// This process.
@@ -324,11 +334,21 @@ section! {
         log_days: Option<u64> [1..=36_500] = None;
     }
 
-    /// What is said on standard error.
+    /// What is said of what happens.
     pub struct Log {
         /// `off`, `error`, `warn`, `info`, `debug` or `trace`. TIDEGATE_LOG and --log-level come first.
         level: LogLevel = LogLevel::Info;
         /// `json`, `text`, or `auto`: text on a terminal and JSON everywhere else.
         format: LogFormat = LogFormat::Auto;
+        /// `stderr`, or `stdout` for a node whose log is collected there. Commands that write data write it
+        /// to standard output whatever stands here.
+        stream: LogStream = LogStream::Stderr;
+    }
+
+    /// What is measured.
+    pub struct Telemetry {
+        /// Tenants whose metrics have a series of their own: the first so many that a process meets. The
+        /// others are together `_other`.
+        tenants_max: usize [0..=10_000] = 100;
     }
 }

@@ -311,7 +311,12 @@ pub fn start(api: web::Data<Api>, listener: &Listener) -> Result<Serving, String
 }
 
 fn count<B>(response: &actix_web::dev::ServiceResponse<B>, took: Duration) {
-    let method = response.request().method().as_str().to_owned();
+    // A client may call a method as it likes: one that no route has is none of ours.
+    let method = match response.request().method().as_str() {
+        known @ ("GET" | "POST") => known,
+        _ => "other",
+    };
+    let method = method.to_owned();
     // The pattern, never the path: a label has few values.
     let route = response.request().match_pattern();
     let route = route.unwrap_or_else(|| "none".to_owned());

@@ -83,5 +83,6 @@ pub fn options(name: &str, dice: &mut Dice) -> NodeOptions {
         stall_limit: Duration::from_secs(4),
         watch_interval: dice.millis(100, 600),
         passivate_after: dice.millis(500, 6_000),
+        tenants_measured_max: 3,
     }
 }

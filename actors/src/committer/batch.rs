@@ -26,6 +26,8 @@ pub(super) struct Assembled {
     pub offsets: Vec<Offset>,
     /// Their outcomes.
     pub counts: Counts,
+    /// The same, by tenant.
+    pub counts_by_tenant: Vec<(TenantId, Counts)>,
     /// For each tenant, in order, how many entities its part creates.
     pub created: Vec<(TenantId, usize)>,
     /// What to tell of its dead letters.
@@ -42,6 +44,7 @@ impl Assembled {
         let mut counts = Counts::default();
         let mut offsets = Vec::with_capacity(parts.iter().map(|part| part.offsets.len()).sum());
         let mut created = Vec::with_capacity(parts.len());
+        let mut counts_by_tenant = Vec::with_capacity(parts.len());
         let mut notices = Vec::new();
         let mut settlements = Vec::new();
         for part in &mut parts {
@@ -56,6 +59,7 @@ impl Assembled {
                 .count();
             if let Some(tenant) = &part.tenant {
                 created.push((tenant.clone(), new));
+                counts_by_tenant.push((tenant.clone(), part.counts));
             }
         }
         offsets.sort_unstable();
@@ -69,6 +73,7 @@ impl Assembled {
             parts,
             offsets,
             counts,
+            counts_by_tenant,
             created,
             notices,
             settlements,

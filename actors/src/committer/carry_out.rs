@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context as ActixContext, WrapFuture};
-use tidegate_engine::commit::{CommitReply, EntityRow, Surprises};
+use tidegate_engine::commit::{CommitBatch, CommitReply, EntityRow, Surprises};
 use tidegate_engine::commit_protocol::Next;
 use tidegate_engine::partition::EventRef;
 use tidegate_engine::planted::{Bug, active};
@@ -14,6 +14,7 @@ use tidegate_engine::position::Offset;
 use tidegate_engine::store::StoreError;
 use tidegate_engine::tenant::TenantId;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::batch::{self, Assembled};
 use super::messages::{CheckpointRead, Replied};
@@ -78,6 +79,7 @@ impl Committer {
         self.in_flight = Some(InFlight {
             assembled,
             batch: Arc::new(batch),
+            made: Instant::now(),
         });
         self.hand_over(context);
     }
@@ -87,6 +89,9 @@ impl Committer {
             return;
         };
         self.protocol.submitted();
+        self.ownership
+            .meters
+            .handed_over(in_flight.assembled.events);
         let (calls, slots, batch) = (
             StoreCalls::of(&self.context),
             self.slots.clone(),
@@ -95,20 +100,36 @@ impl Committer {
         let (ownership, waits) = (self.ownership.clone(), self.waits_for_slot.clone());
         waits.store(true, Ordering::Relaxed);
         let address = context.address();
-        self.context.seams.spawner.spawn(Box::pin(async move {
+        let span = tracing::debug_span!(
+            "commit",
+            partition = %ownership.source_partition,
+            epoch = ownership.epoch.0,
+            revision = batch.revision.0,
+            events = in_flight.assembled.events,
+        );
+        let committed = async move {
+            let waited = Instant::now();
             let slot = slots.acquire_owned().await;
             waits.store(false, Ordering::Relaxed);
+            let began = Instant::now();
+            let meters = &ownership.meters;
+            meters
+                .slot_wait_seconds
+                .record((began - waited).as_secs_f64());
             if !ownership.is_owned() {
                 // It would be fenced, and those behind it would wait for that.
                 return;
             }
             failpoint::hit(Failpoint::BeforeCommit);
             let reply = calls.commit(batch).await;
+            meters.commit_seconds.record(began.elapsed().as_secs_f64());
             failpoint::hit(Failpoint::AfterCommit);
             drop(slot);
             // A closed mailbox means that the ownership is over; the checkpoint knows what happened.
             let _ = address.send(Replied(reply)).await;
-        }));
+        };
+        let spawner = &self.context.seams.spawner;
+        spawner.spawn(Box::pin(committed.instrument(span)));
     }
 
     pub(super) fn replied(
@@ -119,6 +140,7 @@ impl Committer {
         let Some(in_flight) = &self.in_flight else {
             return;
         };
+        self.ownership.meters.replied(&reply);
         if let Err(error) = &reply {
             tracing::warn!(partition = %self.ownership.source_partition, epoch = self.ownership.epoch.0, %error, "commit failed");
         }
@@ -157,6 +179,8 @@ impl Committer {
             Next::Settle { new_rows } => self.settle(new_rows, context),
             Next::Reapply(surprises) => {
                 self.surprises += 1;
+                self.hits_in_store += surprises.known_keys.len() as u64;
+                self.ownership.meters.surprised(&surprises);
                 self.reset(surprises, None, context);
             }
             Next::Condemn { detail } => {
@@ -219,10 +243,19 @@ impl Committer {
     // --- settle and acknowledge ---------------------------------------------------------------
 
     fn settle(&mut self, new_rows: Option<Vec<EntityRow>>, context: &mut ActixContext<Self>) {
-        let Some(InFlight { assembled, batch }) = self.in_flight.take() else {
+        let Some(InFlight {
+            assembled,
+            batch,
+            made,
+        }) = self.in_flight.take()
+        else {
             return;
         };
+        let partition = &self.ownership.source_partition;
+        let revision = batch.revision.0;
+        let _span = tracing::debug_span!("settle", %partition, revision).entered();
         self.commits += 1;
+        self.measure(&assembled, &batch, made.elapsed());
         notices::tell(&self.ownership.source_partition, &assembled.notices);
         if !assembled.settlements.is_empty() {
             let partition = self.ownership.source_partition.partition;
@@ -257,6 +290,20 @@ impl Committer {
         self.advance(context);
     }
 
+    /// Counts what is durable now.
+    fn measure(&mut self, assembled: &Assembled, batch: &CommitBatch, since_made: Duration) {
+        let counts = &assembled.counts;
+        let hits = self.hits_in_store.min(counts.duplicates + counts.conflicts);
+        self.hits_in_store -= hits;
+        let meters = &self.ownership.meters;
+        meters.settled(batch, assembled.events, counts, since_made, hits);
+        for (tenant, counts) in &assembled.counts_by_tenant {
+            if let Some(lane) = self.lanes.get(tenant) {
+                lane.meters.settled(counts);
+            }
+        }
+    }
+
     /// One acknowledgement at a time, always of the latest low watermark: a hint for the broker's tools.
     fn acknowledge(&mut self, low_watermark: Offset, context: &mut ActixContext<Self>) {
         if self.acknowledging || low_watermark <= self.acknowledged {
@@ -266,13 +313,20 @@ impl Committer {
         self.acknowledged = low_watermark;
         let (bus, partition) = (self.bus.clone(), self.ownership.source_partition.partition);
         let (done, answer) = tokio::sync::oneshot::channel();
-        self.context.seams.spawner.spawn(Box::pin(async move {
+        let began = Instant::now();
+        let place = &self.ownership.source_partition;
+        let span = tracing::debug_span!("acknowledge", partition = %place, low_watermark = low_watermark.0);
+        let acknowledged = async move {
             failpoint::hit(Failpoint::BeforeAcknowledge);
             // The receiver is gone when the ownership is over: then nobody waits for this hint.
             let _ = done.send(bus.acknowledge(partition, low_watermark).await);
-        }));
-        let answered = answer.into_actor(self).map(|acknowledged, committer, context| {
+        };
+        let spawner = &self.context.seams.spawner;
+        spawner.spawn(Box::pin(acknowledged.instrument(span)));
+        let answered = answer.into_actor(self).map(move |acknowledged, committer, context| {
             committer.acknowledging = false;
+            let took = began.elapsed().as_secs_f64();
+            committer.ownership.meters.acknowledge_seconds.record(took);
             if let Ok(Err(error)) = acknowledged {
                 tracing::warn!(partition = %committer.ownership.source_partition, %error, "not acknowledged; the checkpoint holds all the same");
             }

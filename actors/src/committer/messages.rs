@@ -2,6 +2,7 @@
 
 use actix::{Addr, Context as ActixContext, Handler, Message, MessageResult};
 use tidegate_engine::checkpoint::{Checkpoint, Counts};
+use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::CommitReply;
 use tidegate_engine::position::{Epoch, Offset, SourcePartition};
 use tidegate_engine::store::StoreError;
@@ -65,6 +66,10 @@ pub struct CommitterSnapshot {
     pub surprises: u64,
     /// Tenants with a partition here.
     pub tenants: usize,
+    /// Since when the oldest record that is not settled has been known of.
+    pub oldest_known_at: Option<Timestamp>,
+    /// Where the bus says that the source partition ends; see [`crate::NodeHandle::ask_ends`].
+    pub end: Option<Offset>,
 }
 
 impl Handler<Ready> for Committer {
@@ -103,6 +108,7 @@ impl Handler<ObserveCommitter> for Committer {
     type Result = MessageResult<ObserveCommitter>;
 
     fn handle(&mut self, _: ObserveCommitter, _: &mut ActixContext<Self>) -> Self::Result {
+        let (oldest_known_at, end) = self.ownership.lag();
         let tracker = self.ownership.tracker();
         MessageResult(CommitterSnapshot {
             source_partition: self.ownership.source_partition.clone(),
@@ -118,6 +124,8 @@ impl Handler<ObserveCommitter> for Committer {
             commits: self.commits,
             surprises: self.surprises,
             tenants: self.lanes.len(),
+            oldest_known_at,
+            end,
         })
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use actix::Message;
+use actix::{Handler, Message, MessageResult};
 use tidegate_engine::admission::Received;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityRow, Surprises};
-use tidegate_engine::partition::{Allowance, EventRef, Heads, Part};
+use tidegate_engine::partition::{Allowance, EventRef, Heads, Part, Partition};
 use tidegate_engine::position::{Offset, Revision, StreamPartition};
 
+use super::PartitionActor;
 use crate::permits::Permit;
 
 /// Takes events in, in order.
@@ -103,4 +104,37 @@ pub struct PartitionSnapshot {
     pub loads_in_flight: usize,
     /// Where its committed logs end, once that is known.
     pub heads: Option<Heads>,
+    /// Since when the oldest emitted event in memory waits for its turn, as far as this owner knows.
+    pub oldest_emitted_at: Option<Timestamp>,
+    /// Entities in memory.
+    pub cached_entities: usize,
+    /// Idempotency keys in memory.
+    pub cached_keys: usize,
+}
+
+impl Handler<ObservePartition> for PartitionActor {
+    type Result = MessageResult<ObservePartition>;
+
+    fn handle(&mut self, _: ObservePartition, _: &mut Self::Context) -> Self::Result {
+        let emitted = self.state.as_ref().map(Partition::emitted_unsettled);
+        let (emitted_events, emitted_bytes) = emitted.unwrap_or_default();
+        let cached = self.state.as_ref().map(Partition::cached);
+        let (cached_entities, cached_keys) = cached.unwrap_or_default();
+        MessageResult(PartitionSnapshot {
+            stream_partition: StreamPartition {
+                tenant: self.tenant.clone(),
+                stream: self.ownership.stream.clone(),
+                source_partition: self.ownership.source_partition.clone(),
+            },
+            unsettled_events: self.unsettled_events() - emitted_events,
+            emitted_events,
+            emitted_bytes,
+            prepared_batches: self.state.as_ref().map_or(0, Partition::prepared),
+            loads_in_flight: self.loads_in_flight,
+            heads: self.state.as_ref().map(Partition::heads),
+            oldest_emitted_at: self.state.as_ref().and_then(Partition::oldest_emitted_at),
+            cached_entities,
+            cached_keys,
+        })
+    }
 }

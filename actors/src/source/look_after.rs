@@ -110,6 +110,7 @@ impl SourceTask {
             Outcome::Abandoned => return,
         };
         failpoint::hit(Failpoint::Claimed);
+        self.meters.claimed();
         let next_offset = checkpoint.progress.next_offset;
         let (ownership, committer) = slot::take_ownership(
             &self.context,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::{Command, Source, SourceStatus};
 use crate::committer::Committer;
+use crate::meters::SourceMeters;
 use crate::options::NodeOptions;
 use crate::ownership::{Ownership, Standing};
 use crate::restart::RestartBudget;
@@ -77,6 +78,7 @@ pub(crate) struct Slot {
     /// Behind the last record that was received, by this ownership or one before it.
     received_to: Offset,
     left_behind: LeftBehind,
+    meters: SourceMeters,
 }
 
 /// What was unsettled when an ownership broke. Its successor receives it again, unless the node drains.
@@ -100,6 +102,7 @@ impl Slot {
         source_partition: SourcePartition,
         incarnation: Incarnation,
         options: &NodeOptions,
+        meters: SourceMeters,
     ) -> Self {
         let first = options.reclaim_wait_first;
         Self {
@@ -118,6 +121,7 @@ impl Slot {
             release_limit: options.release_limit,
             received_to: Offset(0),
             left_behind: LeftBehind::default(),
+            meters,
         }
     }
 
@@ -202,6 +206,7 @@ impl Slot {
     /// Stops it with an alarm.
     pub fn quarantine(&mut self, reason: String) {
         tracing::error!(partition = %self.source_partition, %reason, "source partition stopped");
+        self.meters.quarantined();
         self.end(&reason);
         self.leave_behind();
         self.held = Held::Quarantined { reason };
@@ -303,6 +308,7 @@ impl Slot {
             Standing::Broken { .. } | Standing::Fenced if self.revoked.is_some() => self.leave(now),
             Standing::Broken { reason } => match self.restarts.spend(now) {
                 Some(attempt) => {
+                    self.meters.restarted();
                     tracing::warn!(partition = %self.source_partition, attempt, %reason, "ownership ended, claiming again");
                     self.held = Held::Unclaimed(ClaimTerms {
                         wait: self.back_off.wait(attempt, random),
@@ -318,6 +324,7 @@ impl Slot {
     }
 
     fn look_at_fence(&mut self, now: Instant, random: u64) {
+        self.meters.fenced();
         let Some(attempt) = self.reclaims.spend(now) else {
             return self.quarantine(format!(
                 "fenced: another process claimed it {} times within {} s while the bus assigned it to \

@@ -56,6 +56,10 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.young.is_empty() && self.old.is_empty()
     }

@@ -363,6 +363,17 @@ impl<P> Partition<P> {
         self.received.queue.len() + self.emitted.queue.len()
     }
 
+    /// When the oldest emitted event in memory was taken up: when its cause was settled here, or when it was
+    /// read from the store.
+    pub fn oldest_emitted_at(&self) -> Option<Timestamp> {
+        self.emitted.queue.front().map(|queued| queued.admitted_at)
+    }
+
+    /// Entities and idempotency keys in memory.
+    pub fn cached(&self) -> (usize, usize) {
+        (self.entities.len(), self.known_keys.len())
+    }
+
     /// Emitted events that are not prepared.
     pub fn emitted_ready(&self) -> usize {
         self.emitted.queue.len() - self.prepared_events().0

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tidegate::http::OPENAPI;
 use tidegate::http::problem::Kind;
 use tidegate::http::route::all;
+use tidegate::names::Kind as MetricKind;
 
 #[test]
 fn the_openapi_document_has_every_route_and_every_problem_and_nothing_else() {
@@ -42,15 +43,134 @@ fn the_openapi_document_has_every_route_and_every_problem_and_nothing_else() {
     assert_eq!(written, ours.iter().map(String::as_str).collect());
 }
 
-#[test]
-fn every_metric_is_documented_and_every_documented_metric_is_one() {
-    let page = include_str!("../../../docs/OPERATING.md");
-    let written: BTreeSet<&str> = page
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter(|name| name.starts_with("tidegate_") && !name.contains([' ', '{']))
-        .collect();
-    let ours: BTreeSet<&str> = tidegate::names::ALL.into_iter().collect();
-    assert_eq!(written, ours);
+/// The words of a page that look like metrics.
+fn metrics_in(page: &str) -> BTreeSet<&str> {
+    page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("tidegate_"))
+        // Whose files, crates and roles are called so, too.
+        .filter(|word| !["tidegate_engine", "tidegate_actors"].contains(word))
+        .collect()
 }
+
+#[test]
+fn every_metric_is_documented_as_it_is_and_every_documented_metric_is_one() {
+    let page = include_str!("../../../docs/OPERATING.md");
+    let mut ours = BTreeSet::new();
+    for metric in tidegate::names::all() {
+        assert!(ours.insert(metric.name), "{} stands twice", metric.name);
+        let row = format!(
+            "| `{}` | {} | {} | {} | {} |",
+            metric.name,
+            metric.kind.as_str(),
+            metric.unit,
+            metric.labels.join(", "),
+            metric.help
+        );
+        assert!(page.contains(&row), "docs/OPERATING.md has no line\n{row}");
+    }
+    let unknown: Vec<_> = metrics_in(page).difference(&ours).copied().collect();
+    assert!(unknown.is_empty(), "documented and not there: {unknown:?}");
+}
+
+const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yaml");
+const DASHBOARD: &str = include_str!("../../../deploy/grafana/tidegate.json");
+
+#[test]
+fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array());
+    let mut asked: Vec<&str> = targets
+        .flatten()
+        .map(|target| target["expr"].as_str().unwrap())
+        .collect();
+    assert!(asked.len() > 40);
+    tidegate_engine::yaml::read(ALERTS).unwrap();
+    asked.push(ALERTS);
+    let mut shown = BTreeSet::new();
+    for text in asked {
+        for (at, _) in text.match_indices("tidegate_") {
+            let rest = &text[at..];
+            let ends = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+            let (word, rest) = rest.split_at(ends.unwrap_or(rest.len()));
+            let family = word.strip_suffix("_bucket").unwrap_or(word);
+            let metric = tidegate::names::all().find(|metric| metric.name == family);
+            let metric = metric.unwrap_or_else(|| panic!("{word} is no metric"));
+            let is_histogram = metric.kind == MetricKind::Histogram;
+            assert_eq!(is_histogram, word != family, "{word}");
+            shown.insert(metric.name);
+            let selector = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+            for label in selector.iter().flat_map(|(labels, _)| labels.split(',')) {
+                let label = label.split(['=', '!']).next().unwrap().trim();
+                assert!(metric.labels.contains(&label), "{word}{{{label}}}");
+            }
+        }
+    }
+    for metric in tidegate_actors::names::ALL {
+        assert!(
+            shown.contains(metric.name),
+            "nobody is shown {}",
+            metric.name
+        );
+    }
+}
+
+#[test]
+fn every_alert_says_what_to_do_in_a_section_of_its_own() {
+    let page = include_str!("../../../docs/OPERATING.md");
+    let alerts: BTreeSet<&str> = ALERTS
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    let headings = page.lines().filter_map(|line| line.strip_prefix("### "));
+    let sections: BTreeSet<&str> = headings.filter(|it| it.starts_with("Tidegate")).collect();
+    assert_eq!(alerts, sections);
+    for alert in alerts {
+        let link = format!("runbook: docs/OPERATING.md#{}\n", alert.to_lowercase());
+        assert!(ALERTS.contains(&link), "{link}");
+    }
+}
+
+#[test]
+fn metrics_are_named_by_the_conventions_of_prometheus() {
+    for metric in tidegate::names::all() {
+        let name = metric.name;
+        assert_eq!(
+            metric.kind == MetricKind::Counter,
+            name.ends_with("_total"),
+            "{name}"
+        );
+        let is_bound = name.ends_with("_max");
+        for unit in ["seconds", "bytes"] {
+            let says = name.ends_with(&format!("_{unit}"));
+            assert_eq!(metric.unit == unit && !is_bound, says, "{name}");
+        }
+        // R46: nothing that has as many values as there are events, entities or clients.
+        for label in metric.labels {
+            assert!(
+                LABELS.contains(label),
+                "{name}: {label} may have many values"
+            );
+        }
+    }
+}
+
+/// Labels of which each has few values, `tenant` by its cap.
+const LABELS: [&str; 16] = [
+    "actor",
+    "call",
+    "found",
+    "kind",
+    "method",
+    "outcome",
+    "partition",
+    "reason",
+    "result",
+    "route",
+    "source",
+    "state",
+    "status",
+    "stream",
+    "tenant",
+    "verb",
+];

@@ -2,11 +2,13 @@
 //! only a process, a port and a token.
 
 mod access;
+mod canary;
 mod client;
 mod documents;
 mod hostile;
 mod ingest;
 mod nodes;
+mod watch;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

@@ -31,7 +31,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, ReceiveLimit, Start};
+use tidegate_engine::bus::{
+    BusError, BusEvent, Delivery, EventBus, OffsetUnit, ReceiveLimit, Start,
+};
 use tidegate_engine::hash::{Hash128, hash_bytes};
 use tidegate_engine::position::{Incarnation, Offset, SourceName};
 use tokio::sync::Notify;
@@ -285,6 +287,10 @@ impl EventBus for FileBus {
     /// A file is assigned for as long as it was not given back: there is nobody else to ask.
     async fn still_assigned(&self, partition: u32) -> Result<bool, BusError> {
         Ok(self.partition(partition).is_ok())
+    }
+
+    fn offset_unit(&self) -> OffsetUnit {
+        OffsetUnit::Bytes
     }
 
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError> {

@@ -91,7 +91,27 @@ pub(super) async fn a_dead_letter_written_twice_is_kept_once(subject: StoreUnder
     assert_eq!(other.unwrap().letter, twin, "one id of two tenants is two");
     // One that was decided is not opened again by being written again.
     let given_up = update("acme", 7, DeadLetterState::Discarded, writer.now);
+    assert_eq!(
+        store.open_dead_letters(&tenant("acme"), 10).await.unwrap(),
+        1
+    );
     move_on(store, &mut writer, vec![given_up]).await;
+    assert_eq!(
+        store.open_dead_letters(&tenant("acme"), 10).await.unwrap(),
+        0
+    );
+    assert_eq!(
+        store.open_dead_letters(&tenant("bolt"), 10).await.unwrap(),
+        1
+    );
+    assert_eq!(
+        store.open_dead_letters(&tenant("bolt"), 0).await.unwrap(),
+        0
+    );
+    assert_eq!(
+        store.open_dead_letters(&tenant("none"), 9).await.unwrap(),
+        0
+    );
     keep(store, &mut writer, vec![first]).await;
     let found = store
         .dead_letter(&tenant("acme"), Hash128(7))

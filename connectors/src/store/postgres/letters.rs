@@ -41,6 +41,25 @@ impl Inner {
         rows.iter().map(|row| letter_of(row, tenant)).collect()
     }
 
+    pub(super) async fn open_dead_letters(
+        &self,
+        tenant: &TenantId,
+        at_most: u32,
+    ) -> Result<u64, StoreError> {
+        let rows = self
+            .read_as(tenant, |number| {
+                sqlx::query(
+                    "select count(*) as open from (\
+                        select from tidegate.dead_letters \
+                         where tenant_id = $1 and state = 'open' limit $2) counted",
+                )
+                .bind(number)
+                .bind(i64::from(at_most))
+            })
+            .await?;
+        rows.first().map_or(Ok(0), |row| counter(row, "open"))
+    }
+
     pub(super) async fn dead_letter(
         &self,
         tenant: &TenantId,

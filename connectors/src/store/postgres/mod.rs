@@ -292,6 +292,12 @@ impl StateStore for PostgresStore {
             .await
     }
 
+    async fn open_dead_letters(&self, tenant: &TenantId, at_most: u32) -> Result<u64, StoreError> {
+        let tenant = tenant.clone();
+        self.run(|inner| async move { inner.open_dead_letters(&tenant, at_most).await })
+            .await
+    }
+
     async fn dead_letter(
         &self,
         tenant: &TenantId,

@@ -54,6 +54,26 @@ pub(super) async fn dead_letters(
     .await
 }
 
+/// How many open dead letters a tenant has, counted no further than `at_most`.
+pub(super) async fn open_dead_letters(
+    readers: &SqlitePool,
+    tenant: &TenantId,
+    at_most: u32,
+) -> Result<u64, StoreError> {
+    let counted = fetch(
+        readers,
+        "SELECT count(*) AS open FROM (
+             SELECT 1 FROM tenants t CROSS JOIN dead_letters d USING (tenant_id)
+              WHERE t.name = ?1 AND d.state = 'open' LIMIT ?2)",
+        |binds| {
+            binds.text(tenant.as_str()).int(at_most.into());
+        },
+        |row| number(row, 0),
+    )
+    .await?;
+    Ok(counted.into_iter().sum())
+}
+
 /// One dead letter.
 pub(super) async fn dead_letter(
     readers: &SqlitePool,

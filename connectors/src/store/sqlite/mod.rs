@@ -289,6 +289,10 @@ impl StateStore for SqliteStore {
         letters::dead_letters(&self.readers, tenant, filter, limit).await
     }
 
+    async fn open_dead_letters(&self, tenant: &TenantId, at_most: u32) -> Result<u64, StoreError> {
+        letters::open_dead_letters(&self.readers, tenant, at_most).await
+    }
+
     async fn dead_letter(
         &self,
         tenant: &TenantId,
