@@ -4,12 +4,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tidegate_engine::access::{
     AccessStore, Credential, Denied, InvalidSecret, SECRET_BYTES, StoredToken, TokenId, TokenSecret,
 };
 use tidegate_engine::clock::{Clock, Timestamp};
+use tidegate_engine::store::StoreError;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 /// Tokens that are remembered, at most. About half a kilobyte each.
 pub const CACHED_TOKENS_MAX: usize = 10_000;
@@ -21,8 +25,12 @@ const CACHED_UNKNOWN_MAX: usize = 1_000;
 /// For how long an answer of the store is good: within that a revocation holds everywhere.
 const GOOD_FOR_MICROS: i64 = 5_000_000;
 
-/// Look-ups in the store at once. Whoever guesses must not keep all its connections from the commits.
-const LOOKUPS_MAX: usize = 4;
+/// Look-ups in the store at once of ids that are not remembered, and as many of those that are. Whoever
+/// guesses must not keep all its connections from the commits, nor keep clients that are known waiting.
+const LOOKUPS_MAX: usize = 2;
+
+/// Until a look-up must be answered; then nobody can say now who presents the token.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Draws a token from the system's generator: its id and its secret.
 pub fn draw_secret() -> Result<TokenSecret, getrandom::Error> {
@@ -43,7 +51,15 @@ pub struct Credentials {
     store: Arc<dyn AccessStore>,
     clock: Arc<dyn Clock>,
     cached: Mutex<Cached>,
-    lookups: Semaphore,
+    io: Handle,
+    lookups: Arc<Semaphore>,
+    renewals: Arc<Semaphore>,
+}
+
+fn unanswered() -> Denied {
+    Denied::Unanswered(StoreError::Unavailable {
+        detail: format!("no answer within {} s", LOOKUP_TIME_MAX.as_secs()),
+    })
 }
 
 #[derive(Default)]
@@ -115,13 +131,16 @@ fn keep<T>(
 }
 
 impl Credentials {
-    /// Over the store's register; the clock says when a token expires and how old an answer is.
-    pub fn new(store: Arc<dyn AccessStore>, clock: Arc<dyn Clock>) -> Self {
+    /// Over the store's register, which is asked on `io`; the clock says when a token expires and how old
+    /// an answer is.
+    pub fn new(store: Arc<dyn AccessStore>, clock: Arc<dyn Clock>, io: Handle) -> Self {
         Self {
             store,
             clock,
             cached: Mutex::default(),
-            lookups: Semaphore::new(LOOKUPS_MAX),
+            io,
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            renewals: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         }
     }
 
@@ -143,15 +162,31 @@ impl Credentials {
         if let Some(answer) = self.lock().answer(id, self.clock.now()) {
             return Ok(answer);
         }
-        // Never closed, so always had.
-        let _turn = self.lookups.acquire().await;
+        let turns = match self.lock().known.contains_key(&id) {
+            true => self.renewals.clone(),
+            false => self.lookups.clone(),
+        };
+        let until = Instant::now() + LOOKUP_TIME_MAX;
+        let turn = timeout_at(until, turns.acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or_else(unanswered)?;
         // Asked before the question is: what is revoked meanwhile counts as revoked after it. Somebody
         // before in the queue may have asked for the same.
         let asked_at = self.clock.now();
         if let Some(answer) = self.lock().answer(id, asked_at) {
             return Ok(answer);
         }
-        let said = self.store.token(id).await.map_err(Denied::Unanswered)?;
+        // A task of its own, that goes on when the client has gone: a dropped call would leave its
+        // connection in the middle of a question.
+        let store = self.store.clone();
+        let asked = self.io.spawn(async move {
+            let said = store.token(id).await;
+            drop(turn);
+            said
+        });
+        let said = match timeout_at(until, asked).await {
+            Ok(Ok(said)) => said.map_err(Denied::Unanswered)?,
+            Ok(Err(_)) | Err(_) => return Err(unanswered()),
+        };
         let now = self.clock.now();
         self.lock().keep(id, said.clone(), asked_at, now);
         Ok(said)

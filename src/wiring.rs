@@ -10,6 +10,7 @@ use tidegate_connectors::bus::http::{HttpBus, HttpIntake, IntakeLimits};
 use tidegate_engine::access::Leases;
 use tidegate_engine::bus::{BusError, EventBus, Intake};
 use tidegate_engine::position::{SourceName, SourcePartition};
+use tidegate_engine::store::StoreError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -160,11 +161,21 @@ impl Requests {
     async fn hold(&self, leases: &Arc<dyn Leases>, terms: &SlotTerms, held: Slot) -> Option<Slot> {
         let asked = Instant::now();
         let place = self.place(held.partition);
-        let renewed = leases.renew(&place, &terms.holder, terms.lease).await;
+        // The lease runs from before we asked; a quarter of it is left for what is under way.
+        let until = held.asked + terms.lease * 3 / 4;
+        let (store, holder, lease) = (leases.clone(), terms.holder.clone(), terms.lease);
+        let at = place.clone();
+        // A task of its own: when nobody waits any more, it ends its question all the same.
+        let asking = tokio::spawn(async move { store.renew(&at, &holder, lease).await });
+        let renewed = match tokio::time::timeout_at(until, asking).await {
+            Ok(Ok(renewed)) => renewed,
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable {
+                detail: "the lease's renewal had no answer in time".to_owned(),
+            }),
+        };
         match renewed {
             Ok(true) => Some(Slot { asked, ..held }),
-            // The lease runs from before we asked; a quarter of it is left for what is under way.
-            Err(error) if held.asked.elapsed() < terms.lease * 3 / 4 => {
+            Err(error) if Instant::now() < until => {
                 tracing::warn!(slot = %place, %error, "lease not renewed, trying again");
                 Some(held)
             }

@@ -65,16 +65,18 @@ pub(crate) enum StoreCall {
     StreamHeads,
     LoadEntities,
     TenantsWithOpenWork,
+    OpenWork,
 }
 
 impl StoreCall {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Commit,
         Self::Checkpoint,
         Self::Claim,
         Self::StreamHeads,
         Self::LoadEntities,
         Self::TenantsWithOpenWork,
+        Self::OpenWork,
     ];
 
     fn as_str(self) -> &'static str {
@@ -85,6 +87,7 @@ impl StoreCall {
             Self::StreamHeads => "stream_heads",
             Self::LoadEntities => "load_entities",
             Self::TenantsWithOpenWork => "tenants_with_open_work",
+            Self::OpenWork => "open_work",
         }
     }
 }

@@ -141,8 +141,8 @@ impl PartitionActor {
         let Some(after) = state.work_wanted() else {
             return;
         };
-        let (store, address, tenant) = (
-            self.context.seams.store.clone(),
+        let (calls, address, tenant) = (
+            StoreCalls::of(&self.context),
             weak(context),
             self.tenant.clone(),
         );
@@ -151,9 +151,7 @@ impl PartitionActor {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            let page = store
-                .open_work(&tenant, &place, after, OPEN_WORK_PAGE)
-                .await;
+            let page = calls.open_work(tenant, place, after, OPEN_WORK_PAGE).await;
             answer(&address, WorkRead(page)).await;
         }));
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_engine::checkpoint::Checkpoint;
-use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, StoredEntity};
+use tidegate_engine::commit::{CommitBatch, CommitReply, EntityName, StoredEntity, WorkPlace};
 use tidegate_engine::limits::OPEN_WORK_TENANTS_PAGE;
 use tidegate_engine::position::SourcePartition;
 use tidegate_engine::spawner::Spawner;
-use tidegate_engine::store::{Claim, StateStore, StoreError, StreamHead};
+use tidegate_engine::store::{Claim, StateStore, StoreError, StoredOpenWork, StreamHead};
 use tidegate_engine::tenant::TenantId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -89,6 +89,24 @@ impl StoreCalls {
         let store = self.store.clone();
         let call = async move { store.load_entities(&tenant, names).await };
         let answered = self.answer(StoreCall::LoadEntities, call).await;
+        answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
+    }
+
+    /// A page of a tenant's open work, behind `after`.
+    pub async fn open_work(
+        &self,
+        tenant: TenantId,
+        source_partition: SourcePartition,
+        after: Option<WorkPlace>,
+        limit: u32,
+    ) -> Result<Vec<StoredOpenWork>, StoreError> {
+        let store = self.store.clone();
+        let call = async move {
+            store
+                .open_work(&tenant, &source_partition, after, limit)
+                .await
+        };
+        let answered = self.answer(StoreCall::OpenWork, call).await;
         answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
     }
 

@@ -109,7 +109,11 @@ fn node(
     }
     let behind = Behind {
         store: session.shared(),
-        credentials: Credentials::new(session.access(), Arc::new(SystemClock)),
+        credentials: Credentials::new(
+            session.access(),
+            Arc::new(SystemClock),
+            session.runtime.handle().clone(),
+        ),
         leases: session.leases(),
         machines: active.clone(),
         io: session.runtime.handle().clone(),

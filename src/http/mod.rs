@@ -181,6 +181,12 @@ impl Api {
     }
 
     /// Room for a request's body, before any of it is read.
+    /// Gives back what a body turned out not to need: it may be long until its events are committed.
+    fn give_back(&self, room: &mut OwnedSemaphorePermit, body_bytes: usize) {
+        let needed = (2 * body_bytes).div_ceil(ROOM_UNIT).max(1);
+        drop(room.split(room.num_permits().saturating_sub(needed)));
+    }
+
     fn room_for(&self, request: &HttpRequest) -> Result<OwnedSemaphorePermit, Problem> {
         let said = request.headers().get("content-length");
         let said = said.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());

@@ -2,7 +2,7 @@
 //! soon a server knows of a revocation.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use tidegate::access::{CACHED_TOKENS_MAX, Credentials, draw_secret};
@@ -17,6 +17,7 @@ use tidegate_engine::access::{
 use tidegate_engine::clock::{Clock, Timestamp};
 use tidegate_engine::store::StoreError;
 use tidegate_engine::tenant::TenantId;
+use tokio::runtime::Handle;
 
 use crate::support::database::{PASSWORD, TestDatabase};
 
@@ -271,6 +272,8 @@ struct Watched {
     store: MemoryStore,
     asked: AtomicU32,
     away: AtomicU32,
+    /// Look-ups of tokens that are not there have no answer.
+    silent: AtomicBool,
 }
 
 #[async_trait::async_trait]
@@ -317,7 +320,11 @@ impl AccessStore for Watched {
                 detail: "away".to_owned(),
             });
         }
-        self.store.token(id).await
+        let found = self.store.token(id).await?;
+        if found.is_none() && self.silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        Ok(found)
     }
     async fn revoke_token(&self, id: TokenId, at: Timestamp) -> Result<Revocation, StoreError> {
         self.store.revoke_token(id, at).await
@@ -346,6 +353,7 @@ impl Gate {
             store: MemoryStore::new(),
             asked: AtomicU32::new(0),
             away: AtomicU32::new(0),
+            silent: AtomicBool::new(false),
         });
         let hands = Arc::new(Hands(AtomicI64::new(NOW.0)));
         let secret = draw_secret().unwrap();
@@ -353,7 +361,7 @@ impl Gate {
         let new = NewToken::new(token("read"), &secret).unwrap();
         store.create_token(new).await.unwrap();
         Self {
-            credentials: Credentials::new(store.clone(), hands.clone()),
+            credentials: Credentials::new(store.clone(), hands.clone(), Handle::current()),
             store,
             hands,
             secret,
@@ -493,4 +501,29 @@ async fn many_who_come_at_once_are_one_question() {
         assert_eq!(task.await.unwrap(), "admitted");
     }
     assert!(gate.asked() <= 4, "{}", gate.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_silent_is_no_answer_and_guessers_keep_nobody_waiting() {
+    let gate = Gate::new().await;
+    let presented = gate.secret.expose();
+    assert_eq!(gate.said(&presented).await, "admitted");
+    gate.store.silent.store(true, Ordering::SeqCst);
+    let guesses: Vec<String> = (0..20)
+        .map(|_| draw_secret().unwrap().expose().to_string())
+        .collect();
+    let guessed = futures_util::future::join_all(guesses.iter().map(|it| gate.said(it)));
+    let renewed = async {
+        gate.later(6);
+        let begun = tokio::time::Instant::now();
+        assert_eq!(gate.said(&presented).await, "admitted");
+        assert!(begun.elapsed().is_zero(), "behind the guessers");
+    };
+    let (guessed, ()) = tokio::join!(guessed, renewed);
+    assert_eq!(guessed, vec!["unanswered"; 20]);
+    assert_eq!(
+        gate.asked(),
+        2 + 2,
+        "the known one twice, and as many guesses as may at once"
+    );
 }

@@ -12,13 +12,22 @@ use crate::store::StoreError;
 /// Entities read at once.
 const ENTITY_PAGE: u32 = 1_000;
 
+/// An entity of which effects are missing, or that moved on while the logs were read: one log was at its
+/// end before another one was.
+pub(super) struct Ahead {
+    entity: EntityRef,
+    /// As far as the logs have it.
+    version: Version,
+    found: String,
+}
+
 impl Pass<'_> {
     /// Compares what was replayed with the stored entities. Returns those that are ahead of the log:
     /// they moved on while it was read, or effects are missing.
     pub(super) async fn compare(
         &mut self,
         findings: &mut Findings,
-    ) -> Result<Vec<(EntityRef, Version)>, StoreError> {
+    ) -> Result<Vec<Ahead>, StoreError> {
         let mut ahead = Vec::new();
         let mut after = None;
         loop {
@@ -53,7 +62,7 @@ impl Pass<'_> {
         entity: &EntityRef,
         slot: Option<Slot>,
         stored: &StoredEntity,
-        ahead: &mut Vec<(EntityRef, Version)>,
+        ahead: &mut Vec<Ahead>,
         findings: &mut Findings,
     ) {
         let mut slot = slot.unwrap_or_default();
@@ -64,9 +73,11 @@ impl Pass<'_> {
             follow_hashes(&mut slot, self.dropped);
         }
         if let Some((version, step)) = slot.waiting.first_key_value() {
-            let place = self.place(entity, slot.version.next());
-            let found = format!("version {version} next, at {}", step.position);
-            findings.differ(CheckedFor::Version, place, "this version's effect", found);
+            ahead.push(Ahead {
+                entity: entity.clone(),
+                version: slot.version,
+                found: format!("version {version} next, at {}", step.position),
+            });
             return;
         }
         let missing = stored.version.0.saturating_sub(slot.version.0);
@@ -76,7 +87,11 @@ impl Pass<'_> {
             return;
         }
         if missing > 0 {
-            ahead.push((entity.clone(), slot.version));
+            ahead.push(Ahead {
+                entity: entity.clone(),
+                version: slot.version,
+                found: "none".to_owned(),
+            });
             return;
         }
         let place = || self.place(entity, slot.version);
@@ -130,7 +145,7 @@ impl Pass<'_> {
     pub(super) async fn check_ahead(
         &self,
         walks: &[Walk],
-        ahead: Vec<(EntityRef, Version)>,
+        ahead: Vec<Ahead>,
         findings: &mut Findings,
     ) -> Result<(), StoreError> {
         if ahead.is_empty() {
@@ -142,14 +157,14 @@ impl Pass<'_> {
                 walk.stream_partition == head.stream_partition && !walk.is_behind(&head)
             });
         }
-        for (entity, version) in ahead {
+        for missing in ahead {
             if !at_rest {
                 findings.report.moved_on += 1;
                 continue;
             }
-            let place = self.place(&entity, version.next());
+            let place = self.place(&missing.entity, missing.version.next());
             let expected = "the effect of this version in the log";
-            findings.differ(CheckedFor::Version, place, expected, "none");
+            findings.differ(CheckedFor::Version, place, expected, missing.found);
         }
         Ok(())
     }

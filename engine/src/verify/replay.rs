@@ -58,6 +58,7 @@ pub(super) async fn tenant(
                 slots: HashMap::new(),
                 held: 0,
                 dropped: 0,
+                in_vain: false,
             };
             complete = pass.run(&mut tallied, findings, progress).await?;
             if !complete || findings.is_full() {
@@ -135,6 +136,8 @@ pub(super) struct Pass<'p> {
     held: usize,
     /// Records that retention dropped.
     pub(super) dropped: u64,
+    /// The record that is taken waits for what is in no log that can go on.
+    in_vain: bool,
 }
 
 impl Pass<'_> {
@@ -176,6 +179,7 @@ impl Pass<'_> {
                 if first {
                     tallies.record(&stream_partition, &record);
                 }
+                self.in_vain = !may_wait;
                 self.take(&stream_partition, record, &mut order, findings)
                     .await?;
             }
@@ -233,6 +237,9 @@ impl Pass<'_> {
                 continue;
             }
             let event = match (&record.body, &pointed) {
+                // What it waits for was dropped, so it will be followed by its hashes: held without its
+                // event, or all that is left of a hot entity would be in memory at once.
+                _ if self.in_vain && self.dropped > 0 => None,
                 (RecordBody::Event(event), _) => Some((event.clone(), record.admitted_at)),
                 (RecordBody::FollowUp { .. }, Some(found)) => found.clone(),
                 (RecordBody::FollowUp { of, .. }, None) => {

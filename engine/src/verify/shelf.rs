@@ -142,6 +142,9 @@ pub(super) struct Shelf {
     /// What the store is by the time dead letters are read, for one that others write to meanwhile.
     pub(super) later: Option<Box<Shelf>>,
     letters_read: AtomicBool,
+    /// What the store is once the log of source partition 0 was read to its end.
+    pub(super) later_at_end: Option<Box<Shelf>>,
+    end_read: AtomicBool,
 }
 
 impl Shelf {
@@ -224,6 +227,11 @@ impl Shelf {
         self.write(&stream_partition, *part);
     }
 
+    fn grown(&self) -> Option<&Shelf> {
+        let grown = self.end_read.load(Ordering::Relaxed);
+        self.later_at_end.as_deref().filter(|_| grown)
+    }
+
     fn find(&self, wanted: &[EntityName]) -> Vec<StoredEntity> {
         self.entities
             .iter()
@@ -300,10 +308,12 @@ impl StateStore for Shelf {
         unreachable!("verify only reads")
     }
     async fn checkpoint(&self, at: &SourcePartition) -> Result<Option<Checkpoint>, StoreError> {
-        Ok(self.checkpoints.get(at).cloned())
+        let now = self.grown().unwrap_or(self);
+        Ok(now.checkpoints.get(at).cloned())
     }
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
-        Ok(self.checkpoints.values().cloned().collect())
+        let now = self.grown().unwrap_or(self);
+        Ok(now.checkpoints.values().cloned().collect())
     }
     async fn commit(&self, _: Arc<CommitBatch>) -> Result<CommitReply, StoreError> {
         unreachable!("verify only reads")
@@ -347,6 +357,9 @@ impl StateStore for Shelf {
         Ok(tenants)
     }
     async fn stream_partitions(&self, tenant: &TenantId) -> Result<Vec<StreamHead>, StoreError> {
+        if let Some(later) = self.grown() {
+            return later.stream_partitions(tenant).await;
+        }
         if let Some(later) = &self.later
             && self.letters_read.load(Ordering::Relaxed)
         {
@@ -370,6 +383,13 @@ impl StateStore for Shelf {
         from: Sequence,
         limit: u32,
     ) -> Result<Vec<Segment>, StoreError> {
+        if let Some(later) = self.grown() {
+            return later.segments(at, from, limit).await;
+        }
+        let head = self.heads.get(at).map(|head| head.next_sequence);
+        if at.source_partition.partition == 0 && head == Some(from) {
+            self.end_read.store(true, Ordering::Relaxed);
+        }
         Ok(self
             .segments
             .iter()
@@ -393,6 +413,9 @@ impl StateStore for Shelf {
         after: Option<(MachineName, EntityKey)>,
         limit: u32,
     ) -> Result<Vec<StoredEntity>, StoreError> {
+        if let Some(later) = self.grown() {
+            return later.entities(tenant, after, limit).await;
+        }
         let mut of: Vec<StoredEntity> = self
             .entities
             .iter()

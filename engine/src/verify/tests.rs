@@ -72,7 +72,7 @@ fn a_letter_that_is_committed_while_the_log_is_read_is_no_difference() {
     live.later = Some(Box::new(later));
     let report = run(&live);
     assert_eq!(report.differences, []);
-    assert_eq!(report.moved_on, 1);
+    assert_eq!(report.moved_on, 3, "the entity and both source partitions");
     // Where nothing moved, one letter too many is one.
     let mut tampered = filled();
     let mut letter = tampered.letters[0].clone();
@@ -122,6 +122,27 @@ fn r20_effects_on_a_shared_entity_wait_for_nothing_when_clocks_differ() {
     let report = block_on(verify(&shelf, &machines, &options, &mut progress)).unwrap();
     assert_eq!(report.differences, []);
     assert_eq!((report.records, done), (240, 240));
+}
+
+#[test]
+fn an_entity_that_moves_on_behind_one_logs_end_is_no_difference() {
+    let beginning = || {
+        let mut shelf = Shelf::default();
+        shelf.commit("a", 0, &[("add", "hot", "1")]);
+        for _ in 0..20 {
+            shelf.commit("a", 1, &[("add", "hot", "1")]);
+        }
+        shelf
+    };
+    let mut shelf = beginning();
+    let mut later = beginning();
+    // Behind the end of partition 0, which was read; and what partition 1 does next is still read.
+    later.commit("a", 0, &[("add", "hot", "1")]);
+    later.commit("a", 1, &[("add", "hot", "1")]);
+    shelf.later_at_end = Some(Box::new(later));
+    let report = run(&shelf);
+    assert_eq!(report.differences, []);
+    assert_eq!(report.moved_on, 3, "the entity and both source partitions");
 }
 
 #[test]

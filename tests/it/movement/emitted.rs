@@ -192,6 +192,42 @@ fn what_does_not_fit_into_memory_waits_in_the_store_and_is_taken_up_once() {
 }
 
 #[test]
+fn a_page_of_open_work_that_never_comes_is_asked_for_again() {
+    on_virtual_time(async {
+        let script = Script {
+            store: Box::new(|call, count| match call.operation {
+                StoreOperation::OpenWork if count == 1 => (Duration::ZERO, AtStart::Stall),
+                _ => (Duration::ZERO, AtStart::Proceed),
+            }),
+            ..Script::default()
+        };
+        let scene = scene(script);
+        scene.append_many(0, 400);
+        let options = NodeOptions {
+            memory: PartitionLimits {
+                emitted_bytes_max: 20_000,
+                ..PartitionLimits::default()
+            },
+            batch_events_max: 150,
+            ..NodeOptions::default()
+        };
+        let limit = options.store_answer_limit;
+        let (node, _) = scene.start(options, &[0]);
+        // Somebody else's commits all the while: to the source partition nothing stalls.
+        for n in 0..limit.as_secs() {
+            scene.append(0, "busy", &n.to_string(), "s");
+            tokio::time::sleep(SECOND).await;
+        }
+        scene.broker.finish(0);
+        let ended = tokio::time::timeout(60 * SECOND, node.ended()).await;
+        ended.expect("it ends").unwrap();
+        assert_eq!(scene.script.claims().len(), 1, "nothing was rebuilt");
+        let records = internal(&scene).await;
+        assert_eq!(records.len(), TOCKS * 400);
+    });
+}
+
+#[test]
 fn an_emitted_event_whose_values_the_store_refuses_is_dead_and_the_rest_goes_on() {
     on_virtual_time(async {
         let refused = |call: &StoreCall<'_>| {
