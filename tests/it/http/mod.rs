@@ -4,6 +4,8 @@
 mod access;
 mod client;
 mod documents;
+mod follow;
+mod history;
 mod hostile;
 mod ingest;
 mod nodes;
