@@ -25,6 +25,10 @@ const CACHED_UNKNOWN_MAX: usize = 1_000;
 /// For how long an answer of the store is good: within that a revocation holds everywhere.
 const GOOD_FOR_MICROS: i64 = 5_000_000;
 
+/// For how long it is good for somebody who stays and is looked at once a second: a revocation ends what they
+/// do within the same five.
+const GOOD_FOR_STAYING_MICROS: i64 = 3_000_000;
+
 /// Look-ups in the store at once of ids that are not remembered, and as many of those that are. Whoever
 /// guesses must not keep all its connections from the commits, nor keep clients that are known waiting.
 const LOOKUPS_MAX: usize = 2;
@@ -76,19 +80,20 @@ struct Answer<T> {
 
 impl<T> Answer<T> {
     /// Nothing is good that was asked in the future: then the clock stepped back.
-    fn is_good(&self, now: Timestamp) -> bool {
-        (0..GOOD_FOR_MICROS).contains(&now.0.saturating_sub(self.asked_at.0))
+    fn is_good(&self, now: Timestamp, for_micros: i64) -> bool {
+        (0..for_micros).contains(&now.0.saturating_sub(self.asked_at.0))
     }
 }
 
 impl Cached {
     /// `None` when the store has to be asked; `Some(None)` for an id that no token has.
-    fn answer(&self, id: TokenId, now: Timestamp) -> Option<Option<StoredToken>> {
-        if let Some(answer) = self.known.get(&id).filter(|answer| answer.is_good(now)) {
+    fn answer(&self, id: TokenId, now: Timestamp, for_micros: i64) -> Option<Option<StoredToken>> {
+        let known = self.known.get(&id);
+        if let Some(answer) = known.filter(|answer| answer.is_good(now, for_micros)) {
             return Some(Some(answer.said.clone()));
         }
         let unknown = self.unknown.get(&id)?;
-        unknown.is_good(now).then_some(None)
+        unknown.is_good(now, for_micros).then_some(None)
     }
 
     fn keep(
@@ -122,7 +127,7 @@ fn keep<T>(
     now: Timestamp,
 ) {
     if answers.len() >= most && !answers.contains_key(&id) {
-        answers.retain(|_, kept| kept.is_good(now));
+        answers.retain(|_, kept| kept.is_good(now, GOOD_FOR_MICROS));
         if answers.len() >= most {
             return;
         }
@@ -147,8 +152,18 @@ impl Credentials {
     /// Who presents this text, as it stands behind `Bearer `. The reason of a denial is for logs: a client
     /// learns that it was denied, or, for [`Denied::Unanswered`], that nobody can say now.
     pub async fn admit(&self, presented: &str) -> Result<Credential, Denied> {
+        self.admitted(presented, GOOD_FOR_MICROS).await
+    }
+
+    /// The same of somebody who was admitted and stays, on an answer of the store that is younger.
+    pub async fn admit_again(&self, presented: &str) -> Result<Credential, Denied> {
+        self.admitted(presented, GOOD_FOR_STAYING_MICROS).await
+    }
+
+    async fn admitted(&self, presented: &str, for_micros: i64) -> Result<Credential, Denied> {
         let secret = TokenSecret::parse(presented)?;
-        let stored = self.stored(secret.id()).await?.ok_or(Denied::Unknown)?;
+        let stored = self.stored(secret.id(), for_micros).await?;
+        let stored = stored.ok_or(Denied::Unknown)?;
         stored.admit(&secret, self.clock.now())
     }
 
@@ -158,8 +173,8 @@ impl Credentials {
         (cached.known.len(), cached.unknown.len())
     }
 
-    async fn stored(&self, id: TokenId) -> Result<Option<StoredToken>, Denied> {
-        if let Some(answer) = self.lock().answer(id, self.clock.now()) {
+    async fn stored(&self, id: TokenId, for_micros: i64) -> Result<Option<StoredToken>, Denied> {
+        if let Some(answer) = self.lock().answer(id, self.clock.now(), for_micros) {
             return Ok(answer);
         }
         let turns = match self.lock().known.contains_key(&id) {
@@ -172,7 +187,7 @@ impl Credentials {
         // Asked before the question is: what is revoked meanwhile counts as revoked after it. Somebody
         // before in the queue may have asked for the same.
         let asked_at = self.clock.now();
-        if let Some(answer) = self.lock().answer(id, asked_at) {
+        if let Some(answer) = self.lock().answer(id, asked_at, for_micros) {
             return Ok(answer);
         }
         // A task of its own, that goes on when the client has gone: a dropped call would leave its

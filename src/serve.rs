@@ -178,6 +178,12 @@ fn limits(section: &Http) -> http::Limits {
         connections_max: section.connections_max,
         tenant_events_per_second: rate
             .and_then(|rate| NonZeroU32::new(u32::try_from(rate).unwrap_or(u32::MAX))),
+        streams: http::StreamLimits {
+            open_max: section.streams_max,
+            tenant_open_max: section.tenant_streams_max,
+            poll: Duration::from_millis(section.stream_poll_ms),
+            slow_max: Duration::from_secs(section.stream_slow_seconds),
+        },
     }
 }
 

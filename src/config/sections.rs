@@ -242,6 +242,15 @@ section! {
         connections_max: usize [1..=100_000] = 1_000;
         /// Events a second that each tenant may send, or null. More are answered 429.
         tenant_events_per_second: Option<u64> [1..=1_000_000] = None;
+        /// Open `GET /v1/stream` of this node. Each may hold a segment of the log and 256 KiB. One more
+        /// is answered 503.
+        streams_max: usize [1..=100_000] = 200;
+        /// Open ones of one tenant. One more is answered 429.
+        tenant_streams_max: usize [1..=100_000] = 20;
+        /// Milliseconds between two looks of an open stream at the store for what is new.
+        stream_poll_ms: u64 [10..=60_000] = 500;
+        /// Seconds for which a client of a stream may leave unread what waits for it; then it is closed.
+        stream_slow_seconds: u64 [1..=600] = 30;
     }
 
     /// What bounds memory, batches and waiting.

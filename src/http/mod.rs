@@ -4,12 +4,16 @@
 
 mod body;
 mod envelope;
+mod feed;
 mod health;
+mod history;
 mod ingest;
 mod letters;
+mod outbox;
 pub mod problem;
 mod read;
 pub mod route;
+mod stream;
 pub mod tls;
 
 use std::collections::BTreeMap;
@@ -27,7 +31,7 @@ use tidegate_engine::position::{SourceName, StreamName};
 use tidegate_engine::store::{StateStore, StoreError};
 use tidegate_engine::tenant::TenantId;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::access::Credentials;
 use crate::names;
@@ -35,6 +39,7 @@ use crate::watch::Telemetry;
 pub use body::BodyLimits;
 pub use health::OPENAPI;
 use problem::{Kind, Problem};
+pub use stream::StreamLimits;
 
 /// Threads that take requests.
 const WORKERS: usize = 2;
@@ -55,6 +60,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Events a second of each tenant; `None` without a quota.
     pub tenant_events_per_second: Option<NonZeroU32>,
+    /// Of what is followed.
+    pub streams: StreamLimits,
 }
 
 /// A stream that takes events over HTTP.
@@ -89,6 +96,9 @@ pub struct Api {
     pub limits: Limits,
     rates: Rates,
     body_room: Arc<Semaphore>,
+    open_streams: stream::Open,
+    /// True once they have to end.
+    streams_stop: watch::Sender<bool>,
 }
 
 /// What an [`Api`] is made of.
@@ -132,6 +142,8 @@ impl Api {
             rates: Rates::new(parts.limits.tenant_events_per_second),
             body_room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
             limits: parts.limits,
+            open_streams: stream::Open::default(),
+            streams_stop: watch::Sender::new(false),
         }
     }
 
@@ -258,14 +270,16 @@ pub struct Listener {
 
 /// A server that takes requests.
 pub struct Serving {
+    api: web::Data<Api>,
     handle: ServerHandle,
     /// The address in fact: a port of 0 is chosen by the system.
     pub address: std::net::SocketAddr,
 }
 
 impl Serving {
-    /// Ends it: open requests are answered first.
+    /// Ends it: open requests are answered first, and streams told that they end.
     pub async fn stop(self) {
+        self.api.streams_stop.send_replace(true);
         self.handle.stop(true).await;
     }
 }
@@ -273,9 +287,10 @@ impl Serving {
 /// Takes requests from now on; call inside an actix system.
 pub fn start(api: web::Data<Api>, listener: &Listener) -> Result<Serving, String> {
     let limits = api.limits;
+    let served = api.clone();
     let make = move || {
         let app = App::new()
-            .app_data(api.clone())
+            .app_data(served.clone())
             .wrap_fn(|request, service| {
                 let started = tokio::time::Instant::now();
                 let answered = service.call(request);
@@ -313,7 +328,11 @@ pub fn start(api: web::Data<Api>, listener: &Listener) -> Result<Serving, String
     let running: Server = bound.run();
     let handle = running.handle();
     actix_web::rt::spawn(running);
-    Ok(Serving { handle, address })
+    Ok(Serving {
+        api,
+        handle,
+        address,
+    })
 }
 
 fn count<B>(response: &actix_web::dev::ServiceResponse<B>, took: Duration) {

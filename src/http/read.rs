@@ -284,7 +284,11 @@ fn id_of(record: &Record) -> Option<&str> {
 }
 
 /// A record as JSON without its payload, and the payload's text.
-fn told(tenant: &TenantId, position: &RecordPosition, record: &Record) -> (Value, Option<String>) {
+pub fn told(
+    tenant: &TenantId,
+    position: &RecordPosition,
+    record: &Record,
+) -> (Value, Option<String>) {
     let mut json = json!({
         "position": position.to_string(),
         "tenant": tenant.as_str(),
@@ -358,7 +362,7 @@ fn with_raw(head: Value, name: &str, raw: &str) -> HttpResponse {
         .body(body)
 }
 
-fn push_raw(out: &mut String, head: Value, name: &str, raw: &str) {
+pub fn push_raw(out: &mut String, head: Value, name: &str, raw: &str) {
     let mut text = head.to_string();
     text.pop();
     out.push_str(&text);

@@ -9,7 +9,7 @@ use tidegate_engine::access::{Credential, Forbidden, Operation};
 use tidegate_engine::tenant::TenantId;
 
 use super::problem::{Kind, Problem};
-use super::{Api, health, ingest, letters, read};
+use super::{Api, health, history, ingest, letters, read, stream};
 
 /// What a route asks of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,9 +69,11 @@ pub fn all() -> Vec<Route> {
         POST "/v1/events" Publish => ingest::events;
         POST "/v1/streams/{stream}" Publish => ingest::stream;
         GET "/v1/entities/{machine}/{key}" Needs(Read) => read::entity;
+        GET "/v1/entities/{machine}/{key}/history" Needs(Read) => history::history;
         GET "/v1/events" Needs(Read) => read::events;
         GET "/v1/events/{id:.+}" Needs(Read) => read::event;
         GET "/v1/trace/{correlation_id}" Needs(Read) => read::trace;
+        GET "/v1/stream" Needs(Read) => stream::stream;
         GET "/v1/dead-letters" Needs(Read) => letters::list;
         GET "/v1/dead-letters/{id}" Needs(Read) => letters::show;
         POST "/v1/dead-letters/{id}/retry" Needs(Operate) => letters::retry;
@@ -165,7 +167,7 @@ async fn admit(
 }
 
 /// The token of `Authorization: Bearer …`, and of nowhere else: an address is logged by everybody.
-fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
+pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
     let missing = || {
         Problem::new(
             Kind::Unauthorized,

@@ -13,6 +13,7 @@ mod document;
 mod expression;
 mod field;
 mod field_type;
+mod filter;
 mod finite;
 mod load_error;
 mod moment;
@@ -33,6 +34,7 @@ pub use compiled::CompiledMachine;
 pub use definition::{API_VERSION, MachineDefinition};
 pub use delivery::{Computed, DeliveryExpression, DeliveryPlan, DeliveryScope};
 pub use field_type::FieldType;
+pub use filter::EventFilter;
 pub use load_error::LoadError;
 pub use processor::{
     Change, DeadReason, Definition, Emitted, EventContext, Fault, MachineSet, Processor, Verdict,

@@ -14,6 +14,10 @@ fn target(path: &str) -> String {
     if path == "/v1/events" {
         return format!("{path}?stream=orders");
     }
+    if path == "/v1/stream" {
+        // Who may follow is answered, and not without end.
+        return format!("{path}?filter=(");
+    }
     path.replace("{stream}", "orders")
         .replace("{machine}", "order")
         .replace("{key}", "o-1")
@@ -42,6 +46,11 @@ fn matrix() -> BTreeSet<Row> {
             "/v1/entities/{machine}/{key}",
             Some(&[Scope::Read][..]),
         ),
+        (
+            "GET",
+            "/v1/entities/{machine}/{key}/history",
+            Some(&[Scope::Read][..]),
+        ),
         ("GET", "/v1/events", Some(&[Scope::Read][..])),
         ("GET", "/v1/events/{id:.+}", Some(&[Scope::Read][..])),
         (
@@ -49,6 +58,7 @@ fn matrix() -> BTreeSet<Row> {
             "/v1/trace/{correlation_id}",
             Some(&[Scope::Read][..]),
         ),
+        ("GET", "/v1/stream", Some(&[Scope::Read][..])),
         ("GET", "/v1/dead-letters", Some(&[Scope::Read][..])),
         ("GET", "/v1/dead-letters/{id}", Some(&[Scope::Read][..])),
         (

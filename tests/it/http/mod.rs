@@ -5,6 +5,8 @@ mod access;
 mod canary;
 mod client;
 mod documents;
+mod follow;
+mod history;
 mod hostile;
 mod ingest;
 mod nodes;

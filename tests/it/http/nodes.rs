@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use super::{Environment, Served, paid, placed};
+use super::client::try_request;
+use super::{Environment, STRUCTURED, Served, paid, pause, placed};
 use crate::support::database::TestDatabase;
 
-const ORDER: &str = include_str!("../../../deploy/examples/order.yaml");
+pub const ORDER: &str = include_str!("../../../deploy/examples/order.yaml");
 
 /// Runs the command line to its end and gives what it says.
 #[track_caller]
@@ -42,6 +44,17 @@ pub fn token(
     ];
     tidegate(directory, &create, environment);
     std::fs::read_to_string(out).unwrap().trim().to_owned()
+}
+
+/// Revokes a token.
+#[track_caller]
+pub fn revoke(directory: &Path, config: &str, token: &str, environment: &Environment) {
+    let id = token.split('_').nth(1).unwrap();
+    tidegate(
+        directory,
+        &["-c", config, "tokens", "revoke", id],
+        environment,
+    );
 }
 
 /// A node whose stream `orders` takes plain JSON.
@@ -82,13 +95,23 @@ sources:
     ("node.yaml".to_owned(), token)
 }
 
-#[test]
-fn two_nodes_on_one_postgres_take_a_slot_each_share_entities_and_survive_a_kill() {
+/// Two nodes, `a.yaml` and `b.yaml`, over one database of their own.
+pub struct TwoNodes {
+    pub a: Served,
+    pub b: Served,
+    pub environment: Vec<(&'static str, String)>,
+    pub token: String,
+    /// Dropped last: the nodes are gone by then.
+    database: TestDatabase,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Both of them, with the machines of `files` and a token of `acme`; `None` without a server.
+pub fn two_nodes_with(name: &str, directory: &Path, files: &[(&str, &str)]) -> Option<TwoNodes> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let made = runtime.block_on(TestDatabase::create("two_nodes_over_http"));
-    let Some(database) = made else { return };
+    let database = runtime.block_on(TestDatabase::create(name))?;
     let engine = database.prefix().role("engine");
-    let environment = [
+    let environment = vec![
         ("ENGINE_URL", database.engine_url()),
         ("ADMIN_URL", database.admin_url()),
         (
@@ -96,24 +119,53 @@ fn two_nodes_on_one_postgres_take_a_slot_each_share_entities_and_survive_a_kill(
             engine.strip_suffix("_engine").unwrap().to_owned(),
         ),
     ];
-    let directory = tempfile::tempdir().unwrap();
-    let directory = directory.path();
-    std::fs::write(directory.join("order.yaml"), ORDER).unwrap();
-    let config = |name: &str| {
-        format!(
+    for (name, text) in files {
+        std::fs::write(directory.join(name), text).unwrap();
+    }
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let machines = names.join(", ");
+    for name in ["a", "b"] {
+        let config = format!(
             "node: {{ name: {name} }}\nstore:\n  kind: postgres\n  postgres:\n    url: ${{env:ENGINE_URL}}\n    \
              migrate_url: ${{env:ADMIN_URL}}\n    role_prefix: ${{env:ROLE_PREFIX}}\n\
-             http: {{ listen: '127.0.0.1:0', lease_seconds: 3 }}\nmachines: {{ paths: [order.yaml] }}\n\
+             http: {{ listen: '127.0.0.1:0', lease_seconds: 3 }}\nmachines: {{ paths: [{machines}] }}\n\
              sources:\n  - {{ name: api, kind: http, stream: orders }}\n"
-        )
-    };
-    for name in ["a", "b"] {
-        std::fs::write(directory.join(format!("{name}.yaml")), config(name)).unwrap();
+        );
+        std::fs::write(directory.join(format!("{name}.yaml")), config).unwrap();
     }
     let whose = ("acme", "publish:fact,read,observe", "orders");
     let token = token(directory, "a.yaml", whose, &environment);
+    Some(TwoNodes {
+        a: Served::run(directory, "a.yaml", &token, &environment),
+        b: Served::run(directory, "b.yaml", &token, &environment),
+        environment,
+        token,
+        database,
+        runtime,
+    })
+}
+
+/// Two nodes with the machine of orders.
+pub fn two_nodes(name: &str, directory: &Path) -> Option<TwoNodes> {
+    two_nodes_with(name, directory, &[("order.yaml", ORDER)])
+}
+
+#[test]
+fn two_nodes_on_one_postgres_take_a_slot_each_share_entities_and_survive_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let Some(nodes) = two_nodes("two_nodes_over_http", directory) else {
+        return;
+    };
+    let TwoNodes {
+        a,
+        b,
+        environment,
+        token,
+        database: _database,
+        runtime: _runtime,
+    } = nodes;
     let start = |name: &str| Served::run(directory, &format!("{name}.yaml"), &token, &environment);
-    let (a, b) = (start("a"), start("b"));
     let mut places = Vec::new();
     for n in 0..20 {
         let order = format!("o-{n}");
@@ -146,4 +198,122 @@ fn two_nodes_on_one_postgres_take_a_slot_each_share_entities_and_survive_a_kill(
     );
     assert_eq!((a.stop(), b.stop()), (Some(0), Some(0)));
     tidegate(directory, &["-c", "a.yaml", "verify"], &environment);
+}
+
+/// What is due when an order is ready, and the letter about it: each hears what the one before emits.
+const SHIPMENT: &str = "
+apiVersion: tidegate/v1
+kind: Machine
+machine: shipment
+version: 1
+key: event.subject
+initial: open
+states: [open, due]
+data:
+  cents: { type: int, initial: 0 }
+events:
+  order.ready:
+    - from: [open]
+      to: due
+      set: { cents: event.data.paid_cents }
+      emit:
+        - type: shipment.due
+          data: { order: event.subject }
+";
+const LETTER: &str = "
+apiVersion: tidegate/v1
+kind: Machine
+machine: letter
+version: 1
+key: event.data.order
+initial: open
+states: [open, sent]
+events:
+  shipment.due:
+    - from: [open]
+      to: sent
+";
+
+/// Sends an event to one node after the other until one has taken it.
+fn until_taken(addresses: &[String], token: &str, event: &serde_json::Value) {
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", &*bearer), ("content-type", STRUCTURED)];
+    let body = event.to_string();
+    for address in addresses.iter().cycle().take(1_200) {
+        let answer = try_request(address, "POST", "/v1/events", &headers, body.as_bytes());
+        if answer.is_ok_and(|answer| answer.status == 200) {
+            return;
+        }
+        pause(50);
+    }
+    panic!("nobody takes {body}");
+}
+
+#[test]
+fn a_hundred_shared_entities_whose_machines_chain_survive_a_kill_and_replay_to_the_same_bytes() {
+    const ORDERS: usize = 100;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let files = [
+        ("order.yaml", ORDER),
+        ("shipment.yaml", SHIPMENT),
+        ("letter.yaml", LETTER),
+    ];
+    let Some(nodes) = two_nodes_with("chains_over_http", directory, &files) else {
+        return;
+    };
+    let TwoNodes { a, b, token, .. } = nodes;
+    let (ours, theirs) = (a.address.clone(), b.address.clone());
+    let taken = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let (ours, theirs, token, taken) = (&ours, &theirs, &token, &taken);
+            scope.spawn(move || {
+                for n in (writer..ORDERS).step_by(4) {
+                    let order = format!("o-{n}");
+                    let events = [
+                        placed(&format!("1-{n}"), &order),
+                        paid(&format!("2-{n}"), &order, 400),
+                        paid(&format!("3-{n}"), &order, 600),
+                    ];
+                    // By turns, so that each order is moved by both nodes.
+                    for (turn, event) in events.iter().enumerate() {
+                        let mut addresses = [ours.clone(), theirs.clone()];
+                        addresses.rotate_left((n + turn) % 2);
+                        until_taken(&addresses, token, event);
+                        taken.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        while taken.load(Ordering::Relaxed) < ORDERS {
+            pause(10);
+        }
+        a.kill();
+    });
+    // What the killed one left open is done by whoever has its slot next.
+    let a = Served::run(directory, "a.yaml", &token, &nodes.environment);
+    for n in 0..ORDERS {
+        let order = format!("/v1/entities/order/o-{n}");
+        let order = b.get(&order).with_status(200).json();
+        assert_eq!(
+            (&order["status"], &order["version"]),
+            (&json!("paid"), &json!(3))
+        );
+        let letter = format!("/v1/entities/letter/o-{n}");
+        let sent = (0..1_200).find_map(|_| {
+            let letter = a.get(&letter);
+            (letter.status == 200).then(|| letter.json()).or_else(|| {
+                pause(50);
+                None
+            })
+        });
+        let sent = sent.unwrap_or_else(|| panic!("{letter}"));
+        assert_eq!(
+            (&sent["status"], &sent["version"]),
+            (&json!("sent"), &json!(1))
+        );
+    }
+    assert_eq!((a.stop(), b.stop()), (Some(0), Some(0)));
+    tidegate(directory, &["-c", "a.yaml", "verify"], &nodes.environment);
 }
