@@ -78,6 +78,10 @@ pub enum Command {
     Run,
     /// Run a node on this machine alone, with a token and a machine to try it
     Dev(Dev),
+    /// Look at everything that a node needs, and say what to type where something is wrong
+    Doctor,
+    /// Ask a running node whether it lives or is ready
+    Health(Health),
     /// Read events from files or standard input until they end
     Ingest(Ingest),
     /// Check machine definitions, configuration, samples; report every mistake at once
@@ -144,6 +148,34 @@ pub struct Dev {
     /// A machine definition, or a directory of *.yaml; without any, ./machines, with one to begin with
     #[arg(long, value_name = "PATH")]
     pub machines: Vec<PathBuf>,
+}
+
+/// `tidegate health`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Asks the node that the configuration (-c) describes on this machine, or the one that --url names, and writes \
+one line. Ends with 0 when it lives (with --ready: when it takes requests and its store answers), with 1 \
+when it does not or cannot be reached, and with 2 when the question itself cannot be asked.")]
+pub struct Health {
+    /// Where the node is, like http://127.0.0.1:8080; without it, `http.listen` of the configuration
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Ask whether it is ready, which needs a token with the scope `observe`
+    #[arg(long, requires = "token_file")]
+    pub ready: bool,
+
+    /// A file with the token
+    #[arg(long, value_name = "FILE", requires = "ready")]
+    pub token_file: Option<PathBuf>,
+
+    /// Who signed the certificate of an https:// URL, PEM
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
+
+    /// Seconds until it must have answered
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub timeout_seconds: u64,
 }
 
 /// `tidegate ingest`

@@ -115,6 +115,7 @@ fn binding(source: &Source) -> Result<Binding, Failure> {
         stream: stream.clone(),
         tenant: source.tenant_binding(),
         mapping: source.mapping.compiled(name),
+        secrets: source.secrets.policy(),
     })
 }
 

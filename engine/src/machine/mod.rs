@@ -9,6 +9,7 @@ mod compiled;
 mod decimal;
 mod definition;
 mod delivery;
+mod difference;
 mod document;
 mod expression;
 mod field;
@@ -32,6 +33,7 @@ pub use cases::{Case, CaseResult, Difference};
 pub use compiled::CompiledMachine;
 pub use definition::{API_VERSION, MachineDefinition};
 pub use delivery::{Computed, DeliveryExpression, DeliveryPlan, DeliveryScope};
+pub use difference::differences;
 pub use field_type::FieldType;
 pub use load_error::LoadError;
 pub use processor::{

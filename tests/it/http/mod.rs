@@ -2,11 +2,11 @@
 //! only a process, a port and a token.
 
 mod access;
-mod client;
+pub mod client;
 mod documents;
 mod hostile;
 mod ingest;
-mod nodes;
+pub mod nodes;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
