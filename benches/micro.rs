@@ -20,15 +20,17 @@ use tidegate_engine::chain::ChainHead;
 use tidegate_engine::checkpoint::{Counts, DoneAbove, OffsetTracker, Progress};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityName, EntityRow, StoredEntity};
-use tidegate_engine::event::Event;
+use tidegate_engine::event::{Event, EventSource};
 use tidegate_engine::headers::Headers;
 use tidegate_engine::machine::order::order_processor;
 use tidegate_engine::machine::{EventContext, MachineDefinition, MachineSet, Processor};
+use tidegate_engine::mapping::{Field, Input, Mapping, Selector, TimeFormat};
 use tidegate_engine::partition::{Allowance, Heads, Partition, PartitionLimits, Prepared, Settled};
 use tidegate_engine::position::{
     Offset, Revision, Sequence, SourceName, SourcePartition, StreamName, StreamPartition,
 };
 use tidegate_engine::record::{Record, RecordBody};
+use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::state::{EntityState, StateData};
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tidegate_engine::transition;
@@ -69,11 +71,14 @@ fn main() -> Result<()> {
         stream: StreamName::new("orders")?,
         tenant: TenantBinding::TrustedField,
         mapping: None,
+        secrets: SecretPolicy::default(),
     };
     let tenant = TenantId::new(load.tenants().first().ok_or("no tenant")?)?;
 
     println!("| step | µs/event | 99th percentile of {RUNS} runs |\n|---|---|---|");
     envelope(paid, &binding)?;
+    secrets(paid)?;
+    mapped(paid)?;
     let cel =
         MachineDefinition::load("deploy/examples/order.yaml", ORDER_YAML).map_err(|errors| {
             errors
@@ -164,6 +169,55 @@ fn apply(name: &str, machine: &dyn Processor, paid: &[Delivery]) -> Result<()> {
             let _ = black_box(one(event));
         }
     })
+}
+
+/// The look for secrets in payloads, which is part of `receive` unless a source does without.
+fn secrets(paid: &[Delivery]) -> Result<()> {
+    let mut events = events(paid)?;
+    step("receive: the look for secrets in the payload", |from| {
+        for event in events.iter_mut().skip(from).take(EVENTS as usize) {
+            let _ = black_box(SecretPolicy::Refuse.hold(event));
+        }
+    })
+}
+
+/// The same deliveries as JSON of somebody's own: by pointers alone, and with one expression.
+fn mapped(paid: &[Delivery]) -> Result<()> {
+    let pointer = |field, pointer| {
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((
+            field,
+            Selector::parse("pointer", pointer, 1).map_err(|faults| format!("{faults:?}"))?,
+        ))
+    };
+    let by_cel = Selector::parse("cel", "'order.' + payload.type", 1)
+        .map_err(|faults| format!("{faults:?}"))?;
+    let id = pointer(Field::Id, "/id")?;
+    let subject = pointer(Field::Subject, "/subject")?;
+    let mappings = [
+        (
+            "pointers",
+            vec![id.clone(), subject.clone(), pointer(Field::Type, "/type")?],
+        ),
+        (
+            "pointers and one expression",
+            vec![id, subject, (Field::Type, by_cel)],
+        ),
+    ];
+    let tenant = TenantId::new("bench")?;
+    for (name, fields) in mappings {
+        let mapping = Mapping::compile(&fields, TimeFormat::Rfc3339, EventSource::new("/bench")?)
+            .map_err(|faults| format!("{faults:?}"))?;
+        step(&format!("receive: a mapping by {name}"), |from| {
+            for delivery in batch(paid, from) {
+                let input = Input {
+                    headers: &delivery.headers,
+                    payload: &delivery.payload,
+                };
+                let _ = black_box(mapping.envelope(input, Some(&tenant)));
+            }
+        })?;
+    }
+    Ok(())
 }
 
 fn record(machine: &dyn Processor, paid: &[Delivery]) -> Result<()> {

@@ -1,9 +1,12 @@
 //! Runs a node until its sources end, it is told to stop, or a source fails; with the store's upkeep and,
 //! where there is one, its front beside it. Shared by `tidegate ingest`, `run`, the demo and whoever measures.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tidegate_actors::{
     DrainReport, Node, NodeHandle, NodeOptions, NodeSeams, NodeSnapshot, Placement, Source,
     SourceFailed,
@@ -46,6 +49,8 @@ pub struct Plan {
     pub upkeep: UpkeepPlan,
     /// Where requests are taken, if anywhere.
     pub front: Option<Front>,
+    /// Ends when this node is to make room for another one, if ever.
+    pub replaced: Option<BoxFuture<'static, ()>>,
 }
 
 /// When the store is asked for which upkeep.
@@ -66,6 +71,8 @@ pub enum Ended {
     Done,
     /// It was told to stop.
     Interrupted(DrainReport),
+    /// It made room for another one.
+    Replaced(DrainReport),
     /// A source failed; what the others had was settled.
     Failed(SourceFailed),
 }
@@ -101,9 +108,19 @@ pub fn run(
     io: &Runtime,
     observe: &mut dyn FnMut(&NodeSnapshot),
 ) -> std::io::Result<Ended> {
+    let mut stop_asked = StopAsked::listen_on(io)?;
+    run_until(plan, io, &mut stop_asked, observe)
+}
+
+/// The same for who runs one node after another: a signal between two of them is heard by the next.
+pub fn run_until(
+    plan: Plan,
+    io: &Runtime,
+    stop_asked: &mut StopAsked,
+    observe: &mut dyn FnMut(&NodeSnapshot),
+) -> std::io::Result<Ended> {
     let system = actix::System::new();
     system.block_on(async {
-        let mut stop_asked = StopAsked::listen()?;
         let upkeep = UpkeepTask::start(plan.store.clone(), plan.upkeep, io.handle());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let placement = arbiters(cores.min(ARBITERS_MAX));
@@ -129,11 +146,15 @@ pub fn run(
         let letters = front
             .as_ref()
             .map(|_| LettersTask::start(counted, node.tenant_labels(), io.handle()));
-        let observe = Observe {
+        let replaced = plan.replaced.unwrap_or_else(|| pending().boxed());
+        let watched = Watched {
+            serves_on: front.is_some(),
+            drain_limit: plan.drain_limit,
+            replaced,
             observe,
-            asks_ends: front.is_some(),
+            close: &close,
         };
-        let ended = until_the_end(node, plan.drain_limit, &mut stop_asked, observe, &close).await;
+        let ended = until_the_end(node, watched, stop_asked).await;
         if let Some(front) = front {
             tokio::select! {
                 biased;
@@ -159,45 +180,73 @@ pub fn run(
     })
 }
 
-/// Who looks at the node.
-struct Observe<'o> {
-    observe: &'o mut dyn FnMut(&NodeSnapshot),
-    /// Wants to know how far it lags.
-    asks_ends: bool,
+/// What is looked at while a node runs, and what its end needs.
+struct Watched<'w> {
+    /// What is stored is served when no source has anything more, and somebody wants to know how far it lags.
+    serves_on: bool,
+    drain_limit: Duration,
+    replaced: BoxFuture<'static, ()>,
+    observe: &'w mut dyn FnMut(&NodeSnapshot),
+    close: &'w dyn Fn(),
+}
+
+/// Why a node ends.
+enum Why {
+    /// It was told to.
+    Told,
+    /// Another one is to take its place.
+    Replaced,
+    /// By itself.
+    ByItself(Result<(), SourceFailed>),
 }
 
 async fn until_the_end(
     node: NodeHandle,
-    drain_limit: Duration,
+    watched: Watched<'_>,
     stop_asked: &mut StopAsked,
-    Observe { observe, asks_ends }: Observe<'_>,
-    close: &dyn Fn(),
 ) -> Ended {
+    let Watched {
+        serves_on,
+        drain_limit,
+        mut replaced,
+        observe,
+        close,
+    } = watched;
     let mut look = tokio::time::interval(OBSERVE_INTERVAL);
     let mut looks = 0_u32;
-    let ended = loop {
+    let mut is_done = false;
+    let why = loop {
         tokio::select! {
             biased;
-            () = stop_asked.asked() => break None,
-            ended = node.ended() => break Some(ended),
+            () = stop_asked.asked() => break Why::Told,
+            ended = node.ended(), if !is_done => {
+                is_done = ended.is_ok() && serves_on;
+                if !is_done {
+                    break Why::ByItself(ended);
+                }
+                tracing::info!("every source is at its end; what is stored is served on");
+            }
+            () = &mut replaced => break Why::Replaced,
             // A part that does not answer must not keep a stop from being heard.
             _ = look.tick() => {
-                if asks_ends && looks.is_multiple_of(LOOKS_PER_QUESTION) {
+                if serves_on && looks.is_multiple_of(LOOKS_PER_QUESTION) {
                     node.ask_ends();
                 }
                 looks = looks.wrapping_add(1);
                 tokio::select! {
                     biased;
-                    () = stop_asked.asked() => break None,
+                    () = stop_asked.asked() => break Why::Told,
                     snapshot = node.snapshot() => observe(&snapshot),
                 }
             }
         }
     };
-    if ended.is_some() {
-        observe(&node.snapshot().await);
-    } else {
-        tracing::info!("stopping: what is in flight is settled first; once more stops at once");
+    match &why {
+        Why::Told => {
+            tracing::info!("stopping: what is in flight is settled first; once more stops at once");
+        }
+        Why::Replaced => tracing::info!("the node is replaced: what is in flight is settled first"),
+        Why::ByItself(_) => observe(&node.snapshot().await),
     }
     close();
     let drained = tokio::select! {
@@ -206,10 +255,13 @@ async fn until_the_end(
         () = stop_asked.asked() => DrainReport { drained: false, unsettled_events: 0 },
         drained = node.drain(drain_limit) => drained,
     };
-    match ended {
-        Some(Ok(())) => Ended::Done,
-        Some(Err(failed)) => Ended::Failed(failed),
-        None => Ended::Interrupted(drained),
+    match why {
+        Why::ByItself(Ok(())) => Ended::Done,
+        Why::ByItself(Err(failed)) => Ended::Failed(failed),
+        Why::Told => Ended::Interrupted(drained),
+        Why::Replaced if drained.drained => Ended::Replaced(drained),
+        // Told to stop meanwhile, or too slow to go on from.
+        Why::Replaced => Ended::Interrupted(drained),
     }
 }
 
@@ -227,6 +279,12 @@ impl StopAsked {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
+    }
+
+    /// The same from outside of a runtime. It may be asked on any.
+    pub fn listen_on(runtime: &Runtime) -> std::io::Result<Self> {
+        let _entered = runtime.enter();
+        Self::listen()
     }
 
     /// Returns when one of them came since.

@@ -17,6 +17,7 @@ pub mod machines;
 pub mod names;
 pub mod operator;
 pub mod patience;
+pub mod probe;
 pub mod progress;
 pub mod runtime;
 pub mod say;

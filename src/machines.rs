@@ -130,6 +130,47 @@ pub fn load_file(
     Ok(MachineDefinition::load(&path.display().to_string(), &text))
 }
 
+/// Whether each of `given` may follow what the store keeps, in their order. Activates nothing.
+pub async fn compare(
+    store: &dyn StateStore,
+    given: &[Arc<dyn Processor>],
+) -> Result<Vec<Result<Upgrade, UpgradeRefused>>, StoreError> {
+    let stored = store.definitions().await?;
+    let mut compared = Vec::with_capacity(given.len());
+    for machine in given {
+        compared.push(may_follow(store, &stored, machine.as_ref()).await?);
+    }
+    Ok(compared)
+}
+
+async fn may_follow(
+    store: &dyn StateStore,
+    stored: &[StoredDefinition],
+    machine: &dyn Processor,
+) -> Result<Result<Upgrade, UpgradeRefused>, StoreError> {
+    let definition = machine.definition();
+    let of_machine: Vec<upgrade::StoredDefinition> = stored
+        .iter()
+        .filter(|stored| stored.machine == definition.machine)
+        .map(|stored| upgrade::StoredDefinition {
+            version: stored.version,
+            hash: stored.hash,
+            text: Arc::from(stored.text.as_str()),
+        })
+        .collect();
+    // Counting reads all entities of the machine, so only what is not the latest one already asks.
+    let latest = of_machine.iter().max_by_key(|stored| stored.version);
+    let is_latest =
+        latest.is_some_and(|it| (it.version, it.hash) == (definition.version, definition.hash));
+    let entities = if is_latest {
+        BTreeMap::new()
+    } else {
+        let entities = store.entities_by_status(&definition.machine).await?;
+        entities.into_iter().collect()
+    };
+    Ok(check_upgrade(&of_machine, definition, &entities))
+}
+
 /// The machines that apply from now on: the stored active ones, with `given` in the place of those of
 /// the same name. What of `given` is new is stored and activated.
 pub async fn activate(
@@ -141,26 +182,7 @@ pub async fn activate(
     let mut to_store = Vec::new();
     for machine in &given {
         let definition = machine.definition();
-        let of_machine: Vec<upgrade::StoredDefinition> = stored
-            .iter()
-            .filter(|stored| stored.machine == definition.machine)
-            .map(|stored| upgrade::StoredDefinition {
-                version: stored.version,
-                hash: stored.hash,
-                text: Arc::from(stored.text.as_str()),
-            })
-            .collect();
-        // Counting reads all entities of the machine, so only what is not the latest one already asks.
-        let latest = of_machine.iter().max_by_key(|stored| stored.version);
-        let is_latest =
-            latest.is_some_and(|it| (it.version, it.hash) == (definition.version, definition.hash));
-        let entities = if is_latest {
-            BTreeMap::new()
-        } else {
-            let entities = store.entities_by_status(&definition.machine).await?;
-            entities.into_iter().collect()
-        };
-        if check_upgrade(&of_machine, definition, &entities)? == Upgrade::Activate {
+        if may_follow(store, &stored, machine.as_ref()).await?? == Upgrade::Activate {
             to_store.push(definition);
         }
     }

@@ -12,6 +12,7 @@ use tidegate_engine::access::Leases;
 use tidegate_engine::bus::{Intake, Start};
 use tidegate_engine::machine::MachineSet;
 use tidegate_engine::position::StreamName;
+use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::store::StateStore;
 use tidegate_engine::tenant::TenantBinding;
 use tokio::runtime::Handle;
@@ -83,6 +84,7 @@ impl Front {
                 intake: taken.intake(),
                 mapping: source.mapping.compiled(name),
                 publishes_intents,
+                secrets: source.secrets.policy(),
             };
             streams.insert(stream.clone(), to);
             sources.push(Source {
@@ -92,17 +94,12 @@ impl Front {
                 tenant: TenantBinding::TrustedField,
                 // The server has made CloudEvents of them.
                 mapping: None,
+                // And has looked at them.
+                secrets: SecretPolicy::Off,
                 start: Start::Earliest,
             });
             requests.push(Arc::new(taken));
         }
-        let certificate = match (&section.tls_certificate, &section.tls_key) {
-            (Some(certificate), Some(key)) => Some(tls::Certificate::read(tls::Files {
-                certificate: certificate.clone(),
-                key: key.clone(),
-            })?),
-            _ => None,
-        };
         let api = Api::new(Parts {
             store: behind.store,
             credentials: behind.credentials,
@@ -117,7 +114,7 @@ impl Front {
         let front = Self {
             listener: Listener {
                 address: address.replace("localhost:", "127.0.0.1:"),
-                certificate,
+                certificate: certificate(section)?,
                 stop_limit: Duration::from_secs(section.answer_seconds),
             },
             api: web::Data::new(api),
@@ -162,6 +159,19 @@ impl Front {
                 .map(|requests| requests.intake())
                 .collect(),
         })
+    }
+}
+
+fn certificate(section: &Http) -> Result<Option<Arc<tls::Certificate>>, String> {
+    match (&section.tls_certificate, &section.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let files = tls::Files {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            };
+            tls::Certificate::read(files).map(Some)
+        }
+        _ => Ok(None),
     }
 }
 

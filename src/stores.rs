@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_connectors::store::postgres::{
-    Pooler, PostgresAccess, PostgresOptions, PostgresStore,
+    Pooler, PostgresAccess, PostgresOptions, PostgresStore, checkup as checkup_of_postgres,
 };
 use tidegate_connectors::store::sqlite::{SqliteOptions, SqliteStore};
 use tidegate_engine::access::{AccessStore, Leases};
+use tidegate_engine::clock::Clock as _;
+use tidegate_engine::finding::Finding;
 use tidegate_engine::store::{StateStore, StoreError};
 
 use crate::config::{PoolerKind, PostgresSection, SqliteSection, Store, StoreKind};
+use crate::runtime::SystemClock;
 
 /// An open store.
 pub struct Opened(Concrete);
@@ -64,6 +67,56 @@ async fn open_sqlite(
     create_directory(path)?;
     let store = SqliteStore::open(sqlite_options(section)).await?;
     Ok(Arc::new(store))
+}
+
+/// Looks at the store that the configuration names, for people. Changes nothing.
+pub async fn checkup(config: &Store) -> Vec<Finding> {
+    match config.kind {
+        StoreKind::Sqlite => sqlite_checkup(&config.sqlite).await,
+        StoreKind::Postgres => match &config.postgres.url {
+            // The configuration was checked: it is there.
+            None => vec![Finding::fail(
+                "connection",
+                "`store.postgres.url` is not configured",
+            )],
+            Some(url) => {
+                let options = postgres_options(&config.postgres, url.expose());
+                checkup_of_postgres(&options, &|| SystemClock.now()).await
+            }
+        },
+    }
+}
+
+async fn sqlite_checkup(section: &SqliteSection) -> Vec<Finding> {
+    let path = section.path.display();
+    if !section.path.exists() {
+        return vec![Finding::ok(
+            "database",
+            format!("{path} is not there yet; the first start makes it"),
+        )];
+    }
+    let opened = SqliteStore::open(sqlite_options(section)).await;
+    let asked = match &opened {
+        Ok(store) => store.settings().await,
+        Err(error) => return vec![Finding::fail("database", error.to_string())],
+    };
+    let found = match asked {
+        Ok(settings) => {
+            let settings: Vec<String> = settings
+                .iter()
+                .map(|(name, value)| format!("{name} {value}"))
+                .collect();
+            Finding::ok("database", format!("{path}: {}", settings.join(", ")))
+        }
+        Err(error) => Finding::fail("database", error.to_string()),
+    };
+    let closed = match opened {
+        Ok(store) => store.close().await,
+        Err(error) => Err(error),
+    };
+    let closed = closed.err();
+    let closed = closed.map(|error| Finding::fail("database", error.to_string()));
+    std::iter::once(found).chain(closed).collect()
 }
 
 /// The register of tenants and tokens, open for an administrator.

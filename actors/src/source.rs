@@ -18,6 +18,7 @@ use tidegate_engine::clock::Timestamp;
 use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::mapping::Mapping;
 use tidegate_engine::position::StreamName;
+use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -45,6 +46,8 @@ pub struct Source {
     pub tenant: TenantBinding,
     /// How they become events, when they are none by themselves.
     pub mapping: Option<Arc<Mapping>>,
+    /// What is done with payloads that hold what looks like a secret.
+    pub secrets: SecretPolicy,
     /// Where a source partition starts that has no checkpoint.
     pub start: Start,
 }
@@ -56,6 +59,7 @@ impl Source {
             stream: self.stream.clone(),
             tenant: self.tenant.clone(),
             mapping: self.mapping.clone(),
+            secrets: self.secrets,
         }
     }
 }
@@ -309,6 +313,7 @@ impl SourceTask {
         let admitted_at = self.context.seams.clock.now();
         let began = Instant::now();
         let (groups, fresh) = self.take_note(&ownership, deliveries, admitted_at);
+        say_secrets(&ownership, &groups);
         for (tenant, events) in groups {
             let lane = self.tenants.get(&tenant);
             for events in self.cut(events) {
@@ -460,6 +465,25 @@ fn trace_receipt(ownership: &Ownership, tenant: &TenantId, received: &Received) 
         offset = received.offset.0,
         bytes = received.bytes,
         "received"
+    );
+}
+
+/// One line a poll, however many payloads hold something.
+fn say_secrets(ownership: &Ownership, groups: &BTreeMap<TenantId, Vec<Received>>) {
+    let mut of_all = groups
+        .iter()
+        .flat_map(|(tenant, events)| events.iter().map(move |event| (tenant, event)))
+        .filter_map(|(tenant, event)| Some((tenant, event.offset, event.secrets.as_ref()?)));
+    let Some((tenant_id, offset, first)) = of_all.next() else {
+        return;
+    };
+    tracing::warn!(
+        %tenant_id,
+        partition = %ownership.source_partition,
+        offset = offset.0,
+        first_at = %first.first,
+        events = 1 + of_all.count(),
+        "payloads hold what looks like a secret"
     );
 }
 

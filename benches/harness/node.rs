@@ -64,6 +64,7 @@ impl Ours {
             stream: StreamName::new("orders")?,
             tenant: TenantBinding::TrustedField,
             mapping: None,
+            secrets: tidegate_engine::secrets::SecretPolicy::Off,
             start: Start::Earliest,
         };
         let node = Node::start(self.options, seams, vec![source]);

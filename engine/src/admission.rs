@@ -10,6 +10,7 @@ use crate::event::{Event, Unreadable};
 use crate::hash::{Hash128, hash_fields};
 use crate::mapping::{Input, Mapping};
 use crate::position::{Offset, SourcePartition, StreamName};
+use crate::secrets::{Found, SecretPolicy};
 use crate::tenant::{TenantBinding, TenantId};
 
 /// What an event costs in memory beyond its payload, measured roughly: the envelope's texts, the queue's
@@ -25,6 +26,8 @@ pub struct Received {
     pub bytes: usize,
     /// What it is.
     pub content: Content,
+    /// What of its payload looks like a secret, when its source's policy takes it all the same.
+    pub secrets: Option<Found>,
 }
 
 /// What a delivery turned out to be.
@@ -41,7 +44,7 @@ pub enum Content {
     },
     /// No event.
     Unreadable {
-        /// The delivery's bytes as they came.
+        /// The delivery's bytes as they came, but for what its source's policy keeps no secrets of.
         payload: Bytes,
         /// What is wrong with it.
         fault: Unreadable,
@@ -57,6 +60,8 @@ pub struct Binding {
     pub tenant: TenantBinding,
     /// How a delivery becomes an event; without it, a delivery is one: a CloudEvents object.
     pub mapping: Option<Arc<Mapping>>,
+    /// What is done with payloads that hold what looks like a secret.
+    pub secrets: SecretPolicy,
 }
 
 /// Reads a delivery under its source's binding, and says whose it is.
@@ -74,10 +79,14 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
     };
     let read = read.and_then(|event| {
         binding.tenant.check(&event)?;
-        Ok(event)
+        let mut event = event;
+        let found = binding.secrets.hold(&mut event)?;
+        Ok((event, found))
     });
+    let mut secrets = None;
     let (tenant, content) = match read {
-        Ok(event) => {
+        Ok((event, found)) => {
+            secrets = found;
             let (key, conflict) = (event.idempotency_hash(), event.conflict_hash());
             let tenant = event.tenant.clone();
             (
@@ -91,7 +100,7 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
         }
         Err(fault) => {
             let content = Content::Unreadable {
-                payload: delivery.payload.clone(),
+                payload: binding.secrets.kept(&delivery.payload),
                 fault,
             };
             (binding.tenant.tenant_of_unreadable(), content)
@@ -103,6 +112,7 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
             offset: delivery.offset,
             bytes: bytes_held(delivery),
             content,
+            secrets,
         },
     )
 }
@@ -173,6 +183,7 @@ mod tests {
     use crate::headers::Headers;
     use crate::mapping::{Field, Mapping, Selector, TimeFormat};
     use crate::position::{Offset, StreamName};
+    use crate::secrets::SecretPolicy;
     use crate::tenant::{TenantBinding, TenantId};
 
     fn content(binding: TenantBinding, tenant: &str) -> (TenantId, Content) {
@@ -189,6 +200,7 @@ mod tests {
             stream: StreamName::new("orders").unwrap(),
             tenant: binding,
             mapping: None,
+            secrets: SecretPolicy::Off,
         };
         let (tenant, received) = read(&delivery, &binding);
         (tenant, received.content)
@@ -227,6 +239,7 @@ mod tests {
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
             mapping: Some(Arc::new(mapping)),
+            secrets: SecretPolicy::Off,
         };
         for (tenant, is_event) in [("acme", true), ("_unassigned", false), ("Acme", false)] {
             let payload = Bytes::from(format!(r#"{{"id":"1","t":"{tenant}"}}"#));

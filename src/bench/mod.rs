@@ -242,11 +242,13 @@ impl Run<'_> {
                 stream: StreamName::new("bench")?,
                 tenant: TenantBinding::TrustedField,
                 mapping: None,
+                secrets: tidegate_engine::secrets::SecretPolicy::default(),
                 start: Start::Earliest,
             }],
             drain_limit: Duration::from_secs(self.config.limits.drain_limit_seconds),
             upkeep: UpkeepPlan::of(&self.config),
             front: None,
+            replaced: None,
         };
         let bar = Bar::start("bench", Unit::Count, self.log);
         bar.say(format!("round {round} of {}", self.wanted.rounds));
@@ -263,7 +265,7 @@ impl Run<'_> {
             Ended::Failed(failed) => {
                 return Err(Failure::new(Exit::Unavailable, failed.to_string()));
             }
-            Ended::Interrupted(_) => return Err(stopped()),
+            Ended::Interrupted(_) | Ended::Replaced(_) => return Err(stopped()),
         }
         let seconds = ((ended.0 - began.0) as f64 / 1e6).max(1e-6);
         let cpu = cpu_after

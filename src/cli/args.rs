@@ -81,6 +81,10 @@ pub enum Command {
     Dev(Dev),
     /// Show a running node live: rates, tenants, lag, commit times, dead letters
     Top(Top),
+    /// Look at everything that a node needs, and say what to type where something is wrong
+    Doctor,
+    /// Ask a running node whether it lives or is ready
+    Health(Health),
     /// Read events from files or standard input until they end
     Ingest(Ingest),
     /// Check machine definitions, configuration, samples; report every mistake at once
@@ -174,6 +178,34 @@ pub struct Top {
     /// Show one picture, of one second, and end
     #[arg(long)]
     pub once: bool,
+}
+
+/// `tidegate health`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Asks the node that the configuration (-c) describes on this machine, or the one that --url names, and writes \
+one line. Ends with 0 when it lives (with --ready: when it takes requests and its store answers), with 1 \
+when it does not or cannot be reached, and with 2 when the question itself cannot be asked.")]
+pub struct Health {
+    /// Where the node is, like http://127.0.0.1:8080; without it, `http.listen` of the configuration
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Ask whether it is ready, which needs a token with the scope `observe`
+    #[arg(long, requires = "token_file")]
+    pub ready: bool,
+
+    /// A file with the token
+    #[arg(long, value_name = "FILE", requires = "ready")]
+    pub token_file: Option<PathBuf>,
+
+    /// Who signed the certificate of an https:// URL, PEM
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Seconds until it must have answered
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub timeout_seconds: u64,
 }
 
 /// `tidegate ingest`

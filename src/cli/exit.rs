@@ -16,7 +16,7 @@ pub enum Exit {
     /// What was asked for was done.
     Done = 0,
     /// A machine's test fails, a record of a sample is refused, `verify`, `demo` or `bench` found a
-    /// difference, or a retry leaves a dead letter: the one that it was about, or a new one.
+    /// difference, `health` or `doctor` found something wrong, or a retry leaves a dead letter: the one that it was about, or a new one.
     Differs = 1,
     /// The command line, the configuration or a machine's definition cannot be used as it is.
     Usage = 2,
@@ -32,7 +32,7 @@ pub enum Exit {
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a test or a sample fails, verify, demo or bench differ, or a retry leaves a dead letter
+  1  a test, sample or health check fails, verify, demo or bench differ, a retry leaves a letter
   2  the command line, the configuration or a machine's definition cannot be used
   3  the store or the source is not available, or not ready; the message says what to type
   4  what was asked for does not exist

@@ -15,6 +15,7 @@ use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::machine::{CompiledMachine, Processor};
 use tidegate_engine::mapping::Mapping;
 use tidegate_engine::position::{SourceName, StreamName};
+use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::state::MachineName;
 use tidegate_engine::store::{StateStore, StoreError};
 use tidegate_engine::tenant::TenantBinding;
@@ -45,6 +46,7 @@ struct Named {
     stream: StreamName,
     tenant: TenantBinding,
     mapping: Option<Arc<Mapping>>,
+    secrets: SecretPolicy,
     start: Start,
 }
 
@@ -99,6 +101,7 @@ pub fn run(
         drain_limit: Duration::from_secs(session.config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(&session.config),
         front: None,
+        replaced: None,
     };
     let bar = Bar::start("ingest", Unit::Bytes, &session.log);
     let ended = ingest::run(plan, &session.runtime, &mut |snapshot| {
@@ -173,6 +176,7 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
         stream: wanted.stream.clone(),
         tenant: tenant.clone(),
         mapping: None,
+        secrets: SecretPolicy::default(),
         start: Start::Earliest,
     };
     let each = wanted
@@ -256,6 +260,7 @@ fn of_files(config: &Config) -> Vec<Named> {
                 stream: stream.clone(),
                 tenant: source.tenant_binding(),
                 mapping: source.mapping.compiled(name),
+                secrets: source.secrets.policy(),
                 start: match source.start {
                     StartAt::Earliest => Start::Earliest,
                     StartAt::Latest => Start::Latest,
@@ -274,6 +279,7 @@ impl Named {
             stream: self.stream,
             tenant: self.tenant,
             mapping: self.mapping,
+            secrets: self.secrets,
             start: self.start,
         };
         Ok(FileSource { files, source })
@@ -384,7 +390,7 @@ fn told(ended: &Ended) -> Result<Exit, Failure> {
             }
             Err(Failure::new(Exit::Unavailable, message))
         }
-        Ended::Interrupted(drained) => {
+        Ended::Interrupted(drained) | Ended::Replaced(drained) => {
             let rest = if drained.drained {
                 "everything received is settled"
             } else {

@@ -6,12 +6,16 @@ pub mod access_args;
 pub mod args;
 mod check;
 mod dead_letters;
+mod dev;
+mod doctor;
 pub mod exit;
+mod health;
 mod history;
 mod ingest;
 mod look;
 mod migrate;
 pub mod output;
+mod reload;
 mod run;
 mod sample;
 mod session;
@@ -77,7 +81,9 @@ fn run(cli: Cli, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
         },
         Command::Test(files) => check::test(&files.files, config, output),
         Command::Run => run::run(global, own),
-        Command::Dev(wanted) => run::dev(global, &wanted, own),
+        Command::Dev(wanted) => dev::dev(global, &wanted, own),
+        Command::Doctor => doctor::run(global, own, output),
+        Command::Health(wanted) => health::run(global, &wanted, output),
         Command::Top(wanted) => {
             let config = session::config(global)?;
             session::runtime()?.block_on(top::run(&wanted, &config, output))

@@ -97,6 +97,17 @@ impl Output {
         self.to.flush()
     }
 
+    /// Writes one thing in one line: a sentence, or one object.
+    pub fn line(&mut self, fields: &[(&str, Value)], sentence: &str) -> io::Result<()> {
+        match self.format {
+            Format::Json => self.fields(fields),
+            Format::Table => {
+                writeln!(self.to, "{}", shown(&Value::String(sentence.to_owned())))?;
+                self.to.flush()
+            }
+        }
+    }
+
     /// Writes text as it is.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
         self.to.write_all(text.as_bytes())?;

@@ -1,39 +1,40 @@
-//! `tidegate run`: the node, as the configuration says. `tidegate dev`: the same on this machine alone,
-//! with a tenant, a token and a machine to try it with.
+//! `tidegate run`: the node, as the configuration says; and what a round of it is, which `dev` goes through
+//! again for each change of its machines.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tidegate_actors::{NodeSnapshot, Source};
-use tidegate_engine::access::{
-    AccessStore, NewToken, Scopes, Token, TokenCreation, TokenLabel, TokenSecret, TokensOf,
-};
 use tidegate_engine::clock::{Clock as _, Ids as _};
-use tidegate_engine::machine::Processor;
-use tidegate_engine::position::{SourceName, StreamName};
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::machine::{CompiledMachine, Processor};
 
-use super::args::{Dev, Global};
+use super::args::Global;
 use super::check::none_there;
 use super::exit::{Exit, Failure};
 use super::ingest::{file_sources, machines_failure, together};
 use super::session::{self, Session};
-use crate::access::{Credentials, draw_secret};
-use crate::config::{Config, SourceKind, StoreKind};
-use crate::ingest::{self, Ended, Plan, UpkeepPlan};
+use crate::access::Credentials;
+use crate::config::{Config, SourceKind};
+use crate::ingest::{self, Ended, Plan, StopAsked, UpkeepPlan};
 use crate::machines;
 use crate::runtime::{RandomIds, SystemClock};
 use crate::serve::{Behind, Front};
 use crate::watch;
 
-/// The machine that `dev` begins with.
-const SAMPLE_MACHINE: &str = include_str!("../../deploy/examples/order.yaml");
-
-/// The tenant and the token of `dev`.
-const DEV: &str = "dev";
+/// One run of a node, from its start to its end.
+pub(super) struct Round {
+    /// What it listens to and how.
+    pub config: Config,
+    /// The definitions of files and of this binary.
+    pub given: Vec<Arc<dyn Processor>>,
+    /// Told the address once requests are taken.
+    pub told: Box<dyn FnOnce(SocketAddr)>,
+    /// Ends when another round is to follow, if ever.
+    pub replaced: Option<BoxFuture<'static, ()>>,
+}
 
 /// Runs `tidegate run`.
 pub fn run(global: &Global, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
@@ -59,48 +60,43 @@ pub fn run(global: &Global, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure>
         _ => {}
     }
     let session = Session::fill(global)?;
-    let told = Box::new(|_: SocketAddr| {});
-    node(session, own, &config.machines.paths, told)
-}
-
-/// Runs `tidegate dev`.
-pub fn dev(global: &Global, wanted: &Dev, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
-    if global.config.is_some() {
-        return Err(Failure::usage(
-            "`dev` has a configuration of its own; `tidegate run -c FILE` takes yours",
-        ));
-    }
-    let machines = dev_machines(wanted)?;
-    let config = dev_config(wanted)?;
-    let session = Session::fill_with(global, config)?;
-    let secret = session.block_on(dev_token(session.access().as_ref()))?;
-    let (token, database) = (secret.expose(), wanted.database.display().to_string());
-    let told = Box::new(move |address: SocketAddr| tell(address, &token, &database));
-    node(session, own, &machines, told)
+    let round = Round {
+        given: together(definitions(&config.machines.paths)?, own)?,
+        config,
+        told: Box::new(|_| {}),
+        replaced: None,
+    };
+    let ended = node(&session, round, &mut None)?;
+    session.close()?;
+    exit(ended)
 }
 
 fn is_http(source: &crate::config::Source) -> bool {
     source.kind == SourceKind::Http
 }
 
-/// Runs the node that the session's configuration describes, until it is told to stop.
-fn node(
-    session: Session,
-    own: &[Arc<dyn Processor>],
-    paths: &[PathBuf],
-    told: Box<dyn FnOnce(SocketAddr)>,
-) -> Result<Exit, Failure> {
+/// The definitions in these files.
+pub(super) fn definitions(paths: &[PathBuf]) -> Result<Vec<Arc<CompiledMachine>>, Failure> {
     let given = machines::load(paths).map_err(machines_failure)?;
     if given.is_empty() && !paths.is_empty() {
         return Err(Failure::usage(none_there(paths)));
     }
-    let given = together(given, own)?;
+    Ok(given)
+}
+
+/// Runs a node until it is told to stop, or replaced. Signals are listened to from the moment on where
+/// somebody asks, and further on for the next round.
+pub(super) fn node(
+    session: &Session,
+    round: Round,
+    stop_asked: &mut Option<StopAsked>,
+) -> Result<Ended, Failure> {
+    let Round { config, given, .. } = round;
     let now = SystemClock.now();
     let activate = async || machines::activate(session.store(), given.clone(), now).await;
     let active = session
         .block_on(session.patience.take("storing the machines", activate))
         .map_err(machines_failure)?;
-    let config = session.config.clone();
     if active.iter().next().is_none() && !config.sources.is_empty() {
         return Err(Failure::usage(
             "no machine is given, and none is active in the store: events would be kept and move nothing, \
@@ -119,7 +115,7 @@ fn node(
         io: session.runtime.handle().clone(),
         holder: format!("{}-{:016x}", config.node.name, RandomIds.next_u64()),
     };
-    let front = Front::of(&config, behind, told)
+    let front = Front::of(&config, behind, round.told)
         .map_err(|error| Failure::usage(format!("`http`: {error}")))?;
     let mut sources: Vec<Source> = session.block_on(file_sources(&config))?;
     let front = front.map(|(front, of_requests)| {
@@ -134,13 +130,26 @@ fn node(
         drain_limit: Duration::from_secs(config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(&config),
         front,
+        replaced: round.replaced,
+    };
+    let stop_asked = match stop_asked {
+        Some(listening) => listening,
+        none => none.insert(StopAsked::listen_on(&session.runtime)?),
     };
     let mut teller = watch::Teller::default();
     let mut observe = |snapshot: &NodeSnapshot| teller.tell(snapshot);
-    let ended = ingest::run(plan, &session.runtime, &mut observe)?;
-    session.close()?;
+    Ok(ingest::run_until(
+        plan,
+        &session.runtime,
+        stop_asked,
+        &mut observe,
+    )?)
+}
+
+/// What its end means for who started it.
+pub(super) fn exit(ended: Ended) -> Result<Exit, Failure> {
     match ended {
-        Ended::Done => Ok(Exit::Done),
+        Ended::Done | Ended::Replaced(_) => Ok(Exit::Done),
         // To stop is what a node is told to in the end.
         Ended::Interrupted(drained) if drained.drained => Ok(Exit::Done),
         Ended::Interrupted(drained) => Err(Failure::new(
@@ -153,97 +162,4 @@ fn node(
         )),
         Ended::Failed(failed) => Err(Failure::new(Exit::Unavailable, failed.to_string())),
     }
-}
-
-/// Everything in one file of this directory, requests from this machine alone.
-fn dev_config(wanted: &Dev) -> Result<Config, Failure> {
-    let mut config = Config::default();
-    config.store.kind = StoreKind::Sqlite;
-    config.store.sqlite.path = wanted.database.clone();
-    // What was just sent is to be found at once.
-    config.limits.upkeep_interval_seconds = 1;
-    config.http.listen = Some(format!("127.0.0.1:{}", wanted.port));
-    let source = crate::config::Source {
-        name: Some(SourceName::new("http")?),
-        kind: SourceKind::Http,
-        stream: Some(StreamName::new("events")?),
-        ..crate::config::Source::default()
-    };
-    config.sources = vec![source];
-    Ok(config)
-}
-
-/// The given definitions, else one to begin with: written beside the database, to be changed.
-fn dev_machines(wanted: &Dev) -> Result<Vec<PathBuf>, Failure> {
-    if !wanted.machines.is_empty() {
-        return Ok(wanted.machines.clone());
-    }
-    let directory = Path::new("machines");
-    let file = directory.join("order.yaml");
-    if !directory.exists() {
-        let written = fs::create_dir(directory).and_then(|()| fs::write(&file, SAMPLE_MACHINE));
-        written.map_err(|error| {
-            Failure::usage(format!(
-                "{} cannot be written: {error}; name your definitions with --machines",
-                file.display()
-            ))
-        })?;
-        crate::say!("wrote {}, a machine to begin with", file.display());
-    }
-    Ok(vec![directory.to_owned()])
-}
-
-/// A token that may do everything in the tenant `dev`; those of earlier runs are revoked.
-async fn dev_token(register: &dyn AccessStore) -> Result<TokenSecret, Failure> {
-    let now = SystemClock.now();
-    let tenant = TenantId::new(DEV)?;
-    register.create_tenant(&tenant, now).await?;
-    let before = register
-        .tokens(&TokensOf::Tenant(tenant.clone()), None, 100)
-        .await?;
-    for token in before.iter().filter(|token| token.is_valid(now)) {
-        register.revoke_token(token.id, now).await?;
-    }
-    let scopes: Scopes = "publish:intent,publish:fact,read,operate,observe".parse()?;
-    loop {
-        let secret = draw_secret()
-            .map_err(|error| Failure::new(Exit::Unavailable, format!("no randomness: {error}")))?;
-        let token = Token {
-            id: secret.id(),
-            tenant: Some(tenant.clone()),
-            scopes,
-            label: TokenLabel::new(DEV)?,
-            created_at: now,
-            expires_at: None,
-            revoked_at: None,
-        };
-        match register
-            .create_token(NewToken::new(token, &secret)?)
-            .await?
-        {
-            TokenCreation::Created => return Ok(secret),
-            TokenCreation::IdTaken => {}
-            TokenCreation::NoTenant | TokenCreation::TooMany(_) => {
-                return Err(Failure::new(
-                    Exit::Unavailable,
-                    "the tenant `dev` of this database takes no token: delete it, or name another with \
-                     --database",
-                ));
-            }
-        }
-    }
-}
-
-/// Where it is, and what to type: the one place where the token is shown.
-fn tell(address: SocketAddr, token: &str, database: &str) {
-    crate::say!(
-        "\n  Tidegate is at http://{address}, everything in {database}\n\n  \
-         TOKEN={token}\n\n  \
-         curl http://{address}/v1/events -H \"Authorization: Bearer $TOKEN\" \\\n    \
-         -H 'Content-Type: application/cloudevents+json' \\\n    \
-         -d '{{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/shop\",\"type\":\"order.placed\",\
-         \"subject\":\"o-1\",\"data\":{{\"total_cents\":1000}}}}'\n\n  \
-         curl http://{address}/v1/entities/order/o-1 -H \"Authorization: Bearer $TOKEN\"\n\n  \
-         Send the first one twice: it takes effect once. Ctrl-C stops.\n"
-    );
 }

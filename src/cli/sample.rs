@@ -129,6 +129,7 @@ fn binding(source: &Source) -> Result<Binding, Failure> {
         stream: stream.clone(),
         tenant,
         mapping: source.mapping.compiled(name),
+        secrets: source.secrets.policy(),
     })
 }
 

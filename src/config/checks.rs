@@ -13,11 +13,12 @@ use tidegate_engine::mapping;
 use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::position::{SourceName, StreamName};
 use tidegate_engine::retry::BackOff;
+use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::tenant::TenantBinding;
 
 use super::problem::Problems;
 use super::sections::{
-    Config, Dedupe, Http, Limits, Log, Machines, Node, PostgresSection, Retention, Source,
+    Config, Dedupe, Http, Limits, Log, Machines, Node, PostgresSection, Retention, Secrets, Source,
     SourceKind, SqliteSection, Store, StoreKind, Telemetry,
 };
 use super::setting::Check;
@@ -207,6 +208,18 @@ impl Check for Dedupe {}
 impl Check for Retention {}
 impl Check for Log {}
 impl Check for Telemetry {}
+
+impl Secrets {
+    /// The policy of that name.
+    pub fn policy(self) -> SecretPolicy {
+        match self {
+            Secrets::Refuse => SecretPolicy::Refuse,
+            Secrets::Redact => SecretPolicy::Redact,
+            Secrets::Report => SecretPolicy::Report,
+            Secrets::Off => SecretPolicy::Off,
+        }
+    }
+}
 
 impl Source {
     /// Where the tenant of its events comes from.

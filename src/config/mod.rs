@@ -18,8 +18,8 @@ pub use mapping::Mapping;
 pub use problem::{Problem, Problems};
 pub use sections::{
     Config, Dedupe, Http, Limits, Log, LogFormat, LogLevel, LogStream, Machines, Node, PoolerKind,
-    PostgresSection, Publish, Retention, Source, SourceKind, SqliteSection, StartAt, Store,
-    StoreKind, Telemetry,
+    PostgresSection, Publish, Retention, Secrets, Source, SourceKind, SqliteSection, StartAt,
+    Store, StoreKind, Telemetry,
 };
 pub use setting::Secret;
 
@@ -79,8 +79,10 @@ impl Config {
     /// command was started.
     fn resolve(&mut self, directory: &Path) {
         let sources = self.sources.iter_mut().flat_map(|source| &mut source.paths);
+        let tls = [&mut self.http.tls_certificate, &mut self.http.tls_key];
         let paths = [&mut self.store.sqlite.path]
             .into_iter()
+            .chain(tls.into_iter().flatten())
             .chain(&mut self.machines.paths)
             .chain(sources);
         for path in paths.filter(|path| path.is_relative()) {

@@ -44,6 +44,18 @@ choice! {
         Intent = "intent",
     }
 
+    /// What is done with an event whose payload holds what looks like a secret.
+    pub enum Secrets {
+        /// It is not taken.
+        Refuse = "refuse",
+        /// It is taken with `[redacted]` in place of each such value.
+        Redact = "redact",
+        /// It is taken as it is, and a log line says where.
+        Report = "report",
+        /// Nothing looks.
+        Off = "off",
+    }
+
     /// Where a source begins that has no checkpoint yet.
     pub enum StartAt {
         /// With the oldest record.
@@ -202,6 +214,10 @@ section! {
         /// JSON pointer), `{ cel: "'order.' + payload.kind" }` or `{ literal: order.placed }`. Without any
         /// of them a record is a CloudEvents object.
         mapping: Mapping = Mapping::default();
+        /// What is done with an event whose payload holds what looks like a password, key or token: `refuse`
+        /// it (what is stored can never be taken out again), `redact` the value, `report` it in the log,
+        /// or `off` (docs/secrets.md).
+        secrets: Secrets = Secrets::Refuse;
         /// Of requests: `fact` or `intent`. Their tokens need the scope `publish:fact` or `publish:intent`.
         publish: Publish = Publish::Fact;
         /// Where to begin when there is no checkpoint yet: `earliest` or `latest`.

@@ -193,7 +193,9 @@ sources:
 fn relative_paths_are_relative_to_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("t.yaml");
-    std::fs::write(&file, "machines: { paths: [m, /abs/m] }\n").unwrap();
+    let text = "machines: { paths: [m, /abs/m] }\n\
+                http: { listen: '0.0.0.0:1', tls_certificate: c.pem, tls_key: /abs/k.pem }\n";
+    std::fs::write(&file, text).unwrap();
     let config = Config::load(&file).unwrap();
     assert_eq!(
         config.store.sqlite.path,
@@ -203,6 +205,9 @@ fn relative_paths_are_relative_to_the_file() {
         config.machines.paths,
         [directory.path().join("m"), "/abs/m".into()]
     );
+    let certificate = directory.path().join("c.pem");
+    assert_eq!(config.http.tls_certificate, Some(certificate));
+    assert_eq!(config.http.tls_key, Some("/abs/k.pem".into()));
 }
 
 #[test]
@@ -387,4 +392,57 @@ fn a_mapping_has_to_fit_its_source() {
     assert!(mapped("tenant: a", &sound).is_ok());
     let trusted = format!("{sound}\ntenant: {{ pointer: /t }}");
     assert!(mapped("tenant_from_event_unsafe: true", &trusted).is_ok());
+}
+
+#[test]
+fn r32_r49_an_address_that_others_reach_needs_tls_or_says_that_it_is_unsafe() {
+    let http = |keys: &str| {
+        let parsed = parse(&format!("http: {{ {keys} }}\n"));
+        parsed.map_err(|problems| problems.to_string())
+    };
+    let tls = "tls_certificate: c, tls_key: k";
+    for listen in [
+        "0.0.0.0:80",
+        "[::]:80",
+        "10.0.0.7:80",
+        "[::ffff:127.0.0.1]:80",
+    ] {
+        let plain = http(&format!("listen: '{listen}'")).unwrap_err();
+        assert!(plain.contains("t.yaml:1: http.listen: "), "{plain}");
+        assert!(plain.contains("unsafe_plaintext_listener: true"), "{plain}");
+        http(&format!("listen: '{listen}', {tls}")).unwrap();
+        let told = format!("listen: '{listen}', unsafe_plaintext_listener: true");
+        let told = http(&told).unwrap().unsafe_options();
+        assert_eq!(told, ["http.unsafe_plaintext_listener"]);
+    }
+    for listen in ["127.0.0.1:80", "127.8.8.8:80", "[::1]:80", "localhost:80"] {
+        http(&format!("listen: '{listen}'")).unwrap();
+    }
+    for (keys, says) in [
+        ("tls_certificate: c", "http.tls_key: is needed"),
+        ("tls_key: k", "http.tls_certificate: is needed"),
+        ("listen: example.com", "expected `address:port`"),
+    ] {
+        let refused = http(keys).unwrap_err();
+        assert!(refused.contains(says), "{refused}");
+    }
+}
+
+#[test]
+fn r14_secrets_in_payloads_are_refused_unless_a_source_says_otherwise() {
+    use tidegate_engine::secrets::SecretPolicy;
+    let policy = |secrets: &str| {
+        let text = format!("sources: [{{ name: a, paths: [x], stream: s, tenant: t{secrets} }}]");
+        parse(&text).map(|config| config.sources[0].secrets.policy())
+    };
+    assert_eq!(policy("").unwrap(), SecretPolicy::Refuse);
+    for (word, expected) in [
+        ("refuse", SecretPolicy::Refuse),
+        ("redact", SecretPolicy::Redact),
+        ("report", SecretPolicy::Report),
+        ("'off'", SecretPolicy::Off),
+    ] {
+        assert_eq!(policy(&format!(", secrets: {word}")).unwrap(), expected);
+    }
+    assert!(policy(", secrets: keep").is_err());
 }

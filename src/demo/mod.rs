@@ -198,11 +198,13 @@ fn settle(
             stream: StreamName::new("orders")?,
             tenant: TenantBinding::TrustedField,
             mapping: None,
+            secrets: tidegate_engine::secrets::SecretPolicy::default(),
             start: Start::Earliest,
         }],
         drain_limit: Duration::from_secs(config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(config),
         front: None,
+        replaced: None,
     };
     let mut screen = Screen::start(events, log);
     let ended = ingest::run(plan, io, &mut |snapshot| {
@@ -212,7 +214,7 @@ fn settle(
     match ended {
         Ended::Done => Ok(seconds),
         Ended::Failed(failed) => Err(Failure::new(Exit::Unavailable, failed.to_string())),
-        Ended::Interrupted(_) => Err(stopped()),
+        Ended::Interrupted(_) | Ended::Replaced(_) => Err(stopped()),
     }
 }
 

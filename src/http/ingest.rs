@@ -80,6 +80,7 @@ async fn take(call: Call, stream: StreamName) -> Result<HttpResponse, Problem> {
         .iter()
         .map(|text| {
             let mut event = read_item(stream, &form, &beside, text, &tenant)?;
+            secrets_of(stream, &mut event)?;
             // Whoever sent it chose none of these.
             event.caused_by = Some(caused_by.clone());
             if let Some(key) = &key {
@@ -117,6 +118,26 @@ fn read_item(
         at: fault.field,
         detail: fault.reason,
     })
+}
+
+/// Does what the stream's policy says about what looks like a secret; before anything is written.
+fn secrets_of(stream: &Stream, event: &mut Event) -> Result<(), Fault> {
+    let found = stream.secrets.hold(event).map_err(|fault| Fault {
+        at: format!("/{}", fault.field),
+        detail: fault.reason,
+    })?;
+    if let Some(found) = found {
+        tracing::warn!(
+            tenant_id = %event.tenant,
+            event_type = %event.event_type,
+            event_id = %event.id,
+            values = found.values,
+            first_at = %found.first,
+            policy = stream.secrets.as_str(),
+            "a payload holds what looks like a secret"
+        );
+    }
+    Ok(())
 }
 
 fn stored(event: &Event) -> Bytes {

@@ -28,6 +28,7 @@ use tidegate_engine::bus::Intake;
 use tidegate_engine::machine::MachineSet;
 use tidegate_engine::mapping::Mapping;
 use tidegate_engine::position::{SourceName, StreamName};
+use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::store::{StateStore, StoreError};
 use tidegate_engine::tenant::TenantId;
 use tokio::runtime::Handle;
@@ -72,6 +73,8 @@ pub struct Stream {
     pub mapping: Option<Arc<Mapping>>,
     /// Its events ask for something (`publish:intent`) and do not say what happened (`publish:fact`).
     pub publishes_intents: bool,
+    /// What is done with payloads that hold what looks like a secret.
+    pub secrets: SecretPolicy,
 }
 
 /// What the server serves.

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use rustls::ServerConfig;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore, ServerConfig};
 
 /// How often the files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -28,14 +29,21 @@ pub struct Files {
 #[derive(Debug)]
 pub struct Certificate {
     files: Files,
+    /// When the files had been changed before they were read: what comes after is not missed.
+    seen: Stamps,
     current: RwLock<Arc<CertifiedKey>>,
 }
 
 impl Certificate {
     /// Reads it. The error says which file, and what is wrong with it.
     pub fn read(files: Files) -> Result<Arc<Self>, String> {
+        let seen = stamps(&files);
         let current = RwLock::new(Arc::new(certified(&files)?));
-        Ok(Arc::new(Self { files, current }))
+        Ok(Arc::new(Self {
+            files,
+            seen,
+            current,
+        }))
     }
 
     /// The server's side of TLS with it.
@@ -51,10 +59,10 @@ impl Certificate {
 
     /// Looks for changed files, for ever.
     pub async fn keep(self: Arc<Self>) {
-        let mut seen = self.stamps();
+        let mut seen = self.seen;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let now = self.stamps();
+            let now = stamps(&self.files);
             if now == seen {
                 continue;
             }
@@ -71,14 +79,17 @@ impl Certificate {
             }
         }
     }
+}
 
-    fn stamps(&self) -> [Option<SystemTime>; 2] {
-        [&self.files.certificate, &self.files.key].map(|path| {
-            path.metadata()
-                .and_then(|metadata| metadata.modified())
-                .ok()
-        })
-    }
+/// When certificate and key were changed last.
+type Stamps = [Option<SystemTime>; 2];
+
+fn stamps(files: &Files) -> Stamps {
+    [&files.certificate, &files.key].map(|path| {
+        path.metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok()
+    })
 }
 
 impl ResolvesServerCert for Certificate {
@@ -87,6 +98,39 @@ impl ResolvesServerCert for Certificate {
         Some(current.clone())
     }
 }
+
+/// When the server's own certificate ends, in seconds since 1970; the files are checked as at a start.
+pub fn ends_at(files: &Files) -> Result<i64, String> {
+    let certified = certified(files)?;
+    let wrong = |what: String| format!("{}: {what}", files.certificate.display());
+    let own = certified
+        .end_entity_cert()
+        .map_err(|error| wrong(error.to_string()))?;
+    let parsed = ParsedCertificate::try_from(own).map_err(|error| wrong(error.to_string()))?;
+    // Asked about a day on which no certificate is valid any more, the answer names the last one.
+    let doomsday = UnixTime::since_unix_epoch(Duration::from_secs(MAX_SECONDS));
+    let algorithms = ring::default_provider()
+        .signature_verification_algorithms
+        .all;
+    let answer = verify_server_cert_signed_by_trust_anchor(
+        &parsed,
+        &RootCertStore::empty(),
+        &[],
+        doomsday,
+        algorithms,
+    );
+    match answer {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            not_after,
+            ..
+        })) => Ok(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX)),
+        Err(other) => Err(wrong(other.to_string())),
+        Ok(()) => Ok(i64::MAX),
+    }
+}
+
+/// The last moment of the year 9999, which a certificate without an end names.
+const MAX_SECONDS: u64 = 253_402_300_800;
 
 fn certified(files: &Files) -> Result<CertifiedKey, String> {
     let wrong = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());

@@ -21,6 +21,7 @@ use tidegate_engine::position::{
     RecordPosition, SourceName, SourcePartition, StreamName, StreamPartition,
 };
 use tidegate_engine::record::{Effect, RecordBody};
+use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::state::{EntityKey, MachineName};
 use tidegate_engine::store::{StateStore, StoreError, StreamHead};
 use tidegate_engine::tenant::{TenantBinding, TenantId};
@@ -192,6 +193,8 @@ impl Draft<'_> {
                 stream: any,
                 tenant,
                 mapping,
+                // The bytes were kept as the source's policy lets them be.
+                secrets: SecretPolicy::Off,
             },
         );
         if let Content::Unreadable { fault, .. } = &received.content {

@@ -76,6 +76,7 @@ pub(super) fn settle(
             stream: StreamName::new("payments").unwrap(),
             tenant: TenantBinding::Fixed(tenant()),
             mapping: None,
+            secrets: tidegate_engine::secrets::SecretPolicy::Off,
             start: Start::Earliest,
         };
         let node = Node::start(NodeOptions::default(), seams, vec![source]);

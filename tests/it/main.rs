@@ -14,9 +14,12 @@ mod node;
 mod postgres;
 mod reclaimed;
 mod replay;
+mod secrets;
+mod signals;
 mod sqlite;
 mod sqlite_tables;
 mod start;
 mod store_contract;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;

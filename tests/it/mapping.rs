@@ -71,6 +71,7 @@ fn settle(
             stream: StreamName::new("things").unwrap(),
             tenant: TenantBinding::TrustedField,
             mapping: Some(by_headers()),
+            secrets: tidegate_engine::secrets::SecretPolicy::Off,
             start: Start::Earliest,
         };
         let node = Node::start(NodeOptions::default(), seams, vec![source]);

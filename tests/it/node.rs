@@ -130,6 +130,7 @@ fn what_is_received_is_settled_once() {
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
             mapping: None,
+            secrets: tidegate_engine::secrets::SecretPolicy::Off,
             start: Start::Earliest,
         };
         let node = Node::start(NodeOptions::default(), seams, vec![source]);
@@ -203,11 +204,13 @@ fn upkeep_that_never_returns_keeps_no_node_from_ending() {
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
             mapping: None,
+            secrets: tidegate_engine::secrets::SecretPolicy::Off,
             start: Start::Earliest,
         }],
         drain_limit: Duration::from_secs(1),
         upkeep: UpkeepPlan::of(&Config::default()),
         front: None,
+        replaced: None,
     };
     let began = tokio::time::Instant::now();
     let ended = tidegate::ingest::run(plan, &runtime, &mut |_| {}).unwrap();

@@ -73,6 +73,7 @@ fn a_file_that_is_claimed_again_while_it_is_read_is_read_on() {
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
             mapping: None,
+            secrets: tidegate_engine::secrets::SecretPolicy::Off,
             start: Start::Earliest,
         };
         // Small batches and polls, so that most of the file is still to be read each time.

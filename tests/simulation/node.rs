@@ -127,6 +127,7 @@ pub fn start(
         stream: StreamName::new(STREAM).unwrap(),
         tenant: TenantBinding::TrustedField,
         mapping: None,
+        secrets: tidegate_engine::secrets::SecretPolicy::Off,
         start: Start::Earliest,
     };
     let observed = Arc::new(Observed::default());

@@ -18,6 +18,8 @@ select t.name as tenant,
        r.entry -> 'event' ->> 'correlationid' as correlation_id,
        r.entry -> 'event' ->> 'causationid' as causation_id,
        r.entry -> 'event' ->> 'causedby' as caused_by,
+       -- Of what a machine emitted: the position of the event that set it off.
+       r.entry ->> 'cause' as cause,
        r.entry -> 'event' -> 'data' as data,
        r.entry -> 'effects' as effects,
        r.entry ->> 'of' as follow_up_of,

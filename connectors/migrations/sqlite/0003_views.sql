@@ -18,6 +18,8 @@ SELECT t.name AS tenant,
        r.value ->> '$.event.correlationid' AS correlation_id,
        r.value ->> '$.event.causationid' AS causation_id,
        r.value ->> '$.event.causedby' AS caused_by,
+       -- Of what a machine emitted: the position of the event that set it off.
+       r.value ->> '$.cause' AS cause,
        r.value -> '$.event.data' AS data,
        r.value -> '$.effects' AS effects,
        r.value ->> '$.of' AS follow_up_of,

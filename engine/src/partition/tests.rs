@@ -64,6 +64,7 @@ fn offer(partition: &mut Partition<()>, offset: u64, id: &str, kind: &str, order
         stream: StreamName::new("orders").unwrap(),
         tenant: TenantBinding::TrustedField,
         mapping: None,
+        secrets: crate::secrets::SecretPolicy::Off,
     };
     let (_, received) = admission::read(&delivery, &binding);
     partition.offer(received, (), Timestamp(7));

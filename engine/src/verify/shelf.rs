@@ -26,6 +26,7 @@ use crate::position::{
     Epoch, Incarnation, Offset, RecordPosition, Revision, Sequence, SourceName, SourcePartition,
     StreamName, StreamPartition, Version,
 };
+use crate::secrets::SecretPolicy;
 use crate::state::{EntityKey, EntityState, MachineName, StateData, Status};
 use crate::store::{
     Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
@@ -185,6 +186,8 @@ impl Shelf {
             stream: stream_partition.stream.clone(),
             tenant: TenantBinding::Fixed(tenant),
             mapping: None,
+            // What was admitted is replayed as it stands.
+            secrets: SecretPolicy::Off,
         };
         let head = self.heads.get(&stream_partition).map(|head| Head {
             next_sequence: head.next_sequence,

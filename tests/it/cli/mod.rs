@@ -4,6 +4,7 @@ mod access;
 mod bench;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod documents;
 mod guides;
 mod history;
@@ -13,6 +14,7 @@ mod mapping;
 mod mistakes;
 mod own_machines;
 mod postgres;
+mod reload;
 mod tenant;
 
 use std::path::{Path, PathBuf};

@@ -48,6 +48,10 @@ impl Served {
         command
     }
 
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     pub(super) fn run(&self, line: &str) -> Said {
         self.command(line).output().unwrap().into()
     }

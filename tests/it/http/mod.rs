@@ -3,13 +3,13 @@
 
 mod access;
 mod canary;
-mod client;
+pub mod client;
 mod documents;
 mod follow;
 mod history;
 mod hostile;
 mod ingest;
-mod nodes;
+pub mod nodes;
 mod watch;
 
 use std::io::{BufRead as _, BufReader};

@@ -15,7 +15,7 @@ use tidegate_engine::store::{StateStore, StoreError};
 use tidegate_engine::tenant::TenantId;
 use tidegate_engine::verify::{MachinesByHash, VerifyOptions, verify};
 
-use super::{SECOND, Scene, Script, on_virtual_time, source_partition};
+use super::{SECOND, Scene, Script, alarm, on_virtual_time, source_partition, until};
 
 /// Each `tick` sets off three `tock`s, one after the other.
 const STEPS: &str = "
@@ -165,6 +165,44 @@ fn what_a_killed_owner_left_is_taken_up_by_the_next_without_a_new_event() {
         ended.expect("it ends").unwrap();
         check(&scene, 5).await;
         assert_eq!(scene.checkpoint(0).await.unwrap().epoch.0, 2);
+    });
+}
+
+#[test]
+fn what_was_open_when_a_partition_was_given_back_is_taken_up_by_the_node_that_gets_it() {
+    on_virtual_time(async {
+        // What was received is committed, and nothing that was emitted by it, for as long as this one waits.
+        let script = Script {
+            store: Box::new(|call, count| match call.operation {
+                StoreOperation::Commit if count > 1 => (Duration::ZERO, AtStart::Stall),
+                _ => (Duration::ZERO, AtStart::Proceed),
+            }),
+            ..Script::default()
+        };
+        let mut scene = scene(script);
+        scene.append_many(0, 5);
+        let (node, id) = scene.start(NodeOptions::default(), &[0]);
+        scene.settled_within(0, 10 * SECOND).await;
+        let place = source_partition(0);
+        let waits = scene.store.tenants_with_open_work(&place, None, 10).await;
+        assert_eq!(waits.unwrap(), [tenant()]);
+
+        // Asked back and not lost: it is drained as far as that goes, and given back.
+        scene.script = Arc::new(Script::default());
+        let (other, other_id) = scene.start(NodeOptions::default(), &[]);
+        scene.broker.revoke(0, id, Some(other_id));
+        until("the other node has it", 120 * SECOND, || {
+            scene.broker.holders(0) == [other_id]
+        })
+        .await;
+        let limit = tokio::time::Instant::now() + 60 * SECOND;
+        while internal(&scene).await.len() < TOCKS * 5 {
+            assert!(tokio::time::Instant::now() < limit, "not taken up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        check(&scene, 5).await;
+        assert_eq!(scene.checkpoint(0).await.unwrap().epoch.0, 2);
+        assert_eq!((alarm(&node).await, alarm(&other).await), (None, None));
     });
 }
 

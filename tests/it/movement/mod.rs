@@ -278,6 +278,7 @@ fn source(consumer: MemoryBus) -> Source {
         stream: StreamName::new("orders").unwrap(),
         tenant: TenantBinding::TrustedField,
         mapping: None,
+        secrets: tidegate_engine::secrets::SecretPolicy::Off,
         start: Start::Earliest,
     }
 }

@@ -69,6 +69,7 @@ fn start_engine(bus: &MemoryBusHandle, url: String) -> std::thread::JoinHandle<E
                 stream: StreamName::new("orders").unwrap(),
                 tenant: TenantBinding::TrustedField,
                 mapping: None,
+                secrets: tidegate_engine::secrets::SecretPolicy::Off,
                 start: Start::Earliest,
             };
             // Nothing is remembered beyond the batches that are under way: of entities what one batch

@@ -115,6 +115,7 @@ impl Run {
             stream: StreamName::new("orders").unwrap(),
             tenant: TenantBinding::TrustedField,
             mapping: None,
+            secrets: tidegate_engine::secrets::SecretPolicy::Off,
         };
         let fingerprint = Some(hash_bytes(&delivery.payload));
         self.tracker

@@ -1,6 +1,7 @@
 //! What an error of Postgres means for the caller. Owns the list of SQLSTATEs; never passes on values,
 //! hints or connection strings.
 
+use rustls::CertificateError;
 use tidegate_engine::store::StoreError;
 
 use crate::store::batch_form::CODE_DEAD_LETTER_NOT_OPEN;
@@ -63,6 +64,48 @@ pub(super) fn store_error(error: sqlx::Error, during: During) -> StoreError {
             code: "client".to_owned(),
             detail: other.to_string(),
         },
+    }
+}
+
+/// What is wrong with the server's certificate, or with what it is compared with, and what to do: waiting
+/// does not mend it. `None` when the error is another.
+pub(super) fn tls_refusal(error: &sqlx::Error) -> Option<String> {
+    match error {
+        // The handshake is read and written through the socket's own errors.
+        sqlx::Error::Io(error) => {
+            let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+            match inner {
+                rustls::Error::InvalidCertificate(found) => Some(certificate_refusal(found)),
+                other => Some(format!("no TLS with it: {other}")),
+            }
+        }
+        sqlx::Error::Tls(error) => Some(format!(
+            "no TLS with it: {error}; look at `sslmode` and `sslrootcert` of the address"
+        )),
+        _ => None,
+    }
+}
+
+fn certificate_refusal(found: &CertificateError) -> String {
+    match found {
+        CertificateError::UnknownIssuer => {
+            "its certificate is of no authority that is trusted here: name the file of its CA as \
+             `sslrootcert=FILE` in the address"
+                .to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "its certificate is for another host name: connect under the name that stands in it, or have \
+             it issued for this one"
+                .to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired: renew it, or set this machine's clock".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet: set this machine's clock, or the certificate's dates"
+                .to_owned()
+        }
+        other => format!("its certificate is refused: {other}"),
     }
 }
 

@@ -2,6 +2,7 @@
 //! no right to write anything by itself. Owns the wiring of its parts; each part says what it owns.
 
 mod access;
+mod checkup;
 mod commit;
 mod definitions;
 mod encode;
@@ -37,6 +38,7 @@ use tidegate_engine::store::{
 use tidegate_engine::tenant::TenantId;
 
 pub use access::PostgresAccess;
+pub use checkup::checkup;
 pub use migrate::{LeastKept, RoleMode, RolePrefix, migrate, print_sql};
 pub use options::{Pooler, PostgresOptions};
 

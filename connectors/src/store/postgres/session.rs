@@ -8,7 +8,7 @@ use sqlx::query::Query;
 use sqlx::{Connection as _, Postgres};
 use tidegate_engine::store::StoreError;
 
-use super::error::{During, store_error};
+use super::error::{During, store_error, tls_refusal};
 use super::options::{Pooler, PostgresOptions};
 
 /// The connections of one store.
@@ -104,7 +104,12 @@ pub(super) async fn connect_once(options: &PostgresOptions) -> Result<PgConnecti
     }
     let opening = PgConnection::connect_with(&connect);
     match tokio::time::timeout(options.acquire_timeout, opening).await {
-        Ok(opened) => opened.map_err(|e| store_error(e, During::Read)),
+        Ok(opened) => opened.map_err(|e| match tls_refusal(&e) {
+            Some(refusal) => {
+                StoreError::NotReady(format!("no connection to {}: {refusal}", options.address()))
+            }
+            None => store_error(e, During::Read),
+        }),
         Err(_) => Err(StoreError::Unavailable {
             detail: format!(
                 "no connection within {} s",

@@ -77,7 +77,11 @@ pub(super) async fn check_schema_alone(
 }
 
 /// Says where no connection was had, and what to look at.
-fn no_connection(error: StoreError, options: &PostgresOptions, setting: &str) -> StoreError {
+pub(super) fn no_connection(
+    error: StoreError,
+    options: &PostgresOptions,
+    setting: &str,
+) -> StoreError {
     match error {
         StoreError::Unavailable { detail } => StoreError::Unavailable {
             detail: format!(
@@ -104,6 +108,16 @@ struct Server {
 }
 
 async fn check_server(connection: &mut PgConnection) -> Result<(), StoreError> {
+    for warning in server_warnings(connection).await? {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
+}
+
+/// What of the server's settings weakens the promise; what breaks it is an error.
+pub(super) async fn server_warnings(
+    connection: &mut PgConnection,
+) -> Result<Vec<String>, StoreError> {
     let failed = |e| store_error(e, During::Read);
     let row = sqlx::query(SETTINGS_SQL)
         .persistent(false)
@@ -121,10 +135,7 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), StoreError> {
         statement_timeout: text("statement_timeout")?,
         idle_timeout: text("idle_timeout")?,
     };
-    for warning in judge(&server)? {
-        tracing::warn!("{warning}");
-    }
-    Ok(())
+    judge(&server)
 }
 
 /// Refuses what breaks the promise, and returns warnings of what weakens it.
@@ -181,7 +192,7 @@ fn judge(server: &Server) -> Result<Vec<String>, StoreError> {
     Ok(warnings)
 }
 
-async fn check_role(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub(super) async fn check_role(connection: &mut PgConnection) -> Result<(), StoreError> {
     let failed = |e| store_error(e, During::Read);
     let row = sqlx::query(ROLE_SQL)
         .persistent(false)

@@ -265,6 +265,7 @@ fn offer(partition: &mut Partition<()>, offset: u64, subject: &str, data: &str) 
     };
     let binding = Binding {
         mapping: None,
+        secrets: crate::secrets::SecretPolicy::Off,
         stream: log().stream,
         tenant: TenantBinding::TrustedField,
     };

@@ -1,0 +1,122 @@
+//! `tidegate health` and what it asks: liveness is open, readiness needs the token.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::listener::configure;
+use super::{Authority, Node};
+use crate::http::client::request;
+use crate::http::{Served, pause};
+
+/// Its exit code and its one line.
+fn health(directory: &Path, arguments: &[&str]) -> (i32, String) {
+    let ended = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .arg("health")
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    let out = String::from_utf8(ended.stdout).unwrap();
+    let err = String::from_utf8(ended.stderr).unwrap();
+    let code = ended.status.code().unwrap();
+    if code < 2 {
+        assert_eq!((out.lines().count(), &*err), (1, ""), "{out}");
+    }
+    (code, format!("{out}{err}"))
+}
+
+#[test]
+fn r34_liveness_is_open_and_readiness_is_behind_the_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let node = Served::dev(directory);
+    let url = format!("http://{}", node.address);
+    std::fs::write(directory.join("token"), format!("{}\n", node.token)).unwrap();
+    std::fs::write(directory.join("wrong"), "tg_0000000000000000_AAAA").unwrap();
+    let ask = |more: &[&str]| health(directory, &[&["--url", &url], more].concat());
+    assert_eq!(ask(&[]), (0, "live\n".to_owned()));
+    let ready = ask(&["--ready", "--token-file", "token"]);
+    assert_eq!(ready, (0, "ready\n".to_owned()));
+    let (code, json) = ask(&["--ready", "--token-file", "token", "-o", "json"]);
+    assert_eq!(code, 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["healthy"], true);
+    let (code, said) = ask(&["--ready", "--token-file", "wrong"]);
+    assert!(code == 1 && said.contains("`observe`"), "{said}");
+    assert!(!said.contains("AAAA"), "{said}");
+    // What cannot be asked is neither.
+    for (more, says) in [
+        (&["--ready"][..], "--token-file"),
+        (&["--ready", "--token-file", "absent"], "absent"),
+        (&["--ca-file", "ca.crt"], "--ca-file is for https"),
+    ] {
+        let (code, said) = ask(more);
+        assert!(code == 2 && said.contains(says), "{code}: {said}");
+    }
+    node.kill();
+    let (code, said) = ask(&[]);
+    assert!(code == 1 && said.contains("refused"), "{said}");
+}
+
+#[test]
+fn r35_there_is_no_management_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Served::dev(directory.path());
+    for path in [
+        "/",
+        "/admin",
+        "/management",
+        "/dashboard",
+        "/ui",
+        "/console",
+        "/index.html",
+    ] {
+        assert_eq!(node.get(path).status, 404, "{path}");
+        let without = request(&node.address, "GET", path, &[], b"");
+        assert_eq!(without.status, 404, "{path}");
+    }
+}
+
+#[test]
+fn a_node_with_tls_is_probed_by_its_own_certificate_or_by_its_authority() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    ours.certify("localhost", directory);
+    configure(directory);
+    std::fs::write(directory.join("ours.crt"), ours.pem()).unwrap();
+    std::fs::write(directory.join("other.crt"), other.pem()).unwrap();
+    let node = Node::run(directory);
+    let port = node.address.rsplit(':').next().unwrap();
+    // The probe's configuration names the port that the system chose.
+    let config = std::fs::read_to_string(directory.join("node.yaml")).unwrap();
+    let config = config.replace("127.0.0.1:0", &node.address);
+    std::fs::write(directory.join("probe.yaml"), &config).unwrap();
+    let live = (0, "live\n".to_owned());
+    assert_eq!(health(directory, &["-c", "probe.yaml"]), live);
+    let url = format!("https://localhost:{port}");
+    assert_eq!(
+        health(directory, &["--url", &url, "--ca-file", "ours.crt"]),
+        live
+    );
+    let (code, said) = health(directory, &["--url", &url, "--ca-file", "other.crt"]);
+    assert!(code == 1 && said.contains("UnknownIssuer"), "{said}");
+    let by_address = format!("https://{}", node.address);
+    let (code, said) = health(directory, &["--url", &by_address, "--ca-file", "ours.crt"]);
+    assert!(code == 1 && said.contains("not valid for name"), "{said}");
+    let plain = format!("http://{}", node.address);
+    let (code, _) = health(directory, &["--url", &plain]);
+    assert_eq!(code, 1);
+    // After a renewal it is asked for the new one, and shows it within seconds.
+    ours.certify("localhost", directory);
+    let mut probed = health(directory, &["-c", "probe.yaml"]);
+    for _ in 0..600 {
+        if probed == live {
+            break;
+        }
+        assert_eq!(probed.0, 1);
+        pause(50);
+        probed = health(directory, &["-c", "probe.yaml"]);
+    }
+    assert_eq!(probed, live);
+}
