@@ -214,7 +214,7 @@ fn breakages(served: &Served) -> Vec<Breakage> {
             "revoke what was granted",
         ),
         (
-            "insert into tidegate.migrations select 99, 'later', checksum from tidegate.migrations limit 1".to_owned(),
+            "insert into tidegate.migrations select 99, 'later', checksum, 99 from tidegate.migrations limit 1".to_owned(),
             "delete from tidegate.migrations where number = 99".to_owned(),
             "schema",
             "fail",
