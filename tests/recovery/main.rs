@@ -73,9 +73,12 @@ impl Scene {
         }
     }
 
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("node.log")).unwrap_or_default()
+    }
+
     fn log_tail(&self) -> String {
-        let log =
-            std::fs::read_to_string(self.directory.path().join("node.log")).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -126,6 +129,9 @@ fn default_binary() -> Option<PathBuf> {
 /// Runs the binary until it reaches a failpoint, which ends it with -9.
 async fn die_at(scene: &Scene, admin: &mut PgConnection, name: &str, hits: usize) {
     let url = scene.database.engine_url();
+    // The log goes on over all runs, and other threads write on until the process is dead: of this run, all
+    // of it is looked at.
+    let before = scene.log().len();
     let failpoint = Some(format!("{name}:{hits}"));
     let mut child = node::start(&scene.launch(Path::new(WITH_FAILPOINTS), &url, failpoint));
     if name == "draining" {
@@ -140,7 +146,8 @@ async fn die_at(scene: &Scene, admin: &mut PgConnection, name: &str, hits: usize
         assert!(terminated.unwrap().success());
     }
     let status = node::wait_for_end(&mut child, 60).await;
-    let said = scene.log_tail();
+    let log = scene.log();
+    let said = &log[before..];
     assert_eq!(status.signal(), Some(SIGKILL), "{name}: {status}\n{said}");
     assert!(
         said.contains(&format!("failpoint {name} reached")),
