@@ -240,7 +240,7 @@ pub async fn measure(arguments: &Arguments, server: &Server, readme: &Path) -> R
     let cores = std::thread::available_parallelism()?;
     let text = format!(
         "{}, {cores} cores shared by client, node and server, {}, {}. {CONNECTIONS} connections, \
-         {} s an interval; each figure is the median of {} rounds.\n\n\
+         {} s a row and round; each figure is the median of {} rounds.\n\n\
          | store | events/s | events a request | p50, ms | p90 | p99 | p99.9 | longest |\n\
          |---|---|---|---|---|---|---|---|\n{rows}",
         today(),
