@@ -39,6 +39,8 @@ pub struct Behind {
     pub io: Handle,
     /// The name of this process, which no other has.
     pub holder: String,
+    /// See [`Api::alone`].
+    pub alone: bool,
 }
 
 /// A front that is not open yet.
@@ -110,6 +112,7 @@ impl Front {
             telemetry: Telemetry::install()?,
             io: behind.io.clone(),
             limits: limits(section),
+            alone: behind.alone,
         });
         let front = Self {
             listener: Listener {

@@ -209,6 +209,7 @@ fn postgres_options(section: &PostgresSection, url: &str) -> PostgresOptions {
     PostgresOptions {
         connections_max: section.connections_max,
         acquire_timeout: Duration::from_millis(section.acquire_timeout_ms),
+        answer_timeout: Duration::from_millis(section.answer_timeout_ms),
         pooler: match section.pooler {
             PoolerKind::None => Pooler::None,
             PoolerKind::Transaction => Pooler::Transaction,

@@ -81,6 +81,7 @@ fn rounds(
                 }
             }),
             replaced: Some(reload.changed()),
+            alone: true,
         };
         let ended = node(session, round, &mut stop_asked)?;
         let next = reload.end();

@@ -93,18 +93,20 @@ struct Looking {
 
 impl Looking {
     async fn until_changed(self, stopped: watch::Receiver<bool>) -> Option<Machines> {
-        let mut judged = stamps(&self.paths);
-        let mut before = judged.clone();
+        // The first look judges what is there: it may have changed between the reading of these
+        // definitions and now.
+        let mut judged = None;
+        let mut before = stamps(&self.paths);
         while !*stopped.borrow() {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let now = stamps(&self.paths);
             // An editor may write a file in several steps: it is read once it is left alone.
             let is_left_alone = now == before;
             before.clone_from(&now);
-            if !is_left_alone || now == judged {
+            if !is_left_alone || judged.as_ref() == Some(&now) {
                 continue;
             }
-            judged = now;
+            judged = Some(now);
             match self.judge().await {
                 Ok(None) => {}
                 Ok(Some(machines)) => return Some(machines),

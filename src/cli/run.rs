@@ -34,6 +34,8 @@ pub(super) struct Round {
     pub told: Box<dyn FnOnce(SocketAddr)>,
     /// Ends when another round is to follow, if ever.
     pub replaced: Option<BoxFuture<'static, ()>>,
+    /// For somebody on this machine alone.
+    pub alone: bool,
 }
 
 /// Runs `tidegate run`.
@@ -65,6 +67,7 @@ pub fn run(global: &Global, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure>
         config,
         told: Box::new(|_| {}),
         replaced: None,
+        alone: false,
     };
     let ended = node(&session, round, &mut None)?;
     session.close()?;
@@ -91,7 +94,12 @@ pub(super) fn node(
     round: Round,
     stop_asked: &mut Option<StopAsked>,
 ) -> Result<Ended, Failure> {
-    let Round { config, given, .. } = round;
+    let Round {
+        config,
+        given,
+        alone,
+        ..
+    } = round;
     let now = SystemClock.now();
     let activate = async || machines::activate(session.store(), given.clone(), now).await;
     let active = session
@@ -114,6 +122,7 @@ pub(super) fn node(
         machines: active.clone(),
         io: session.runtime.handle().clone(),
         holder: format!("{}-{:016x}", config.node.name, RandomIds.next_u64()),
+        alone,
     };
     let front = Front::of(&config, behind, round.told)
         .map_err(|error| Failure::usage(format!("`http`: {error}")))?;

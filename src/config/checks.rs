@@ -26,6 +26,7 @@ use super::setting::Check;
 impl Check for Config {
     fn check(&self, line: u32, _path: &str, problems: &mut Problems) {
         let mut seen = Vec::new();
+        let mut requested = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
             if source.stream.as_ref().is_some_and(StreamName::is_internal) {
                 problems.add(
@@ -33,6 +34,19 @@ impl Check for Config {
                     &format!("sources[{index}].stream"),
                     "what machines emit is kept under this name; take another",
                 );
+            }
+            if let (SourceKind::Http, Some(stream)) = (source.kind, &source.stream) {
+                if requested.contains(&stream) {
+                    problems.add(
+                        line,
+                        &format!("sources[{index}].stream"),
+                        format!(
+                            "an earlier source of requests has the stream `{stream}` too: which of \
+                             them would a request be for?"
+                        ),
+                    );
+                }
+                requested.push(stream);
             }
             if let Some(name) = &source.name {
                 if name.as_str() == follow_up::OPERATOR {

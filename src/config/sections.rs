@@ -177,6 +177,10 @@ section! {
         connections_max: u32 [1..=200] = 8;
         /// Milliseconds until a connection must be had from the pool.
         acquire_timeout_ms: u64 [100..=600_000] = 10_000;
+        /// Milliseconds that a statement waits for the server's answer. Then its connection is closed and
+        /// replaced: one that a firewall forgot never answers. Keep it above the server's
+        /// `statement_timeout` (30 s as migrated).
+        answer_timeout_ms: u64 [1_000..=86_400_000] = 45_000;
         /// `transaction` behind a pooler in transaction mode that does not know prepared statements:
         /// four round trips a commit. `none` otherwise: one.
         pooler: PoolerKind = PoolerKind::None;
@@ -265,7 +269,8 @@ section! {
         tenant_streams_max: usize [1..=100_000] = 20;
         /// Milliseconds between two looks of an open stream at the store for what is new.
         stream_poll_ms: u64 [10..=60_000] = 500;
-        /// Seconds for which a client of a stream may leave unread what waits for it; then it is closed.
+        /// Seconds for which a client may leave unread what was sent to it, of a stream or of any other
+        /// answer (the latter on Linux); ten seconds later its connection is closed.
         stream_slow_seconds: u64 [1..=600] = 30;
     }
 

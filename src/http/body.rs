@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
 use super::problem::{Kind, Problem};
+use super::room::Room;
 
 /// How much of a body is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,14 +24,16 @@ pub struct BodyLimits {
 /// What small bodies may become whatever their ratio.
 const ALWAYS_BYTES: usize = 64 * 1024;
 
-/// Reads the whole body and undoes its content encoding.
+/// Reads the whole body and undoes its content encoding. Its room is then what the body takes and what its
+/// events, written once more, will take beside it.
 pub async fn read(
     payload: web::Payload,
     encoding: Option<&str>,
     limits: BodyLimits,
+    room: &mut Room,
 ) -> Result<Bytes, Problem> {
     let coding = Coding::of(encoding)?;
-    let read = tokio::time::timeout(limits.time_max, raw(payload, limits.bytes_max)).await;
+    let read = tokio::time::timeout(limits.time_max, raw(payload, limits.bytes_max, room)).await;
     let raw = read.map_err(|_| {
         let seconds = limits.time_max.as_secs();
         Problem::new(
@@ -39,10 +42,20 @@ pub async fn read(
         )
     })??;
     let allowed = raw.len().saturating_mul(limits.ratio_max).max(ALWAYS_BYTES);
-    decode(coding, raw, allowed.min(limits.bytes_max))
+    let allowed = allowed.min(limits.bytes_max);
+    if coding != Coding::Identity {
+        room.grow(allowed)?;
+    }
+    let body = decode(coding, raw, allowed)?;
+    room.resize(2 * body.len())?;
+    Ok(body)
 }
 
-async fn raw(mut payload: web::Payload, bytes_max: usize) -> Result<Bytes, Problem> {
+async fn raw(
+    mut payload: web::Payload,
+    bytes_max: usize,
+    room: &mut Room,
+) -> Result<Bytes, Problem> {
     let mut body = BytesMut::new();
     while let Some(chunk) = payload.next().await {
         let chunk =
@@ -50,6 +63,7 @@ async fn raw(mut payload: web::Payload, bytes_max: usize) -> Result<Bytes, Probl
         if body.len() + chunk.len() > bytes_max {
             return Err(too_large(bytes_max));
         }
+        room.grow(chunk.len())?;
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())

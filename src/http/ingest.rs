@@ -58,7 +58,7 @@ async fn take(call: Call, stream: StreamName) -> Result<HttpResponse, Problem> {
     };
     let form = Form::of(call.request.headers())?;
     let key = idempotency_key(&call, &form)?;
-    let mut room = api.room_for(&call.request)?;
+    let mut room = api.body_room.of(tenant.clone());
     let encoding = match call.request.headers().get("content-encoding") {
         None => None,
         Some(value) => Some(
@@ -69,8 +69,8 @@ async fn take(call: Call, stream: StreamName) -> Result<HttpResponse, Problem> {
         ),
     };
     let headers = call.request.headers().clone();
-    let body = body::read(call.payload, encoding.as_deref(), api.limits.body).await?;
-    api.give_back(&mut room, body.len());
+    let limits = api.limits.body;
+    let body = body::read(call.payload, encoding.as_deref(), limits, &mut room).await?;
     let texts = envelope::texts(&form, &headers, &body)?;
     let beside = match &stream.mapping {
         Some(mapping) if mapping.uses_headers() => envelope::beside(&headers),

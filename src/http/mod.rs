@@ -12,6 +12,7 @@ mod letters;
 mod outbox;
 pub mod problem;
 mod read;
+mod room;
 pub mod route;
 mod stream;
 pub mod tls;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle, Service as _};
-use actix_web::{App, HttpRequest, HttpServer, web};
+use actix_web::{App, HttpServer, web};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tidegate_engine::bus::Intake;
 use tidegate_engine::machine::MachineSet;
@@ -32,7 +33,7 @@ use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::store::{StateStore, StoreError};
 use tidegate_engine::tenant::TenantId;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::access::Credentials;
 use crate::names;
@@ -40,6 +41,7 @@ use crate::watch::Telemetry;
 pub use body::BodyLimits;
 pub use health::OPENAPI;
 use problem::{Kind, Problem};
+use room::BodyRoom;
 pub use stream::StreamLimits;
 
 /// Threads that take requests.
@@ -47,6 +49,9 @@ const WORKERS: usize = 2;
 
 /// From a connection to the head of its request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a client that reads too slowly may still be told so, before its connection is closed.
+const TOLD_SLOW: Duration = Duration::from_secs(10);
 
 /// What bounds requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,8 +102,10 @@ pub struct Api {
     pub io: Handle,
     /// What bounds requests.
     pub limits: Limits,
+    /// Of one tenant alone, who may see all figures: `tidegate dev`.
+    pub alone: bool,
     rates: Rates,
-    body_room: Arc<Semaphore>,
+    body_room: BodyRoom,
     open_streams: stream::Open,
     /// True once they have to end.
     streams_stop: watch::Sender<bool>,
@@ -124,15 +131,14 @@ pub struct Parts {
     pub io: Handle,
     /// See [`Api::limits`].
     pub limits: Limits,
+    /// See [`Api::alone`].
+    pub alone: bool,
 }
-
-/// Bytes of one unit of room for bodies: semaphores count to less than 2^32.
-const ROOM_UNIT: usize = 1_024;
 
 impl Api {
     /// Ready to serve.
     pub fn new(parts: Parts) -> Self {
-        let room = parts.limits.bodies_bytes_max.div_ceil(ROOM_UNIT);
+        let (bodies, body) = (parts.limits.bodies_bytes_max, parts.limits.body.bytes_max);
         Self {
             store: parts.store,
             credentials: parts.credentials,
@@ -143,8 +149,9 @@ impl Api {
             telemetry: parts.telemetry,
             io: parts.io,
             rates: Rates::new(parts.limits.tenant_events_per_second),
-            body_room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            body_room: BodyRoom::new(bodies, body),
             limits: parts.limits,
+            alone: parts.alone,
             open_streams: stream::Open::default(),
             streams_stop: watch::Sender::new(false),
         }
@@ -193,34 +200,6 @@ impl Api {
     fn stream_names(&self) -> String {
         let names: Vec<&str> = self.streams.keys().map(StreamName::as_str).collect();
         names.join(" or ")
-    }
-
-    /// Room for a request's body, before any of it is read.
-    /// Gives back what a body turned out not to need: it may be long until its events are committed.
-    fn give_back(&self, room: &mut OwnedSemaphorePermit, body_bytes: usize) {
-        let needed = (2 * body_bytes).div_ceil(ROOM_UNIT).max(1);
-        drop(room.split(room.num_permits().saturating_sub(needed)));
-    }
-
-    fn room_for(&self, request: &HttpRequest) -> Result<OwnedSemaphorePermit, Problem> {
-        let said = request.headers().get("content-length");
-        let said = said.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        let encoded = request.headers().contains_key("content-encoding");
-        let bytes_max = self.limits.body.bytes_max;
-        // What is compressed, or comes in chunks, may become as large as it may.
-        let bytes = said
-            .filter(|_| !encoded)
-            .unwrap_or(bytes_max)
-            .min(bytes_max);
-        // Read once, and its events written once more.
-        let units = u32::try_from((2 * bytes).div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
-        let room = self.body_room.clone().try_acquire_many_owned(units.max(1));
-        room.map_err(|_| {
-            Problem::new(
-                Kind::Unavailable,
-                "too many large requests at once; send it again a little later",
-            )
-        })
     }
 }
 
@@ -315,20 +294,17 @@ pub fn start(api: web::Data<Api>, listener: &Listener) -> Result<Serving, String
         .shutdown_timeout(listener.stop_limit.as_secs().max(1))
         .disable_signals();
     let refused = |error: std::io::Error| format!("{}: {error}", listener.address);
-    let bound = match &listener.certificate {
-        None => server.bind(&listener.address),
+    let socket = std::net::TcpListener::bind(&listener.address).map_err(refused)?;
+    let address = socket.local_addr().map_err(refused)?;
+    close_unread(&socket, limits.streams.slow_max + TOLD_SLOW).map_err(refused)?;
+    let listening = match &listener.certificate {
+        None => server.listen(socket),
         Some(certificate) => {
             actix_web::rt::spawn(certificate.clone().keep());
-            server.bind_rustls_0_23(&listener.address, certificate.server()?)
+            server.listen_rustls_0_23(socket, certificate.server()?)
         }
     };
-    let bound = bound.map_err(refused)?;
-    let address = bound
-        .addrs()
-        .first()
-        .copied()
-        .ok_or_else(|| format!("{}: no address", listener.address))?;
-    let running: Server = bound.run();
+    let running: Server = listening.map_err(refused)?.run();
     let handle = running.handle();
     actix_web::rt::spawn(running);
     Ok(Serving {
@@ -336,6 +312,23 @@ pub fn start(api: web::Data<Api>, listener: &Listener) -> Result<Serving, String
         handle,
         address,
     })
+}
+
+/// A connection whose client leaves unread what was sent is closed by the system after `limit`, whatever was asked:
+/// the server has no limit of its own for writing, and a few clients that do not read would hold all its
+/// connections. What a listener is told, its connections inherit.
+#[cfg(target_os = "linux")]
+fn close_unread(listener: &std::net::TcpListener, limit: Duration) -> std::io::Result<()> {
+    let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(
+        listener, millis,
+    )?)
+}
+
+/// Other systems have no such setting.
+#[cfg(not(target_os = "linux"))]
+fn close_unread(_: &std::net::TcpListener, _: Duration) -> std::io::Result<()> {
+    Ok(())
 }
 
 fn count<B>(response: &actix_web::dev::ServiceResponse<B>, took: Duration) {

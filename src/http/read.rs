@@ -20,6 +20,9 @@ use super::route::Call;
 /// Records of one page, and of one trace.
 pub const PAGE_MAX: u32 = 1_000;
 
+/// Bytes of payloads after which a page ends, with a `next`.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// `GET /v1/entities/{machine}/{key}`
 pub async fn entity(call: Call) -> Result<HttpResponse, Problem> {
     let tenant = call.tenant()?;
@@ -81,7 +84,12 @@ pub async fn events(call: Call) -> Result<HttpResponse, Problem> {
     let limit = call.number("limit", 100, PAGE_MAX)?;
     if let Some(lookup) = lookup(&call)? {
         let found = by_lookup(&call, tenant.clone(), lookup, limit).await?;
-        return Ok(page(&tenant, &found, None));
+        let whole = !found.is_full(limit);
+        return Ok(page(
+            &tenant,
+            &found,
+            &json!({ "next": null, "complete": whole }),
+        ));
     }
     let Some(stream) = call.parameter("stream")? else {
         return Err(Problem::invalid(
@@ -103,11 +111,10 @@ pub async fn events(call: Call) -> Result<HttpResponse, Problem> {
         .api
         .ask(move |store| async move { log(store.as_ref(), &of, &stream, after, limit).await })
         .await?;
-    let next = match found.len() as u32 == limit {
-        true => found.last().map(|(position, _)| position.to_string()),
-        false => None,
-    };
-    Ok(page(&tenant, &found, next))
+    let last = found.records.last();
+    let next = last.filter(|_| found.is_full(limit));
+    let next = next.map(|(position, _)| position.to_string());
+    Ok(page(&tenant, &found, &json!({ "next": next })))
 }
 
 fn lookup(call: &Call) -> Result<Option<EventLookup>, Problem> {
@@ -126,7 +133,26 @@ fn correlation(text: &str) -> Result<CorrelationId, Problem> {
     CorrelationId::new(text).map_err(|error| Problem::invalid("correlation_id", error.to_string()))
 }
 
-type Found = Vec<(RecordPosition, Record)>;
+/// Records of a page.
+#[derive(Default)]
+struct Found {
+    records: Vec<(RecordPosition, Record)>,
+    bytes: usize,
+}
+
+impl Found {
+    /// True once it may hold no more.
+    fn is_full(&self, records_max: u32) -> bool {
+        self.records.len() as u32 >= records_max || self.bytes >= PAGE_BYTES_MAX
+    }
+
+    fn push(&mut self, position: RecordPosition, record: Record) {
+        if let RecordBody::Event(event) = &record.body {
+            self.bytes += event.data.stored_bytes().len();
+        }
+        self.records.push((position, record));
+    }
+}
 
 async fn by_lookup(
     call: &Call,
@@ -135,10 +161,13 @@ async fn by_lookup(
     limit: u32,
 ) -> Result<Found, Problem> {
     let ask = move |store: std::sync::Arc<dyn StateStore>| async move {
-        let mut found = Vec::new();
+        let mut found = Found::default();
         for position in store.event_positions(&tenant, &lookup, limit).await? {
+            if found.is_full(limit) {
+                break;
+            }
             if let Some(record) = stored_record(store.as_ref(), &tenant, &position).await? {
-                found.push((position, record));
+                found.push(position, record);
             }
         }
         Ok(found)
@@ -154,7 +183,7 @@ async fn log(
     after: Option<RecordPosition>,
     limit: u32,
 ) -> Result<Found, StoreError> {
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for head in store.stream_partitions(tenant).await? {
         let place = head.stream_partition;
         let from = match &after {
@@ -166,7 +195,7 @@ async fn log(
             _ => Sequence(0),
         };
         read_log(store, &place, from, head.next_sequence, limit, &mut found).await?;
-        if found.len() as u32 >= limit {
+        if found.is_full(limit) {
             break;
         }
     }
@@ -181,7 +210,7 @@ async fn read_log(
     limit: u32,
     found: &mut Found,
 ) -> Result<(), StoreError> {
-    while from < end && (found.len() as u32) < limit {
+    while from < end && !found.is_full(limit) {
         let segments = store.segments(place, from, 1).await?;
         let Some(segment) = segments.first() else {
             return Ok(());
@@ -191,13 +220,13 @@ async fn read_log(
             let Ok((record, _)) = Record::read(entry.get()) else {
                 continue;
             };
-            if record.sequence >= from && (found.len() as u32) < limit {
+            if record.sequence >= from && !found.is_full(limit) {
                 let position = RecordPosition {
                     stream: place.stream.clone(),
                     source_partition: place.source_partition.clone(),
                     sequence: record.sequence,
                 };
-                found.push((position, record));
+                found.push(position, record);
             }
         }
         from = Sequence(segment.first_sequence.0 + u64::from(segment.count));
@@ -211,12 +240,13 @@ pub async fn trace(call: Call) -> Result<HttpResponse, Problem> {
     let id = call.segment("correlation_id")?;
     let lookup = EventLookup::Correlation(correlation(&id)?);
     let found = by_lookup(&call, tenant.clone(), lookup, PAGE_MAX).await?;
+    let complete = !found.is_full(PAGE_MAX);
+    let found = found.records;
     if found.is_empty() {
         return Err(not_found(
             "this tenant has no event with this correlation id, or the index is not that far yet",
         ));
     }
-    let complete = (found.len() as u32) < PAGE_MAX;
     Ok(HttpResponse::Ok().json(json!({
         "correlation_id": id,
         "events": found.len(),
@@ -226,7 +256,7 @@ pub async fn trace(call: Call) -> Result<HttpResponse, Problem> {
 }
 
 /// Events under their causes; one whose cause is not among them is a root.
-fn tree(tenant: &TenantId, found: &Found) -> Vec<Value> {
+fn tree(tenant: &TenantId, found: &[(RecordPosition, Record)]) -> Vec<Value> {
     let ids: Vec<Option<&str>> = found.iter().map(|(_, record)| id_of(record)).collect();
     let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
     for (index, (_, record)) in found.iter().enumerate() {
@@ -254,7 +284,7 @@ fn tree(tenant: &TenantId, found: &Found) -> Vec<Value> {
 
 fn branch(
     tenant: &TenantId,
-    found: &Found,
+    found: &[(RecordPosition, Record)],
     children: &BTreeMap<Option<usize>, Vec<usize>>,
     index: usize,
     shown: &mut [bool],
@@ -333,9 +363,10 @@ pub fn told(
     }
 }
 
-fn page(tenant: &TenantId, found: &Found, next: Option<String>) -> HttpResponse {
+/// A page, and the members of `rest` behind its events.
+fn page(tenant: &TenantId, found: &Found, rest: &Value) -> HttpResponse {
     let mut body = String::from("{\"events\":[");
-    for (index, (position, record)) in found.iter().enumerate() {
+    for (index, (position, record)) in found.records.iter().enumerate() {
         if index > 0 {
             body.push(',');
         }
@@ -345,9 +376,9 @@ fn page(tenant: &TenantId, found: &Found, next: Option<String>) -> HttpResponse 
             None => body.push_str(&head.to_string()),
         }
     }
-    body.push_str("],\"next\":");
-    body.push_str(&json!(next).to_string());
-    body.push('}');
+    body.push_str("],");
+    // The object's own brace is there.
+    body.push_str(rest.to_string().trim_start_matches('{'));
     HttpResponse::Ok()
         .content_type("application/json")
         .body(body)

@@ -18,6 +18,8 @@ pub enum Access {
     Open,
     /// A token that may do this.
     Needs(Operation),
+    /// A token of the installation that may do this: what is shown is of all tenants.
+    OfAll(Operation),
     /// A token that may publish; which of the two, the stream says.
     Publish,
 }
@@ -59,12 +61,12 @@ macro_rules! routes {
 
 /// All of them.
 pub fn all() -> Vec<Route> {
-    use Access::{Needs, Open, Publish};
+    use Access::{Needs, OfAll, Open, Publish};
     use Operation::{Observe, Operate, Read};
     routes! {
         GET "/livez" Open => health::live;
         GET "/readyz" Needs(Observe) => health::ready;
-        GET "/metrics" Needs(Observe) => health::metrics;
+        GET "/metrics" OfAll(Observe) => health::metrics;
         GET "/openapi.json" Needs(Observe) => health::openapi;
         POST "/v1/events" Publish => ingest::events;
         POST "/v1/streams/{stream}" Publish => ingest::stream;
@@ -141,7 +143,9 @@ async fn admit(
     if access == Access::Open {
         return Ok(None);
     }
-    let secret = bearer(request)?;
+    let secret = bearer(request).inspect_err(|_| {
+        metrics::counter!(crate::names::REQUESTS_DENIED, "reason" => "absent").increment(1);
+    })?;
     let admitted = api.credentials.admit(secret).await;
     let credential = admitted.map_err(|denied| {
         if denied.is_transient() {
@@ -156,13 +160,20 @@ async fn admit(
     })?;
     let may = match access {
         Access::Open => Ok(()),
-        Access::Needs(operation) => credential.may(operation),
+        Access::Needs(operation) | Access::OfAll(operation) => credential.may(operation),
         // The stream decides; here it is enough to be one who publishes at all.
         Access::Publish => credential
             .may(Operation::PublishFact)
             .or_else(|_| credential.may(Operation::PublishIntent)),
     };
     may.map_err(forbidden)?;
+    if matches!(access, Access::OfAll(_)) && credential.tenant.is_some() && !api.alone {
+        return Err(Problem::new(
+            Kind::Forbidden,
+            "this shows figures of every tenant: it needs a token of the installation \
+             (`tidegate tokens create --installation --scope observe`)",
+        ));
+    }
     Ok(Some(credential))
 }
 
@@ -174,7 +185,7 @@ pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
             "send the token as `Authorization: Bearer TOKEN`",
         )
     };
-    if request.query_string().contains("tg_") {
+    if holds_token(request.query_string()) {
         return Err(Problem::new(
             Kind::Unauthorized,
             "a token in an address is in everybody's logs: revoke it, and send the new one as \
@@ -194,6 +205,22 @@ pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
         true => Ok(token.trim()),
         false => Err(missing()),
     }
+}
+
+/// True when a query has something of a token's form in it, percent-encoded or not.
+fn holds_token(query: &str) -> bool {
+    let decoded = super::envelope::percent_decoded(query);
+    let mut rest = decoded.as_deref().unwrap_or(query);
+    while let Some((_, after)) = rest.split_once("tg_") {
+        let id = after.as_bytes().get(..17);
+        if id.is_some_and(|id| {
+            id.iter().take(16).all(u8::is_ascii_hexdigit) && id.last() == Some(&b'_')
+        }) {
+            return true;
+        }
+        rest = after;
+    }
+    false
 }
 
 fn forbidden(forbidden: Forbidden) -> Problem {

@@ -135,6 +135,17 @@ pub async fn stream(call: Call) -> Result<HttpResponse, Problem> {
         .api
         .ask(move |store| async move { feed::heads(store.as_ref(), &of, only.as_ref()).await });
     let heads = heads.await?;
+    if heads.len() > feed::LOGS_MAX {
+        return Err(Problem::invalid(
+            "stream",
+            format!(
+                "this has {} logs, and the id of an event can name {}: follow one stream of fewer, \
+                 with ?stream=",
+                heads.len(),
+                feed::LOGS_MAX
+            ),
+        ));
+    }
     let marks = match wanted {
         (_, None) => Marks::at(&heads),
         (at, Some(marks)) => match marks.beyond(&heads) {
@@ -272,7 +283,13 @@ impl Pump {
         // Who is cut off before the first event comes back to here, too.
         self.text = format!("retry: {RETRY_MILLIS}\nid: {}\n\n", self.marks);
         let mut silent_since = Instant::now();
+        let mut told_at = Instant::now();
         loop {
+            // Also beside many that are sent: a filter that cannot be told of most is a mistake.
+            if self.undecided > 0 && told_at.elapsed() >= HEARTBEAT {
+                self.beat();
+                told_at = Instant::now();
+            }
             if !self.text.is_empty() {
                 silent_since = Instant::now();
             }

@@ -34,6 +34,9 @@ pub struct Proxy {
 struct Shared {
     cut: AtomicU8,
     cuts: AtomicU32,
+    connections: AtomicU32,
+    /// Connections with a lower number are forgotten: what they are sent goes nowhere.
+    forgotten_below: AtomicU32,
 }
 
 impl Shared {
@@ -77,6 +80,14 @@ impl Proxy {
         self.shared.cut.store(cut as u8, Ordering::Release);
     }
 
+    /// Forgets every connection that there is, as a firewall does: nobody is told, and nothing gets through.
+    pub fn forget_connections(&self) {
+        let connections = self.shared.connections.load(Ordering::Acquire);
+        self.shared
+            .forgotten_below
+            .store(connections, Ordering::Release);
+    }
+
     /// Commits that were cut so far.
     pub fn cuts(&self) -> u32 {
         self.shared.cuts.load(Ordering::Acquire)
@@ -89,7 +100,10 @@ async fn carry(client: TcpStream, server: &str, shared: Arc<Shared>) -> std::io:
     upstream.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = upstream.into_split();
-    let state = Arc::new(ConnectionState::default());
+    let state = Arc::new(ConnectionState {
+        number: shared.connections.fetch_add(1, Ordering::AcqRel),
+        ..ConnectionState::default()
+    });
     let requests = requests(
         from_client,
         to_server,
@@ -112,6 +126,7 @@ struct ConnectionState {
     swallow: AtomicBool,
     /// The server has said that a transaction is open.
     in_transaction: AtomicBool,
+    number: u32,
 }
 
 /// One message: its type, and all of its bytes.
@@ -149,6 +164,9 @@ async fn requests(
     let mut startup = true;
     loop {
         let (kind, bytes) = frame(&mut from, startup).await?;
+        if state.number < shared.forgotten_below.load(Ordering::Acquire) {
+            continue;
+        }
         if startup {
             // SSLRequest and GSSENCRequest come without type too, before the real start.
             startup = matches!(bytes.get(4..8), Some([0x04, 0xd2, 0x16, 0x2f | 0x30]));

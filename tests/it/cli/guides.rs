@@ -57,7 +57,9 @@ fn walked(page: &str, instead: &[(&str, String)]) -> Said {
         script = script.replace(written, here);
     }
     // What it leaves running ends with it, whatever goes wrong.
-    let script = format!("trap 'jobs -p > left.txt; kill $(cat left.txt) 2> kill.log || true' EXIT\n{script}");
+    let script = format!(
+        "trap 'jobs -p > left.txt; kill $(cat left.txt) 2> kill.log || true' EXIT\n{script}"
+    );
     let binary = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().unwrap();
     let path = std::env::var("PATH").unwrap_or_default();
     let desk = Desk::new();
@@ -68,7 +70,12 @@ fn walked(page: &str, instead: &[(&str, String)]) -> Said {
     assert_eq!(said.code, 0, "{}\n{}\n{node_log}", said.out, said.err);
     for shown in shown {
         let missing = format!("{page} shows what is not printed:\n{shown}\n");
-        assert!(said.out.contains(&shown), "{missing}{}\n{}", said.out, said.err);
+        assert!(
+            said.out.contains(&shown),
+            "{missing}{}\n{}",
+            said.out,
+            said.err
+        );
     }
     said
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use super::client::{Response, request};
-use super::nodes::token;
+use super::nodes::{observer, token};
 use super::{STRUCTURED, pause, placed};
 
 const ORDER: &str = include_str!("../../../deploy/examples/order.yaml");
@@ -26,6 +26,7 @@ struct Logged {
     child: Child,
     address: String,
     token: String,
+    observer: String,
 }
 
 impl Drop for Logged {
@@ -69,6 +70,7 @@ sources:
     fs::write(directory.join("node.yaml"), config).unwrap();
     let whose = ("acme", "publish:fact,read,operate,observe", "canary");
     let token = token(directory, "node.yaml", whose, &[]);
+    let observer = observer(directory, "node.yaml");
     let to = |name: &str| Stdio::from(File::create(directory.join(name)).unwrap());
     let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(["run", "-c", "node.yaml"])
@@ -83,6 +85,7 @@ sources:
         child,
         address: String::new(),
         token,
+        observer,
     };
     node.address = until("it says where it is", || {
         let lines = lines(directory);
@@ -154,7 +157,10 @@ fn r33_r40_secrets_are_in_no_log_metric_or_error_and_lines_about_events_have_the
     for answer in misbehave(&node) {
         said.push_str(&answer.text());
     }
-    said.push_str(&node.get("/metrics").with_status(200).text());
+    let observer = format!("Bearer {}", node.observer);
+    let headers = [("authorization", &*observer)];
+    let metrics = request(&node.address, "GET", "/metrics", &headers, b"");
+    said.push_str(&metrics.with_status(200).text());
     let notice = until("the dead letter is told", || {
         lines(directory)
             .into_iter()

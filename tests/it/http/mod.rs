@@ -6,6 +6,7 @@ mod canary;
 pub mod client;
 mod documents;
 mod follow;
+mod greedy;
 mod history;
 mod hostile;
 mod ingest;

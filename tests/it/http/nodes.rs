@@ -46,6 +46,28 @@ pub fn token(
     std::fs::read_to_string(out).unwrap().trim().to_owned()
 }
 
+/// Makes a token that looks after every tenant.
+#[track_caller]
+pub fn observer(directory: &Path, config: &str) -> String {
+    let out = directory.join("observer.token");
+    let out = out.to_str().unwrap();
+    let create = [
+        "-c",
+        config,
+        "tokens",
+        "create",
+        "--installation",
+        "--scope",
+        "observe",
+        "--label",
+        "observer",
+        "--out",
+        out,
+    ];
+    tidegate(directory, &create, &[]);
+    std::fs::read_to_string(out).unwrap().trim().to_owned()
+}
+
 /// Revokes a token.
 #[track_caller]
 pub fn revoke(directory: &Path, config: &str, token: &str, environment: &Environment) {

@@ -9,7 +9,7 @@ use serde_json::json;
 use tidegate::names::{self, Kind};
 use tidegate::top::exposition::Exposition;
 
-use super::nodes::token;
+use super::nodes::{observer, token};
 use super::{Served, paid, pause, placed};
 
 const ORDER: &str = include_str!("../../../deploy/examples/order.yaml");
@@ -153,8 +153,8 @@ sources:
 "
     );
     std::fs::write(directory.join("node.yaml"), config).unwrap();
-    let whose = ("acme", "observe,publish:fact", "top");
-    let token = token(directory, "node.yaml", whose, &[]);
+    token(directory, "node.yaml", ("acme", "read", "acme"), &[]);
+    let token = observer(directory, "node.yaml");
     (Served::run(directory, "node.yaml", &token, &[]), token)
 }
 

@@ -1,13 +1,17 @@
 //! Through pgbouncer in transaction mode, which knows nothing of prepared statements.
 
+use std::time::Duration;
+
 use sqlx::Executor as _;
 use tidegate_connectors::contract::batch::{Entry, Writer, source_partition};
 use tidegate_connectors::contract::store::run_all;
 use tidegate_connectors::store::postgres::{Pooler, PostgresOptions, PostgresStore};
+use tidegate_engine::access::AccessStore;
 use tidegate_engine::store::StoreError;
 
 use super::{now, subject};
-use crate::support::database::{TestDatabase, with_database, with_user};
+use crate::support::database::{TestDatabase, address, with_address, with_database, with_user};
+use crate::support::proxy::Proxy;
 use crate::support::{pgbouncer_url, postgres_url};
 
 fn through(url: &str, database: &TestDatabase) -> String {
@@ -32,6 +36,47 @@ async fn the_postgres_store_keeps_the_contract_through_a_pooler() {
         subject(name, options).await
     })
     .await;
+}
+
+/// Connections that something between forgot never answer again. Each costs one question its time and is replaced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgotten_connections_are_replaced_and_keep_nobody_out() {
+    let Some(database) = TestDatabase::create("forgotten_connections").await else {
+        return;
+    };
+    let proxy = Proxy::start(address(&database.engine_url())).await;
+    let store = PostgresStore::connect(PostgresOptions {
+        connections_max: 2,
+        answer_timeout: Duration::from_secs(1),
+        ..PostgresOptions::new(with_address(&database.engine_url(), proxy.address()))
+    })
+    .await
+    .unwrap();
+    let unknown = "0123456789abcdef".parse().unwrap();
+    let register = store.access();
+    // Both connections of the pool are in use, then idle, then forgotten.
+    let (one, other) = tokio::join!(register.token(unknown), register.token(unknown));
+    assert!(one.unwrap().is_none() && other.unwrap().is_none());
+    proxy.forget_connections();
+    let mut refused = 0;
+    while let Err(error) = register.token(unknown).await {
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        refused += 1;
+        assert!(refused <= 2, "a connection was handed out again: {error}");
+    }
+    assert!(refused >= 1);
+    let place = source_partition("orders", 0);
+    let mut writer = Writer::claim(&store, &place, "a", now()).await.unwrap();
+    // In the middle of a commit nobody knows what became of it; before it, nothing did.
+    proxy.forget_connections();
+    let told = writer.commit(&store, &[Entry::new("acme", "k")]).await;
+    assert!(
+        matches!(
+            told,
+            Err(StoreError::OutcomeUnknown { .. } | StoreError::Unavailable { .. })
+        ),
+        "{told:?}"
+    );
 }
 
 /// Without the setting, the error says what to set.

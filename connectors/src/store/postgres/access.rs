@@ -33,6 +33,9 @@ const FIRST: &str = "";
 /// What `tidegate.list_tokens` takes for the tokens of the installation; no tenant's name.
 const INSTALLATION: &str = "*";
 
+/// Until the look-up of one token must be answered: a request waits for it, and few of them run at once.
+const TOKEN_TIME_MAX: Duration = Duration::from_millis(2_500);
+
 type Question = Query<'static, Postgres, PgArguments>;
 
 /// The register in a Postgres database. Cheap to clone.
@@ -65,8 +68,18 @@ impl PostgresAccess {
 
     /// Runs one statement to its end, whoever goes away.
     async fn ask(&self, question: Question) -> Result<Vec<PgRow>, StoreError> {
+        self.ask_within(self.session.answer_timeout(), question)
+            .await
+    }
+
+    async fn ask_within(
+        &self,
+        limit: Duration,
+        question: Question,
+    ) -> Result<Vec<PgRow>, StoreError> {
         let session = Arc::clone(&self.session);
-        let answer = owned(async move { session.fetch(question, During::Read).await }).await;
+        let asked = async move { session.fetch_within(limit, question, During::Read).await };
+        let answer = owned(asked).await;
         answer.map_err(|error| match error {
             StoreError::Unexpected { code, detail } if code == MAY_NOT => {
                 StoreError::NotReady(format!(
@@ -247,7 +260,7 @@ impl AccessStore for PostgresAccess {
 
     async fn token(&self, id: TokenId) -> Result<Option<StoredToken>, StoreError> {
         let question = sqlx::query("select * from tidegate.token($1)").bind(id.to_string());
-        let rows = self.ask(question).await?;
+        let rows = self.ask_within(TOKEN_TIME_MAX, question).await?;
         rows.first()
             .map(|row| {
                 let state: Option<&str> = column(row, "tenant_state")?;

@@ -27,6 +27,10 @@ pub struct PostgresOptions {
     pub connections_max: u32,
     /// How long a call waits for a connection.
     pub acquire_timeout: Duration,
+    /// How long a statement waits for the server's answer. Then its connection is closed: one that a
+    /// firewall forgot never answers, and would be handed out again and again. Above the server's
+    /// `statement_timeout`, so that the server speaks first.
+    pub answer_timeout: Duration,
     /// What stands between.
     pub pooler: Pooler,
     /// Bytes that the filter of the older dedupe table may take. When the table holds more keys than
@@ -49,6 +53,7 @@ impl PostgresOptions {
             url: url.into(),
             connections_max: 8,
             acquire_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(45),
             pooler: Pooler::None,
             // 64 MiB: about 50 million keys.
             dedupe_filter_bytes_max: 64 * 1024 * 1024,

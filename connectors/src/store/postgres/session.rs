@@ -2,11 +2,14 @@
 //! explicit transaction of four where a pooler hands out connections by transaction. Owns the pool.
 
 use std::future::Future;
+use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection as _, Postgres};
 use tidegate_engine::store::StoreError;
+use tokio::time::timeout;
 
 use super::error::{During, store_error, tls_refusal};
 use super::options::{Pooler, PostgresOptions};
@@ -15,6 +18,7 @@ use super::options::{Pooler, PostgresOptions};
 pub(super) struct Session {
     pool: PgPool,
     pooler: Pooler,
+    answer_timeout: Duration,
 }
 
 impl Session {
@@ -34,6 +38,7 @@ impl Session {
         Ok(Self {
             pool,
             pooler: options.pooler,
+            answer_timeout: options.answer_timeout,
         })
     }
 
@@ -43,14 +48,35 @@ impl Session {
         query: Query<'_, Postgres, PgArguments>,
         during: During,
     ) -> Result<Vec<PgRow>, StoreError> {
-        // Nothing was sent yet: not having a connection is never an unknown outcome.
-        let mut connection = self
-            .pool
-            .acquire()
-            .await
-            .map_err(|e| store_error(e, During::Read))?;
+        self.fetch_within(self.answer_timeout, query, during).await
+    }
+
+    /// The same with a limit of its own, for a question whose asker does not wait for long.
+    pub async fn fetch_within(
+        &self,
+        limit: Duration,
+        query: Query<'_, Postgres, PgArguments>,
+        during: During,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let mut connection = self.connection().await?;
+        let asked = timeout(limit, self.ask(&mut connection, query, during)).await;
+        asked.unwrap_or_else(|_| Err(given_up(connection, limit, during)))
+    }
+
+    /// Nothing was sent yet: not having a connection is never an unknown outcome.
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        let connection = self.pool.acquire().await;
+        connection.map_err(|e| store_error(e, During::Read))
+    }
+
+    async fn ask(
+        &self,
+        connection: &mut PgConnection,
+        query: Query<'_, Postgres, PgArguments>,
+        during: During,
+    ) -> Result<Vec<PgRow>, StoreError> {
         let result = match self.pooler {
-            Pooler::None => query.fetch_all(&mut *connection).await,
+            Pooler::None => query.fetch_all(connection).await,
             Pooler::Transaction => {
                 let mut transaction = connection
                     .begin()
@@ -71,9 +97,24 @@ impl Session {
         tenant: i32,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, StoreError> {
+        let mut connection = self.connection().await?;
+        let asked = timeout(
+            self.answer_timeout,
+            self.ask_as(tenant, &mut connection, query),
+        );
+        let asked = asked.await;
+        asked.unwrap_or_else(|_| Err(given_up(connection, self.answer_timeout, During::Read)))
+    }
+
+    async fn ask_as(
+        &self,
+        tenant: i32,
+        connection: &mut PgConnection,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
         let failed = |e| store_error(e, During::Read);
         let persistent = self.pooler == Pooler::None;
-        let mut transaction = self.pool.begin().await.map_err(failed)?;
+        let mut transaction = connection.begin().await.map_err(failed)?;
         sqlx::query("select set_config('tidegate.tenants', $1, true)")
             .bind(tenant.to_string())
             .persistent(persistent)
@@ -89,9 +130,25 @@ impl Session {
         Ok(rows)
     }
 
+    /// How long a statement waits for its answer.
+    pub fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
+    }
+
     /// Closes every connection once it is idle.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// A connection whose answer did not come. The statement was dropped half way, so the connection goes with it:
+/// its socket is closed without another word, and its place in the pool is free.
+fn given_up(connection: PoolConnection<Postgres>, limit: Duration, during: During) -> StoreError {
+    drop(connection.detach());
+    let detail = format!("no answer within {} s", limit.as_secs_f64());
+    match during {
+        During::Read => StoreError::Unavailable { detail },
+        During::Commit => StoreError::OutcomeUnknown { detail },
     }
 }
 
