@@ -2,8 +2,10 @@
 //! only a process, a port and a token.
 
 mod access;
+mod answers;
 mod canary;
 pub mod client;
+mod contract;
 mod documents;
 mod follow;
 mod history;
