@@ -123,7 +123,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Arc<CompiledMachine>>, MachinesErro
 pub fn load_file(
     path: &Path,
 ) -> Result<Result<Arc<CompiledMachine>, Vec<LoadError>>, MachinesError> {
-    let text = std::fs::read_to_string(path).map_err(|error| MachinesError::Path {
+    let text = crate::config::read_text(path).map_err(|error| MachinesError::Path {
         path: path.to_owned(),
         error,
     })?;

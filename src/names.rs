@@ -63,6 +63,8 @@ metrics_of_crate! {
         "Events of requests that wait for their commit";
     PENDING_BYTES = Gauge "tidegate_http_pending_bytes", "bytes", ["stream"],
         "Bytes of these";
+    STREAMS_OPEN = Gauge "tidegate_http_streams_open", "streams", [],
+        "Requests to GET /v1/stream that are open";
     REQUESTS_DENIED = Counter "tidegate_http_denied_total", "requests", ["reason"],
         "Requests without a valid token";
     REQUESTS = Counter "tidegate_http_requests_total", "requests", ["method", "route", "status"],

@@ -414,6 +414,10 @@ pub struct Decide {
     #[arg(long)]
     pub all: bool,
 
+    /// Of all, only those about events of this stream, or about bytes that its sources could not read
+    #[arg(long, value_name = "STREAM", requires = "all")]
+    pub of_stream: Option<StreamName>,
+
     /// Who decides, for the log; your user name without it
     #[arg(long, value_name = "NAME")]
     pub by: Option<String>,

@@ -217,7 +217,7 @@ fn failure(error: machines::MachinesError) -> Failure {
 
 /// A machine says so at its top; everything else is taken for a configuration.
 fn is_machine(path: &Path) -> Result<bool, Failure> {
-    let text = std::fs::read_to_string(path)
+    let text = crate::config::read_text(path)
         .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", path.display())))?;
     let keys = ["apiVersion", "kind", "machine"];
     Ok(match yaml::read(&text) {

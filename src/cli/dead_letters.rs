@@ -11,6 +11,7 @@ use tidegate_engine::event::CausedBy;
 use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::machine::{MachineSet, Processor};
+use tidegate_engine::position::{INTERNAL, SourceName};
 use tidegate_engine::record::Outcome;
 use tidegate_engine::store::{DeadLetterFilter, StateStore, StoreError, StoredDeadLetter};
 use tidegate_engine::tenant::TenantId;
@@ -103,13 +104,41 @@ fn without_bytes(mut stored: StoredDeadLetter) -> StoredDeadLetter {
     stored
 }
 
-/// Every open letter, in the order of their events: what one entity missed has to reach it as it came.
+/// Every open letter, or those of one stream, in the order of their events: what one entity missed has to
+/// reach it as it came.
 async fn open_in_order(
     store: &dyn StateStore,
-    tenant: &TenantId,
-) -> Result<Vec<Hash128>, StoreError> {
+    config: &Config,
+    wanted: &Decide,
+) -> Result<Vec<Hash128>, Failure> {
+    let tenant = &wanted.tenant;
     let open = letters(store, tenant, Some(DeadLetterState::Open), u32::MAX).await?;
-    Ok(in_order(open.iter().map(|stored| &stored.letter)))
+    let Some(stream) = &wanted.of_stream else {
+        return Ok(in_order(open.iter().map(|stored| &stored.letter)));
+    };
+    let sources = config.sources.iter();
+    let sources = sources.filter(|source| source.stream.as_ref() == Some(stream));
+    let sources: Vec<&SourceName> = sources.filter_map(|it| it.name.as_ref()).collect();
+    let logs = store.stream_partitions(tenant).await?;
+    if sources.is_empty() && !logs.iter().any(|it| it.stream_partition.stream == *stream) {
+        return Err(Failure::not_found(format!(
+            "tenant `{tenant}` has no stream `{stream}`"
+        )));
+    }
+    let is_its = |letter: &&DeadLetter| match &letter.source {
+        DeadLetterSource::Record { position, .. } => position.stream == *stream,
+        DeadLetterSource::Raw {
+            source_partition,
+            offset,
+            ..
+        } => match offset {
+            Some(_) => sources.contains(&&source_partition.source),
+            None => stream.as_str() == INTERNAL,
+        },
+    };
+    Ok(in_order(
+        open.iter().map(|stored| &stored.letter).filter(is_its),
+    ))
 }
 
 /// Within one log, or one source partition for what never entered a log, the order of its places; between
@@ -261,7 +290,7 @@ pub async fn decide(
         by: by(wanted.by.as_deref())?,
     };
     let ids = if wanted.all {
-        open_in_order(store, &wanted.tenant).await?
+        open_in_order(store, config, wanted).await?
     } else {
         let ids = wanted.ids.iter().map(|id| parse_id(id));
         ids.collect::<Result<Vec<_>, _>>()?

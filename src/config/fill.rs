@@ -24,7 +24,7 @@ impl Outside for Process {
     }
 
     fn file(&self, path: &str) -> Result<String, String> {
-        std::fs::read_to_string(path).map_err(|error| error.to_string())
+        super::read_text(std::path::Path::new(path)).map_err(|error| error.to_string())
     }
 }
 

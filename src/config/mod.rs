@@ -10,6 +10,7 @@ pub mod reference;
 pub mod sections;
 pub mod setting;
 
+use std::io::Read as _;
 use std::path::Path;
 
 use tidegate_engine::yaml;
@@ -43,7 +44,7 @@ impl Config {
     /// Reads a configuration file, with the process's environment and files.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         let file = path.display().to_string();
-        match std::fs::read_to_string(path) {
+        match read_text(path) {
             Ok(text) => {
                 let mut config = Self::parse(&text, &file, &fill::Process)?;
                 config.resolve(path.parent().unwrap_or(Path::new("")));
@@ -96,6 +97,24 @@ impl Config {
         Config::default().write_keys(&mut reference);
         format!("{REFERENCE_HEAD}{}", reference.into_text())
     }
+}
+
+/// A file's text. What is larger than any that is read as YAML, or has no end, is refused and not read.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(yaml::YAML_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() > yaml::YAML_BYTES_MAX {
+        let most = yaml::YAML_BYTES_MAX;
+        let message = format!("it has more than the {most} bytes that are read");
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::FileTooLarge,
+            message,
+        ));
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 #[cfg(test)]

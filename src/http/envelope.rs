@@ -1,9 +1,12 @@
 //! From a request's body to events: CloudEvents over HTTP, structured, binary and batched. Every item of
 //! a batch is read for itself; a fault names the place and never the value.
 
+use std::fmt;
+
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use bytestring::ByteString;
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tidegate_engine::event::{Event, write_json_string};
 use tidegate_engine::headers::Headers;
@@ -74,7 +77,7 @@ pub fn texts(form: &Form, headers: &HeaderMap, body: &Bytes) -> Result<Vec<Bytes
             Ok(vec![Bytes::from(text)])
         }
         Form::Batch => {
-            let items: Vec<&RawValue> = serde_json::from_slice(body)
+            let Items(items) = serde_json::from_slice(body)
                 .map_err(|_| Problem::invalid("", "expected a JSON array of events"))?;
             let items: Vec<Bytes> = items
                 .into_iter()
@@ -85,9 +88,40 @@ pub fn texts(form: &Form, headers: &HeaderMap, body: &Bytes) -> Result<Vec<Bytes
         Form::JsonLines => {
             let lines = body.split(|byte| *byte == b'\n');
             let filled = lines.filter(|line| !line.trim_ascii().is_empty());
+            let filled = filled.take(BATCH_EVENTS_MAX + 1);
             let items: Vec<Bytes> = filled.map(|line| body.slice_ref(line)).collect();
             bounded(items)
         }
+    }
+}
+
+/// The items of a JSON array, and no more than one beyond what is taken: a body of the largest size may hold
+/// millions, and room was kept for its bytes alone.
+struct Items<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Items<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ItemsVisitor)
+    }
+}
+
+struct ItemsVisitor;
+
+impl<'de> Visitor<'de> for ItemsVisitor {
+    type Value = Items<'de>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut found: A) -> Result<Items<'de>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = found.next_element()? {
+            if items.len() <= BATCH_EVENTS_MAX {
+                items.push(item);
+            }
+        }
+        Ok(Items(items))
     }
 }
 
@@ -225,7 +259,7 @@ mod tests {
     use bytes::Bytes;
     use tidegate_engine::tenant::TenantId;
 
-    use super::{Form, percent_decoded, read, texts};
+    use super::{BATCH_EVENTS_MAX, Form, Kind, percent_decoded, read, texts};
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -309,5 +343,23 @@ mod tests {
             refused.contains("application/cloudevents+json"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn r44_of_a_body_with_millions_of_items_no_more_are_kept_than_are_taken() {
+        let items = "0,".repeat(3 * BATCH_EVENTS_MAX);
+        let lines = items.replace(',', "\n");
+        let array = format!("[{items}0]");
+        let headers = HeaderMap::new();
+        for (form, body) in [(Form::Batch, array), (Form::JsonLines, lines)] {
+            let refused = texts(&form, &headers, &Bytes::from(body)).unwrap_err();
+            assert_eq!(refused.kind, Kind::TooLarge, "{form:?}");
+        }
+        let cut = Bytes::from(format!("[{items}"));
+        let refused = texts(&Form::Batch, &headers, &cut).unwrap_err();
+        assert_eq!(refused.kind, Kind::Invalid);
+        let array = format!("[{}0]", "0,".repeat(3 * BATCH_EVENTS_MAX));
+        let super::Items(kept) = serde_json::from_str(&array).unwrap();
+        assert_eq!(kept.len(), BATCH_EVENTS_MAX + 1);
     }
 }

@@ -48,6 +48,7 @@ pub async fn metrics(call: Call) -> Result<HttpResponse, Problem> {
         metrics::gauge!(crate::names::PENDING_EVENTS, "stream" => label.clone()).set(events as f64);
         metrics::gauge!(crate::names::PENDING_BYTES, "stream" => label).set(bytes as f64);
     }
+    metrics::gauge!(crate::names::STREAMS_OPEN).set(call.api.open_streams.count() as f64);
     Ok(HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
         .body(call.api.telemetry.render()))

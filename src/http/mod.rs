@@ -11,6 +11,7 @@ mod ingest;
 mod letters;
 mod outbox;
 pub mod problem;
+mod rates;
 mod read;
 mod room;
 pub mod route;
@@ -24,14 +25,13 @@ use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle, Service as _};
 use actix_web::{App, HttpServer, web};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::clock::DefaultClock;
 use tidegate_engine::bus::Intake;
 use tidegate_engine::machine::MachineSet;
 use tidegate_engine::mapping::Mapping;
 use tidegate_engine::position::{SourceName, StreamName};
 use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::store::{StateStore, StoreError};
-use tidegate_engine::tenant::TenantId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -41,6 +41,7 @@ use crate::watch::Telemetry;
 pub use body::BodyLimits;
 pub use health::OPENAPI;
 use problem::{Kind, Problem};
+use rates::Rates;
 use room::BodyRoom;
 pub use stream::StreamLimits;
 
@@ -148,7 +149,10 @@ impl Api {
             node_name: parts.node_name,
             telemetry: parts.telemetry,
             io: parts.io,
-            rates: Rates::new(parts.limits.tenant_events_per_second),
+            rates: Rates::new(
+                parts.limits.tenant_events_per_second,
+                DefaultClock::default(),
+            ),
             body_room: BodyRoom::new(bodies, body),
             limits: parts.limits,
             alone: parts.alone,
@@ -200,43 +204,6 @@ impl Api {
     fn stream_names(&self) -> String {
         let names: Vec<&str> = self.streams.keys().map(StreamName::as_str).collect();
         names.join(" or ")
-    }
-}
-
-/// Events a second of each tenant.
-struct Rates(Option<(NonZeroU32, DefaultKeyedRateLimiter<TenantId>)>);
-
-impl Rates {
-    fn new(per_second: Option<NonZeroU32>) -> Self {
-        Self(per_second.map(|rate| (rate, RateLimiter::keyed(Quota::per_second(rate)))))
-    }
-
-    /// Counts events of a tenant; none of them is taken when they are too many.
-    fn take(&self, tenant: &TenantId, events: u64) -> Result<(), Problem> {
-        let Some((rate, limiter)) = &self.0 else {
-            return Ok(());
-        };
-        let Some(events) = u32::try_from(events).ok().and_then(NonZeroU32::new) else {
-            return Ok(());
-        };
-        match limiter.check_key_n(tenant, events) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(until)) => {
-                let wait = until.wait_time_from(governor::clock::Clock::now(
-                    &governor::clock::DefaultClock::default(),
-                ));
-                let mut problem = Problem::new(
-                    Kind::RateLimited,
-                    format!("this tenant may send {rate} events a second"),
-                );
-                problem.retry_after = Some(wait.as_secs().max(1));
-                Err(problem)
-            }
-            Err(_) => Err(Problem::new(
-                Kind::TooLarge,
-                format!("this tenant may send {rate} events a second; send no more at once"),
-            )),
-        }
     }
 }
 

@@ -57,7 +57,7 @@ impl Kind {
                 "Not in this media type or encoding",
             ),
             Kind::Invalid => (422, "invalid", "The content is not valid"),
-            Kind::RateLimited => (429, "rate-limited", "Too many events of this tenant"),
+            Kind::RateLimited => (429, "rate-limited", "Too much of this tenant at once"),
             Kind::OutcomeUnknown => (
                 503,
                 "outcome-unknown",

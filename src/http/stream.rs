@@ -59,6 +59,14 @@ pub struct StreamLimits {
 #[derive(Default)]
 pub struct Open(Mutex<BTreeMap<TenantId, usize>>);
 
+impl Open {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.values().sum()
+    }
+}
+
 /// One open stream's place among them.
 struct Seat {
     api: web::Data<Api>,

@@ -8,6 +8,7 @@ mod doctor;
 mod documents;
 mod guides;
 mod history;
+mod hostile;
 mod ingest;
 mod look;
 mod mapping;

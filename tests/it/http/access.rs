@@ -10,7 +10,7 @@ use super::nodes::{node_with, observer, token};
 use super::{BATCH, Served, placed};
 
 /// A path of the table with something in its places.
-fn target(path: &str) -> String {
+pub fn target(path: &str) -> String {
     if path == "/v1/events" {
         return format!("{path}?stream=orders");
     }

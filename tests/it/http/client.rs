@@ -48,7 +48,7 @@ pub fn request(
     try_request(address, method, target, headers, body).unwrap()
 }
 
-/// The same when the server may be gone.
+/// The same when the server may be gone. What it answers is held against its description.
 pub fn try_request(
     address: &str,
     method: &str,
@@ -67,21 +67,34 @@ pub fn try_request(
     socket.write_all(head.as_bytes())?;
     // Who is refused early may find the socket closed.
     let _ = socket.write_all(body);
+    let response = read_response(&mut socket)?;
+    super::contract::hold(method, target, &response);
+    Ok(response)
+}
+
+/// Everything that a server says until it closes, as one response.
+pub fn read_response(socket: &mut TcpStream) -> std::io::Result<Response> {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes)?;
     let end = bytes
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
         .ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let mut response = read_head(&String::from_utf8_lossy(&bytes[..end]));
+    response.body = bytes[end + 4..].to_vec();
+    Ok(response)
+}
+
+/// A response's head, without a body.
+pub fn read_head(head: &str) -> Response {
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap();
     let headers = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
-    Ok(Response {
+    Response {
         status: status.parse().unwrap(),
         headers: headers.collect(),
-        body: bytes[end + 4..].to_vec(),
-    })
+        body: Vec::new(),
+    }
 }

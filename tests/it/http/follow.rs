@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::client::request;
+use super::client::{read_head, request};
+use super::contract::hold;
 use super::history::to;
 use super::nodes::{ORDER, node_with, revoke, token, two_nodes};
 use super::{STRUCTURED, Served, pause, placed};
@@ -70,8 +71,8 @@ impl Follower {
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(socket.read_line(&mut head).unwrap(), 0, "{head}");
         }
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        assert!(head.contains("content-type: text/event-stream"), "{head}");
+        let answer = read_head(head.trim_end()).with_status(200);
+        hold("GET", target, &answer);
         let mut follower = Self {
             lines: BufReader::new(Chunked { socket, left: 0 }),
             last_id: String::new(),

@@ -2,13 +2,16 @@
 //! only a process, a port and a token.
 
 mod access;
+mod answers;
 mod canary;
 pub mod client;
+mod contract;
 mod documents;
 mod follow;
 mod greedy;
 mod history;
-mod hostile;
+pub mod hostile;
+mod hostile_clients;
 mod ingest;
 pub mod nodes;
 mod watch;
@@ -134,6 +137,15 @@ impl Served {
     /// One structured event.
     pub fn event(&self, event: &Value) -> Response {
         self.post("/v1/events", STRUCTURED, &event.to_string())
+    }
+
+    /// The most memory that it has had so far, in bytes; 0 where nobody says.
+    pub fn peak_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = peak.map(|text| text.trim().trim_end_matches(" kB"));
+        kibibytes.map_or(0, |text| text.parse::<u64>().unwrap() * 1_024)
     }
 
     /// Kills it with -9.
