@@ -14,7 +14,7 @@ use super::access::target;
 use super::client::{read_response, request};
 use super::contract::{Answered, described, hold, routes};
 use super::follow::Follower;
-use super::nodes::{ORDER, token};
+use super::nodes::{ORDER, metrics, observer, token};
 use super::{BATCH, STRUCTURED, Served, pause, placed};
 use crate::support::database::{TestDatabase, address, with_address};
 use crate::support::proxy::Proxy;
@@ -79,8 +79,9 @@ fn needs_an_outage((route, status): &Answered) -> bool {
     *status == 503 && !given_all_the_same.contains(&&**route)
 }
 
-/// A node with small limits, a token of `acme` that may nothing here, and one each of two others that read.
-fn node(directory: &Path) -> (Served, [String; 3]) {
+/// A node with small limits, a token of `acme` that may nothing here, one each of two others that read, and
+/// one that looks after all.
+fn node(directory: &Path) -> (Served, [String; 4]) {
     std::fs::write(directory.join("order.yaml"), ORDER).unwrap();
     // Room for the bodies of two requests of the largest size.
     let config = "
@@ -97,10 +98,11 @@ sources: [{ name: api, kind: http, stream: orders }]
 ";
     std::fs::write(directory.join("node.yaml"), config).unwrap();
     let others = [("acme", "admin"), ("bolt", "read"), ("coal", "read")];
-    let others = others.map(|(tenant, scope)| {
+    let [nothing, bolt, coal] = others.map(|(tenant, scope)| {
         let whose = (tenant, scope, "other");
         token(directory, "node.yaml", whose, &[])
     });
+    let others = [nothing, bolt, coal, observer(directory, "node.yaml")];
     let whose = ("acme", "publish:fact,read,observe,operate", "all");
     let token = token(directory, "node.yaml", whose, &[]);
     let node = Served::run(directory, "node.yaml", &token, &[]);
@@ -110,7 +112,7 @@ sources: [{ name: api, kind: http, stream: orders }]
 #[test]
 fn every_described_answer_of_every_route_is_given() {
     let directory = tempfile::tempdir().unwrap();
-    let (node, [nothing, bolt, coal]) = node(directory.path());
+    let (node, [nothing, bolt, coal, observer]) = node(directory.path());
     let mut asking = Asking {
         node: &node,
         produced: BTreeSet::new(),
@@ -127,11 +129,14 @@ fn every_described_answer_of_every_route_is_given() {
         if route.access == Access::Needs(Operation::Observe) {
             asking.must(200, method, &target);
         }
+        if matches!(route.access, Access::OfAll(_)) {
+            assert_eq!(asking.ask(method, &target, &observer, b""), 200);
+        }
     }
     writes(&mut asking);
     reads(&mut asking);
     letters(&mut asking);
-    streams(&mut asking, &bolt, &coal);
+    streams(&mut asking, &bolt, &coal, &observer);
     full(&mut asking);
     let missing = described();
     let missing = missing.difference(&asking.produced);
@@ -216,12 +221,12 @@ fn letters(asking: &mut Asking<'_>) {
     }
 }
 
-fn streams(asking: &mut Asking<'_>, bolt: &str, coal: &str) {
+fn streams(asking: &mut Asking<'_>, bolt: &str, coal: &str, observer: &str) {
     const STREAM: &str = "/v1/stream";
     asking.must(422, "GET", "/v1/stream?filter=(");
     let _ours = Follower::open(asking.node, &asking.node.token, STREAM, None);
     asking.note("GET", STREAM, 200);
-    let shown = asking.node.get("/metrics").text();
+    let shown = metrics(asking.node, observer);
     assert!(
         shown.contains("\ntidegate_http_streams_open 1\n"),
         "{shown}"
@@ -244,7 +249,7 @@ fn full(asking: &mut Asking<'_>) {
         });
         assert!(is_too_much, "{target}");
     }
-    // Two that announce the largest body there is take all the room, and send nothing of it.
+    // Two of the largest body there is, but for its last byte, take all the room that a tenant has.
     let slow = WRITES.map(|target| {
         let mut slow = TcpStream::connect(&asking.node.address).unwrap();
         let head = format!(
@@ -252,12 +257,13 @@ fn full(asking: &mut Asking<'_>) {
              content-type: {STRUCTURED}\r\nconnection: close\r\ncontent-length: 8388608\r\n\r\n"
         );
         slow.write_all(head.as_bytes()).unwrap();
+        slow.write_all(&vec![b' '; 8_388_607]).unwrap();
         slow
     });
     for target in WRITES {
         let is_full = (0..100).any(|_| {
             pause(20);
-            asking.ask("POST", target, &token, b"{") == 503
+            asking.ask("POST", target, &token, b"{\"id\":1}") == 503
         });
         assert!(is_full, "{target}");
     }

@@ -12,7 +12,7 @@ use super::client::read_response;
 use super::contract::hold;
 use super::follow::Follower;
 use super::hostile::{scribble, spoiled};
-use super::nodes::{ORDER, node_with, token};
+use super::nodes::{ORDER, metrics, node_with, observer, token};
 use super::{STRUCTURED, Served, pause, placed};
 
 /// No node may need longer than its limits to answer or to hang up.
@@ -180,6 +180,7 @@ sources: [{ name: api, kind: http, stream: orders }]
     std::fs::write(directory.join("node.yaml"), config).unwrap();
     let whose = ("acme", "publish:fact,read,observe", "all");
     let token = token(directory, "node.yaml", whose, &[]);
+    let observer = observer(directory, "node.yaml");
     let node = Served::run(directory, "node.yaml", &token, &[]);
     let write = |n: usize| {
         let mut event = placed(&n.to_string(), "o");
@@ -194,7 +195,7 @@ sources: [{ name: api, kind: http, stream: orders }]
     // More for each of them than sockets and node may hold.
     (5..35).for_each(write);
     let open = || {
-        let shown = node.get("/metrics").text();
+        let shown = metrics(&node, &observer);
         let open = shown
             .lines()
             .find_map(|line| line.strip_prefix("tidegate_http_streams_open "));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use super::client::try_request;
+use super::client::{request, try_request};
 use super::{Environment, STRUCTURED, Served, paid, pause, placed};
 use crate::support::database::TestDatabase;
 
@@ -66,6 +66,15 @@ pub fn observer(directory: &Path, config: &str) -> String {
     ];
     tidegate(directory, &create, &[]);
     std::fs::read_to_string(out).unwrap().trim().to_owned()
+}
+
+/// The figures of a node, for such a token.
+#[track_caller]
+pub fn metrics(node: &Served, observer: &str) -> String {
+    let bearer = format!("Bearer {observer}");
+    let headers = [("authorization", &*bearer)];
+    let answer = request(&node.address, "GET", "/metrics", &headers, b"");
+    answer.with_status(200).text()
 }
 
 /// Revokes a token.
