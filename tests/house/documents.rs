@@ -113,7 +113,7 @@ fn every_decision_is_linked() {
 }
 
 #[test]
-fn ci_runs_what_we_tell_people_to_run() {
+fn r49_ci_runs_what_we_tell_people_to_run_and_looks_at_dependencies() {
     let run = &file(".ci/run").text;
     for command in ["make test", "make demo", "make doc", "make deny", "clippy"] {
         assert!(run.contains(command), ".ci/run does not run `{command}`");

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tidegate_connectors::bus::http::{HttpBus, IntakeLimits};
 use tidegate_connectors::bus::memory::MemoryBusHandle;
 use tidegate_connectors::contract::bus::{Append, BusCapabilities, BusUnderTest, run_all};
+use tidegate_engine::bus::{EventBus as _, Intake as _};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::position::{Incarnation, SourceName};
 
@@ -36,7 +38,11 @@ fn memory(records: &[Vec<Bytes>], hole: u64, ends: bool) -> BusUnderTest {
     });
     BusUnderTest {
         bus: Arc::new(bus),
-        capabilities: BusCapabilities { ends, grows: !ends },
+        capabilities: BusCapabilities {
+            ends,
+            grows: !ends,
+            keeps: true,
+        },
         append,
         keep: Box::new(()),
     }
@@ -50,4 +56,58 @@ async fn the_memory_bus_keeps_the_contract() {
             run_all(&name, async |records| memory(&records, hole, ends)).await;
         }
     }
+}
+
+/// Hands records in until it is dropped.
+struct Senders(tokio::task::JoinHandle<()>);
+
+impl Drop for Senders {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A bus whose requests come as soon as a slot takes them: there is nothing in it before.
+fn http(records: Vec<Vec<Bytes>>) -> BusUnderTest {
+    let limits = IntakeLimits {
+        events_max: 1_000,
+        bytes_max: 10_000_000,
+    };
+    let bus = Arc::new(HttpBus::new(SourceName::new("contract").unwrap(), limits));
+    let intake = bus.intake();
+    let slots = 0..u32::try_from(records.len()).unwrap();
+    slots.clone().for_each(|slot| intake.assign(slot));
+    let (asked, sent) = (bus.clone(), intake.clone());
+    let senders = tokio::spawn(async move {
+        let mut waiting: Vec<(u32, Vec<Bytes>)> = slots.zip(records).collect();
+        while !waiting.is_empty() {
+            for (slot, records) in std::mem::take(&mut waiting) {
+                // An end is told of a slot that takes events. It takes these, for it has the fewest.
+                match asked.end_offset(slot).await.unwrap() {
+                    Some(_) => drop(sent.offer(records).unwrap()),
+                    None => waiting.push((slot, records)),
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    });
+    let append: Append = Arc::new(move |_, payload| {
+        drop(intake.offer(vec![payload]).unwrap());
+        Box::pin(async {})
+    });
+    BusUnderTest {
+        bus,
+        capabilities: BusCapabilities {
+            ends: false,
+            grows: true,
+            keeps: false,
+        },
+        append,
+        keep: Box::new(Senders(senders)),
+    }
+}
+
+#[tokio::test]
+async fn the_http_bus_keeps_the_contract_as_far_as_its_senders_keep_the_records() {
+    run_all("http", async |records| http(records)).await;
 }

@@ -122,6 +122,7 @@ async fn contract(records: Vec<Vec<Bytes>>) -> BusUnderTest {
         capabilities: BusCapabilities {
             ends: true,
             grows: false,
+            keeps: true,
         },
         append: Arc::new(|_, _| Box::pin(async { panic!("a file does not grow here") })),
         keep: Box::new(files),

@@ -3,7 +3,9 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 
+use clap::CommandFactory as _;
 use serde_json::{Value, json};
+use tidegate::cli::args::Cli;
 use tidegate_engine::access::TokenSecret;
 
 use super::postgres::Served;
@@ -267,4 +269,52 @@ fn an_embedded_store_that_a_node_has_open_says_so_and_what_to_do() {
     node.wait().unwrap();
     desk.run("tokens create --tenant acme --scope read --label after")
         .ended_with(0);
+}
+
+/// Every flag of a command and of those below it that takes a value: the command, the flag, its value's name.
+fn flags(command: &clap::Command, found: &mut Vec<(String, String, String)>) {
+    for argument in command.get_arguments() {
+        if !argument.get_action().takes_values() {
+            continue;
+        }
+        let value = argument.get_value_names().unwrap_or_default();
+        let value = value.first().map(ToString::to_string);
+        found.push((
+            command.get_name().to_owned(),
+            argument.get_id().to_string(),
+            value.unwrap_or_default(),
+        ));
+    }
+    command.get_subcommands().for_each(|it| flags(it, found));
+}
+
+#[test]
+fn r13_no_flag_takes_a_secret_but_the_name_of_a_file_that_holds_it() {
+    let mut found = Vec::new();
+    flags(&Cli::command(), &mut found);
+    assert!(found.len() > 40, "{}", found.len());
+    let mut of_secrets = 0;
+    for (command, flag, value) in found {
+        let is_secret = [
+            "token",
+            "secret",
+            "password",
+            "credential",
+            "key_file",
+            "tls_key",
+        ]
+        .iter()
+        .any(|word| flag.contains(word));
+        if is_secret {
+            of_secrets += 1;
+            assert_eq!(value, "FILE", "`{command}`: {flag}");
+        }
+        // A server's address may hold a password: it stands in the configuration, which fills it in.
+        let is_store = ["store", "database", "dsn"].contains(&&*flag);
+        assert!(
+            !is_store || ["FILE", "PATH"].contains(&&*value),
+            "`{command}`: {flag}"
+        );
+    }
+    assert!(of_secrets > 0, "no flag is looked at");
 }

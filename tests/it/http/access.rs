@@ -76,7 +76,7 @@ fn matrix() -> BTreeSet<Row> {
 }
 
 #[test]
-fn r29_every_route_of_the_router_stands_in_the_access_matrix_and_holds_it() {
+fn r29_r30_every_route_of_the_router_stands_in_the_access_matrix_and_holds_it() {
     let matrix = matrix();
     let routed: BTreeSet<(String, &str)> = all()
         .iter()
@@ -203,16 +203,35 @@ fn r02_a_token_of_one_tenant_writes_and_reads_nothing_of_another() {
     node.get("/v1/entities/order/o-1").with_status(200);
     node.get("/v1/entities/order/o-1?tenant=bolt")
         .with_status(403);
+    let forged = [
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "4"),
+        ("ce-source", "/shop"),
+        ("ce-type", "order.placed"),
+        ("ce-tenantid", "bolt"),
+    ];
+    node.send("/v1/streams/orders", &forged, b"{}")
+        .with_status(422);
+    // Headers that name a tenant to somebody, and none to us: it is stored as the token's.
+    let event = placed("5", "o-5").to_string();
+    let named = [
+        ("content-type", super::STRUCTURED),
+        ("x-tenant", "bolt"),
+        ("tenantid", "bolt"),
+    ];
+    node.send("/v1/streams/orders", &named, event.as_bytes())
+        .with_status(200);
+    node.get("/v1/entities/order/o-5").with_status(200);
     let bearer = format!("Bearer {bolt}");
     let headers = [("authorization", &*bearer)];
-    let theirs = request(
-        &node.address,
-        "GET",
-        "/v1/entities/order/o-1",
-        &headers,
-        b"",
-    );
-    theirs.with_status(404);
+    let theirs = |target: &str| request(&node.address, "GET", target, &headers, b"");
+    theirs("/v1/entities/order/o-1").with_status(404);
+    theirs("/v1/entities/order/o-5").with_status(404);
+    let stored = theirs("/v1/events?stream=orders").with_status(200).json();
+    assert_eq!(stored["events"], serde_json::json!([]));
+    let letters = theirs("/v1/dead-letters").with_status(200).json();
+    assert_eq!(letters["dead_letters"], serde_json::json!([]));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Events in and what became of them out.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::client::request;
+use super::nodes::{ORDER, node_with, token};
 use super::{BATCH, STRUCTURED, Served, paid, placed};
 
 #[test]
@@ -91,14 +93,131 @@ fn one_key_with_other_content_is_a_conflict_and_kept_as_a_dead_letter_to_decide(
 
 #[test]
 fn r05_every_stored_event_names_the_credential_that_caused_it_and_a_client_cannot_forge_it() {
+    const FORGED: &str = "token:0000000000000000";
     let directory = tempfile::tempdir().unwrap();
-    let node = Served::dev(directory.path());
-    let mut event = placed("1", "o-1");
-    event["causedby"] = json!("token:0000000000000000");
-    node.event(&event).with_status(200);
-    let stored = node.get("/v1/events/events:http/0:0").json();
-    let id = node.token.split('_').nth(1).unwrap();
-    assert_eq!(stored["causedby"], format!("token:{id}"));
+    let directory = directory.path();
+    let (config, first) = node_with(directory);
+    let whose = ("acme", "publish:intent,operate", "second");
+    let second = token(directory, &config, whose, &[]);
+    let node = Served::run(directory, &config, &first, &[]);
+    let forged = |event: Value| {
+        let mut event = event;
+        event["causedby"] = json!(FORGED);
+        event
+    };
+    let send = |token: &str, target: &str, more: &[(&str, &str)], body: &str| {
+        let bearer = format!("Bearer {token}");
+        let mut headers = vec![("authorization", &*bearer)];
+        headers.extend_from_slice(more);
+        let answer = request(&node.address, "POST", target, &headers, body.as_bytes());
+        answer.with_status(200);
+    };
+    let one = [("content-type", STRUCTURED)];
+    let many = [("content-type", BATCH)];
+    let binary = [
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "4"),
+        ("ce-source", "/shop"),
+        ("ce-type", "order.placed"),
+        ("ce-subject", "o-4"),
+        ("ce-causedby", FORGED),
+    ];
+    let (orders, wishes) = ("/v1/streams/orders", "/v1/streams/wishes");
+    send(
+        &first,
+        orders,
+        &one,
+        &forged(placed("1", "o-1")).to_string(),
+    );
+    let batch = json!([forged(placed("2", "o-2")), paid("3", "o-1", 1000)]);
+    send(&first, orders, &many, &batch.to_string());
+    // Its data is not what the machine needs: dead, and retried by the other.
+    send(&first, orders, &binary, "{}");
+    send(
+        &second,
+        wishes,
+        &one,
+        &forged(placed("5", "o-5")).to_string(),
+    );
+    let letters = node.get("/v1/dead-letters").json();
+    let letter = letters["dead_letters"][0]["id"].as_str().unwrap();
+    send(
+        &second,
+        &format!("/v1/dead-letters/{letter}/discard"),
+        &[],
+        "",
+    );
+    let caused_by = |token: &str| json!(format!("token:{}", token.split('_').nth(1).unwrap()));
+    for (stream, token, rows) in [("orders", &first, 4), ("wishes", &second, 1)] {
+        let page = node.get(&format!("/v1/events?stream={stream}")).json();
+        let stored = page["events"].as_array().unwrap();
+        let (decided, events): (Vec<_>, Vec<_>) =
+            stored.iter().partition(|row| row["action"].is_string());
+        assert_eq!(events.len(), rows, "{page}");
+        assert!(
+            events.iter().all(|row| row["causedby"] == caused_by(token)),
+            "{page}"
+        );
+        // Who decided about a letter is named by the record of the decision.
+        assert!(
+            decided.iter().all(|row| row["by"] == caused_by(&second)),
+            "{page}"
+        );
+        assert_eq!(decided.len(), usize::from(stream == "orders"), "{page}");
+    }
+}
+
+#[test]
+fn r27_too_many_events_of_a_tenant_are_429_with_the_time_to_wait_and_another_one_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    std::fs::write(directory.join("order.yaml"), ORDER).unwrap();
+    let config = "
+http: { listen: '127.0.0.1:0', tenant_events_per_second: 5 }
+machines: { paths: [order.yaml] }
+sources: [{ name: api, kind: http, stream: orders }]
+";
+    std::fs::write(directory.join("node.yaml"), config).unwrap();
+    let scopes = "publish:fact,read,observe";
+    let [bolt, acme] = ["bolt", "acme"].map(|tenant| {
+        let whose = (tenant, scopes, "all");
+        token(directory, "node.yaml", whose, &[])
+    });
+    let node = Served::run(directory, "node.yaml", &acme, &[]);
+    let batch = |from: usize, count: usize| {
+        let events = (from..from + count).map(|n| placed(&n.to_string(), &format!("o-{n}")));
+        json!(events.collect::<Vec<_>>()).to_string()
+    };
+    node.post("/v1/events", BATCH, &batch(0, 5))
+        .with_status(200);
+    // The same second, or a slow machine's next one: one of some requests is refused, and as a whole.
+    let (n, refused) = (1..100)
+        .map(|n| (n, node.post("/v1/events", BATCH, &batch(5 * n, 5))))
+        .find(|(_, answer)| answer.status != 200)
+        .unwrap();
+    let refused = refused.with_status(429);
+    node.get(&format!("/v1/entities/order/o-{}", 5 * n))
+        .with_status(404);
+    let bearer = format!("Bearer {bolt}");
+    let headers = [("authorization", &*bearer), ("content-type", BATCH)];
+    let body = batch(0, 5);
+    request(
+        &node.address,
+        "POST",
+        "/v1/events",
+        &headers,
+        body.as_bytes(),
+    )
+    .with_status(200);
+    // After the time that was said it is taken.
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    super::pause(seconds * 1_000);
+    node.post("/v1/events", BATCH, &batch(5 * n, 5))
+        .with_status(200);
+    // More than a second's worth at once is never taken, whatever one waits.
+    let never = node.post("/v1/events", BATCH, &batch(1_000, 6));
+    never.with_status(413);
 }
 
 #[test]

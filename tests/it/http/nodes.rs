@@ -265,6 +265,32 @@ events:
       to: sent
 ";
 
+/// What both nodes say of an order, of what it set in motion, and of what they have not done yet.
+fn state_of(nodes: &[&Served], n: usize) -> String {
+    let mut said = String::new();
+    for node in nodes {
+        for target in ["order", "shipment", "letter"] {
+            let entity = node.get(&format!("/v1/entities/{target}/o-{n}"));
+            said.push_str(&format!("\n{target}: {}", entity.text()));
+        }
+        let metrics = node.get("/metrics").text();
+        let told = [
+            "open_work",
+            "dead_letter",
+            "fenced",
+            "claims",
+            "commit_failures",
+        ];
+        let told = metrics
+            .lines()
+            .filter(|line| !line.starts_with('#') && told.iter().any(|word| line.contains(word)));
+        told.for_each(|line| said.push_str(&format!("\n{line}")));
+        let ready = node.get("/readyz").text();
+        said.push_str(&format!("\n{}: {ready}", node.address));
+    }
+    said
+}
+
 /// Sends an event to one node after the other until one has taken it.
 fn until_taken(addresses: &[String], token: &str, event: &serde_json::Value) {
     let bearer = format!("Bearer {token}");
@@ -339,7 +365,7 @@ fn a_hundred_shared_entities_whose_machines_chain_survive_a_kill_and_replay_to_t
                 None
             })
         });
-        let sent = sent.unwrap_or_else(|| panic!("{letter}"));
+        let sent = sent.unwrap_or_else(|| panic!("{letter}: {}", state_of(&[&a, &b], n)));
         assert_eq!(
             (&sent["status"], &sent["version"]),
             (&json!("sent"), &json!(1))

@@ -262,15 +262,18 @@ impl EventBus for HttpBus {
     }
 
     async fn acknowledge(&self, partition: u32, low_watermark: Offset) -> Result<(), BusError> {
-        if let Some(slot) = self.shared.lock().slots.get_mut(&partition) {
-            slot.drop_below(low_watermark);
+        match self.shared.lock().slots.get_mut(&partition) {
+            Some(slot) => slot.drop_below(low_watermark),
+            None => return Err(self.shared.not_assigned(partition)),
         }
         Ok(())
     }
 
     async fn release(&self, partition: u32) -> Result<(), BusError> {
-        self.shared.lock().slots.remove(&partition);
-        Ok(())
+        let released = self.shared.lock().slots.remove(&partition);
+        released
+            .map(drop)
+            .ok_or_else(|| self.shared.not_assigned(partition))
     }
 
     async fn still_assigned(&self, partition: u32) -> Result<bool, BusError> {

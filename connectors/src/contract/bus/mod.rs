@@ -21,6 +21,9 @@ pub struct BusCapabilities {
     pub ends: bool,
     /// Records arrive later.
     pub grows: bool,
+    /// It has the records itself, from the first to the last, however far they are acknowledged. One that
+    /// requests fill has what is pending and no more: their senders keep the rest.
+    pub keeps: bool,
 }
 
 /// Writes a record behind a partition's last one.
@@ -65,21 +68,21 @@ pub fn cases() -> Vec<Case<BusUnderTest>> {
     cases![
         cases::every_partition_is_assigned_once_and_silent_before_its_seek,
         cases::records_come_in_order_with_the_bytes_that_were_written,
-        cases::a_seek_again_delivers_again_from_there,
+        cases::a_seek_again_delivers_again_from_there if keeps,
         cases::a_receive_that_is_dropped_has_taken_nothing_and_stops_no_seek,
         cases::one_partition_moves_without_the_others,
         cases::no_more_events_than_asked_for,
         cases::no_more_bytes_than_asked_for_but_a_first_record_alone,
         cases::a_fingerprint_is_that_of_the_record_at_exactly_that_offset,
-        cases::earliest_is_the_first_record_and_latest_is_behind_the_last,
+        cases::earliest_is_the_first_record_and_latest_is_behind_the_last if keeps,
         cases::an_end_is_told_once_a_seek if ends,
-        cases::an_acknowledgement_never_moves_delivery,
+        cases::an_acknowledgement_never_moves_delivery if keeps,
         cases::the_end_offset_is_behind_the_last_record,
         cases::what_was_given_back_is_not_assigned_any_more,
-        cases::a_seek_behind_the_end_is_an_error,
+        cases::a_seek_behind_the_end_is_an_error if keeps,
         cases::a_partition_that_is_not_there_is_an_error,
         cases::a_waiting_receive_is_woken_by_a_new_record if grows,
-        cases::latest_delivers_only_what_arrives_later if grows,
+        cases::latest_delivers_only_what_arrives_later if keeps_and_grows,
     ]
 }
 
@@ -89,4 +92,13 @@ fn ends(subject: &BusUnderTest) -> Option<&'static str> {
 
 fn grows(subject: &BusUnderTest) -> Option<&'static str> {
     (!subject.capabilities.grows).then_some("capability `grows`: nothing is written to it later")
+}
+
+fn keeps(subject: &BusUnderTest) -> Option<&'static str> {
+    (!subject.capabilities.keeps)
+        .then_some("capability `keeps`: its senders keep the records until they are settled")
+}
+
+fn keeps_and_grows(subject: &BusUnderTest) -> Option<&'static str> {
+    keeps(subject).or_else(|| grows(subject))
 }
