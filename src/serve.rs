@@ -144,13 +144,13 @@ impl Front {
         tracing::info!(address = %format!("{scheme}://{}", serving.address), "taking requests");
         (self.opened)(serving.address);
         let (stop, stopped) = watch::channel(false);
-        let keepers = self.requests.iter().map(|requests| {
-            let keep = requests.clone().keep_slot(
-                self.leases.clone(),
-                self.terms.clone(),
-                stopped.clone(),
-            );
-            self.io.spawn(keep)
+        let keepers = self.requests.iter().flat_map(|requests| {
+            let (leases, terms) = (&self.leases, &self.terms);
+            let slot = requests.clone();
+            let slot = slot.keep_slot(leases.clone(), terms.clone(), stopped.clone());
+            let (left, store) = (requests.clone(), self.api.store.clone());
+            let left = left.keep_left(store, leases.clone(), terms.clone(), stopped.clone());
+            [self.io.spawn(slot), self.io.spawn(left)]
         });
         Ok(Open {
             serving,

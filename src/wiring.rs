@@ -1,6 +1,7 @@
 //! Opens sources. The only module of the node that names concrete buses, and it hands out none:
 //! everything else knows the `EventBus` seam. The concrete stores are named in [`crate::stores`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tidegate_connectors::bus::http::{HttpBus, HttpIntake, IntakeLimits};
 use tidegate_engine::access::Leases;
 use tidegate_engine::bus::{BusError, EventBus, Intake};
 use tidegate_engine::position::{SourceName, SourcePartition};
-use tidegate_engine::store::StoreError;
+use tidegate_engine::store::{StateStore, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -117,6 +118,10 @@ impl Requests {
                 None => self.look_for_a_slot(&leases, &terms).await,
                 Some(held) => self.hold(&leases, &terms, held).await,
             };
+            if let Some(held) = &slot {
+                // After an outage it may have been here for what was left in it, and been lost as that.
+                self.intake.assign(held.partition);
+            }
             let wait = match slot {
                 None => pause.min(Duration::from_millis(500)),
                 Some(_) => pause,
@@ -128,12 +133,82 @@ impl Requests {
             }
         }
         if let Some(Slot { partition, .. }) = slot {
-            self.intake.lose(partition);
-            let place = self.place(partition);
-            if let Err(error) = leases.release(&place, &terms.holder).await {
-                tracing::warn!(slot = %place, %error, "slot not given back; it is free when its lease ends");
+            self.give_back(&leases, &terms, partition).await;
+        }
+    }
+
+    async fn give_back(&self, leases: &Arc<dyn Leases>, terms: &SlotTerms, partition: u32) {
+        self.intake.lose(partition);
+        let place = self.place(partition);
+        if let Err(error) = leases.release(&place, &terms.holder).await {
+            tracing::warn!(slot = %place, %error, "slot not given back; it is free when its lease ends");
+        }
+    }
+
+    /// Takes over slots whose process has gone and left open work, until that is done, beside the slot that
+    /// requests are numbered in: whoever comes in its place may take another. Its leases are held by a name of
+    /// its own, so that it never has the slot that [`Requests::keep_slot`] has.
+    pub async fn keep_left(
+        self: Arc<Self>,
+        store: Arc<dyn StateStore>,
+        leases: Arc<dyn Leases>,
+        mut terms: SlotTerms,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        terms.holder.push_str(" (left work)");
+        let mut left: BTreeMap<u32, Slot> = BTreeMap::new();
+        while !*stopped.borrow_and_update() {
+            for (partition, held) in std::mem::take(&mut left) {
+                // Whoever had it before may have found out only now.
+                self.intake.assign_to_finish(partition);
+                if let Some(held) = self.hold(&leases, &terms, held).await {
+                    left.insert(partition, held);
+                }
+            }
+            if let Err(error) = self.look_after(&store, &leases, &terms, &mut left).await {
+                tracing::warn!(source = %self.source, %error, "it is not known which slots were left");
+            }
+            tokio::select! {
+                biased;
+                changed = stopped.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep(terms.lease / 4) => {}
             }
         }
+        for partition in left.into_keys() {
+            self.give_back(&leases, &terms, partition).await;
+        }
+    }
+
+    /// Gives back what is done, and takes what somebody left.
+    async fn look_after(
+        &self,
+        store: &Arc<dyn StateStore>,
+        leases: &Arc<dyn Leases>,
+        terms: &SlotTerms,
+        left: &mut BTreeMap<u32, Slot>,
+    ) -> Result<(), StoreError> {
+        let used = store.checkpoints().await?;
+        let used = used
+            .into_iter()
+            .map(|checkpoint| checkpoint.source_partition);
+        for place in used.filter(|place| place.source == self.source) {
+            let partition = place.partition;
+            let someone = store.tenants_with_open_work(&place, None, 1).await?;
+            let is_ours = left.contains_key(&partition);
+            if is_ours && someone.is_empty() {
+                tracing::info!(slot = %place, "what was left in the slot is done");
+                left.remove(&partition);
+                self.give_back(leases, terms, partition).await;
+            } else if !is_ours && !someone.is_empty() {
+                let asked = Instant::now();
+                if leases.acquire(&place, &terms.holder, terms.lease).await? {
+                    tracing::info!(slot = %place, "slot taken over: open work was left in it");
+                    self.intake.assign_to_finish(partition);
+                    left.insert(partition, Slot { partition, asked });
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn look_for_a_slot(&self, leases: &Arc<dyn Leases>, terms: &SlotTerms) -> Option<Slot> {
@@ -144,7 +219,6 @@ impl Requests {
                 Ok(false) => {}
                 Ok(true) => {
                     tracing::info!(slot = %place, "slot leased");
-                    self.intake.assign(partition);
                     return Some(Slot { partition, asked });
                 }
                 Err(error) => {
@@ -180,7 +254,7 @@ impl Requests {
                 Some(held)
             }
             Ok(false) | Err(_) => {
-                tracing::warn!(slot = %place, "slot lost: looking for another");
+                tracing::warn!(slot = %place, "slot lost: its lease ran out or is somebody else's");
                 self.intake.lose(held.partition);
                 None
             }

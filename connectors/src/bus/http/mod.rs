@@ -162,16 +162,28 @@ impl HttpIntake {
         self.shared.lock().slots.keys().copied().collect()
     }
 
-    /// A lease was had: the slot is ours.
+    /// A lease was had: the slot is ours, and requests are numbered in it from its claim on. Nothing else
+    /// happens when it is here already.
     pub fn assign(&self, partition: u32) {
+        self.add(partition, Slot::default());
+    }
+
+    /// A lease was had of a slot whose process has gone: it takes no requests, and is claimed for the open
+    /// work that was left in it. Nothing happens when the slot is here already.
+    pub fn assign_to_finish(&self, partition: u32) {
+        self.add(partition, Slot::to_finish());
+    }
+
+    fn add(&self, partition: u32, slot: Slot) {
         let Ok(incarnation) = Incarnation::new(INCARNATION) else {
             unreachable!("the constant is a valid text");
         };
         let mut state = self.shared.lock();
-        if state.slots.contains_key(&partition) {
+        if let Some(here) = state.slots.get_mut(&partition) {
+            here.takes_as(&slot);
             return;
         }
-        state.slots.insert(partition, Slot::default());
+        state.slots.insert(partition, slot);
         state.untold.push_back(BusEvent::Assigned {
             partition,
             incarnation,

@@ -22,11 +22,26 @@ pub(super) struct Slot {
     cursor: Option<Offset>,
     /// The next offset that is given.
     next: Offset,
+    /// It takes nothing new: it is here for the work that another process left in it.
+    finishes: bool,
 }
 
 impl Slot {
+    /// One that takes no requests.
+    pub fn to_finish() -> Self {
+        Self {
+            finishes: true,
+            ..Self::default()
+        }
+    }
+
+    /// Takes requests from now on, when the other does.
+    pub fn takes_as(&mut self, other: &Self) {
+        self.finishes &= other.finishes;
+    }
+
     pub fn is_ready(&self) -> bool {
-        self.cursor.is_some()
+        self.cursor.is_some() && !self.finishes
     }
 
     pub fn events(&self) -> usize {

@@ -159,3 +159,30 @@ async fn a_stop_answers_what_was_delivered_and_gives_up_the_rest() {
     bus.settled(3, vec![settled(0)]);
     assert_eq!(answers.pop().unwrap().await, Some(Became::Duplicate));
 }
+
+#[tokio::test]
+async fn a_slot_that_is_here_for_what_was_left_in_it_is_assigned_and_takes_no_request() {
+    let bus = bus();
+    let intake = bus.intake();
+    intake.assign_to_finish(7);
+    let told = bus.receive(ALL).await.unwrap();
+    assert!(matches!(
+        told[..],
+        [BusEvent::Assigned { partition: 7, .. }]
+    ));
+    bus.seek(7, Offset(4)).await.unwrap();
+    assert!(!intake.is_ready());
+    assert!(matches!(intake.offer(event("a")), Err(NotTaken::NotReady)));
+    // One's own takes them, whatever the other one has less of.
+    ready(&bus, 0, 0).await;
+    let _answers = intake.offer(event("a")).unwrap();
+    assert_eq!(offsets(&bus, ALL).await, [0]);
+    intake.lose(3);
+    let told = bus.receive(ALL).await.unwrap();
+    assert!(matches!(told[..], [BusEvent::Lost { partition: 3 }]));
+    assert!(!intake.is_ready());
+    // The slot that was here for that may become one's own; and stays that.
+    intake.assign(7);
+    intake.assign_to_finish(7);
+    assert!(intake.is_ready());
+}
