@@ -4,6 +4,7 @@ CARGO ?= cargo
 # With TIDEGATE_REQUIRE_SERVICES=1 (CI sets it), servers that cannot be had fail the run;
 # without it, the tests that need them say SKIPPED.
 WITH_SERVICES = deploy/dev/services run
+WITH_POSTGRES = $(WITH_SERVICES) --only postgres
 OR_WITHOUT = $(if $(filter 1,$(TIDEGATE_REQUIRE_SERVICES)),,--or-without)
 
 # More for `cargo test`, such as TEST_ARGS='--test simulation'.
@@ -25,16 +26,16 @@ TEST_FEATURES = planted,failpoints
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEFAULT_BINARY = $(or $(TIDEGATE_DEFAULT_BINARY),$(TARGET_DIR)/debug/tidegate-default)
 
-test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed around them
+test: toolchain ## all tests, with PostgreSQL, pgbouncer and Kafka started and removed around them
 	@[ -n "$(TIDEGATE_DEFAULT_BINARY)" ] || { $(CARGO) build --locked --bin tidegate && \
 	  cp $(TARGET_DIR)/debug/tidegate $(DEFAULT_BINARY); }
 	@TIDEGATE_DEFAULT_BINARY=$(DEFAULT_BINARY) $(WITH_SERVICES) $(OR_WITHOUT) \
 	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) $(TEST_ARGS)
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
-	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write
-	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write --latency
-	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write --apart \
+	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write
+	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write --latency
+	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write --apart \
 	    --only hand-written --only "Tidegate on Postgres"
 
 fmt: ## format the code
