@@ -26,10 +26,10 @@ TEST_FEATURES = planted,failpoints
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEFAULT_BINARY = $(or $(TIDEGATE_DEFAULT_BINARY),$(TARGET_DIR)/debug/tidegate-default)
 
-test: toolchain ## all tests, with PostgreSQL, pgbouncer and Kafka started and removed around them
+test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed around them
 	@[ -n "$(TIDEGATE_DEFAULT_BINARY)" ] || { $(CARGO) build --locked --bin tidegate && \
 	  cp $(TARGET_DIR)/debug/tidegate $(DEFAULT_BINARY); }
-	@TIDEGATE_DEFAULT_BINARY=$(DEFAULT_BINARY) $(WITH_SERVICES) $(OR_WITHOUT) \
+	@TIDEGATE_DEFAULT_BINARY=$(DEFAULT_BINARY) $(WITH_POSTGRES) $(OR_WITHOUT) \
 	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) $(TEST_ARGS)
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
