@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
 
 use super::client::{request, try_request};
 use super::{Environment, STRUCTURED, Served, paid, pause, placed};
@@ -362,4 +363,87 @@ fn a_hundred_shared_entities_whose_machines_chain_survive_a_kill_and_replay_to_t
     let a = Served::run(directory, "a.yaml", &token, &nodes.environment);
     assert_eq!((a.stop(), b.stop()), (Some(0), Some(0)));
     tidegate(directory, &["-c", "a.yaml", "verify"], &nodes.environment);
+}
+
+/// Sends orders that are paid at once, until the node is gone. Those whose payment was answered.
+fn paid_until_gone(node: &str, token: &str, name: &str, taken: &AtomicUsize) -> Vec<String> {
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", &*bearer), ("content-type", STRUCTURED)];
+    let mut orders = Vec::new();
+    for n in 0..10_000 {
+        let order = format!("{name}-{n}");
+        let events = [
+            placed(&format!("1-{order}"), &order),
+            paid(&format!("2-{order}"), &order, 1000),
+        ];
+        for event in events {
+            let body = event.to_string();
+            let answer = try_request(node, "POST", "/v1/events", &headers, body.as_bytes());
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                taken.fetch_add(1, Ordering::Relaxed);
+            } else {
+                return orders;
+            }
+        }
+        orders.push(order);
+    }
+    orders
+}
+
+#[test]
+fn what_a_killed_node_had_emitted_and_not_taken_up_is_done_by_the_other_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let files = [
+        ("order.yaml", ORDER),
+        ("shipment.yaml", SHIPMENT),
+        ("letter.yaml", LETTER),
+    ];
+    let Some(nodes) = two_nodes_with("left_in_a_slot", directory, &files) else {
+        return;
+    };
+    let (database, runtime) = (&nodes.database, &nodes.runtime);
+    let left = || -> i64 {
+        runtime.block_on(async {
+            let mut shell = PgConnection::connect(&database.admin_url()).await.unwrap();
+            let count = sqlx::query_scalar("select count(*) from tidegate.open_work");
+            count.fetch_one(&mut shell).await.unwrap()
+        })
+    };
+    let (mut a, b) = (Some(nodes.a), nodes.b);
+    let mut orders = Vec::new();
+    // Again, when it was killed in one of the moments in which nothing is open.
+    for round in 0..20 {
+        let start = || Served::run(directory, "a.yaml", &nodes.token, &nodes.environment);
+        let a = a.take().unwrap_or_else(start);
+        let (address, token, taken) = (&a.address.clone(), &nodes.token, &AtomicUsize::new(0));
+        orders.extend(std::thread::scope(|scope| {
+            let writers = (0..6).map(|writer| {
+                let name = format!("o-{round}-{writer}");
+                scope.spawn(move || paid_until_gone(address, token, &name, taken))
+            });
+            let writers: Vec<_> = writers.collect();
+            while taken.load(Ordering::Relaxed) < 60 {
+                pause(5);
+            }
+            a.kill();
+            let sent = writers.into_iter().flat_map(|it| it.join().unwrap());
+            sent.collect::<Vec<_>>()
+        }));
+        if left() > 0 {
+            break;
+        }
+    }
+    assert!(left() > 0, "nothing was ever left");
+    let is_done = (0..600).any(|_| {
+        pause(100);
+        left() == 0
+    });
+    assert!(is_done, "{} events wait for nobody", left());
+    for order in orders {
+        let letter = b.get(&format!("/v1/entities/letter/{order}"));
+        assert_eq!(letter.with_status(200).json()["status"], "sent");
+    }
+    assert_eq!(b.stop(), Some(0));
+    tidegate(directory, &["-c", "b.yaml", "verify"], &nodes.environment);
 }
