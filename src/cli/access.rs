@@ -251,7 +251,13 @@ async fn create_token(
         }
     }
     fields.extend(TOKEN_COLUMNS.into_iter().zip(token_row(&token, now)));
-    output.fields(&fields)?;
+    output.fields(&fields).inspect_err(|_| {
+        crate::say!(
+            "the token {} is made, and nobody was shown its secret: `tidegate tokens revoke {}`",
+            secret.id(),
+            secret.id()
+        );
+    })?;
     Ok(Exit::Done)
 }
 

@@ -1,6 +1,7 @@
 //! `tidegate validate --sample`: what a configured source would make of each line of a file. Opens no store
 //! and keeps nothing.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use tidegate_engine::admission::{self, Binding, Content};
 use tidegate_engine::bus::Delivery;
 use tidegate_engine::event::{Event, Unreadable};
+use tidegate_engine::hash::Hash128;
 use tidegate_engine::headers::Headers;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
 use tidegate_engine::position::{Offset, SourceName};
@@ -22,6 +24,12 @@ use crate::say::counted;
 
 /// Bytes kept of a line: one more than is accepted, so that a longer one is refused for its length.
 const LINE_BYTES_MAX: u64 = DELIVERY_BYTES_MAX as u64 + 2;
+
+/// Idempotency keys that are compared with each other, at most.
+const KEYS_MAX: usize = 100_000;
+
+/// Repetitions that are told one by one, at most.
+const REPEATED_TOLD_MAX: u64 = 5;
 
 /// Stands for the tenant that a request's token names.
 const ANY_TENANT: &str = "tenant-of-the-token";
@@ -46,6 +54,7 @@ pub fn run(
     }
     let mut input = open(file)?;
     let (mut number, mut records, mut refused) = (0_u64, 0_u64, 0_u64);
+    let mut repeated = Repeated::default();
     while let Some(line) = next_line(&mut input)
         .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))?
     {
@@ -63,7 +72,14 @@ pub fn run(
         };
         let (_, received) = admission::read(&delivery, &binding);
         match received.content {
-            Content::Event { event, .. } => tell(number, &event, output)?,
+            Content::Event {
+                event,
+                key,
+                conflict,
+            } => {
+                tell(number, &event, output)?;
+                repeated.look(number, (event.tenant, key), conflict);
+            }
             Content::Unreadable { fault, .. } => {
                 refused += 1;
                 refuse(number, &fault, output)?;
@@ -74,12 +90,61 @@ pub fn run(
         let message = format!("there is no record in {}", file.display());
         return Err(Failure::usage(message));
     }
+    let conflicts = repeated.tell();
     crate::say!("{}, {refused} refused", counted(records, "record"));
-    Ok(if refused == 0 {
+    Ok(if refused == 0 && conflicts == 0 {
         Exit::Done
     } else {
         Exit::Differs
     })
+}
+
+/// Lines with the idempotency key of an earlier one: where a mapping takes the id from the wrong place, every
+/// event but the first is one.
+#[derive(Default)]
+struct Repeated {
+    lines: HashMap<(TenantId, Hash128), (u64, Hash128)>,
+    duplicates: u64,
+    conflicts: u64,
+}
+
+impl Repeated {
+    fn look(&mut self, number: u64, key: (TenantId, Hash128), content: Hash128) {
+        match self.lines.get(&key) {
+            None if self.lines.len() < KEYS_MAX => {
+                self.lines.insert(key, (number, content));
+            }
+            None => {}
+            Some((_, same)) if *same == content => self.duplicates += 1,
+            Some((first, _)) => {
+                self.conflicts += 1;
+                if self.conflicts <= REPEATED_TOLD_MAX {
+                    crate::say!(
+                        "line {number} has the idempotency key of line {first} and another content: it would \
+                         be a conflict, kept as a dead letter"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Says what was found, and how many conflicts there are.
+    fn tell(&self) -> u64 {
+        if self.conflicts > 0 {
+            crate::say!(
+                "{}: the same `id` (or `idempotency_key`) from one source is the same event. Take it from where \
+                 each event has another one",
+                counted(self.conflicts, "conflict")
+            );
+        }
+        if self.duplicates > 0 {
+            crate::say!(
+                "{}: the same key with the same content takes effect once",
+                counted(self.duplicates, "duplicate")
+            );
+        }
+        self.conflicts
+    }
 }
 
 /// The source that is meant: the one of that name, else the only one.

@@ -110,6 +110,9 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
+const NO_CLOUD_EVENT: &str =
+    "the attribute is missing: this is no CloudEvents object; JSON of your own needs a `mapping`";
+
 /// A key that borrows when it can (`Cow` alone always copies).
 struct CowKey<'d>(Cow<'d, str>);
 
@@ -134,6 +137,19 @@ impl<'de> Deserialize<'de> for CowKey<'de> {
 
 impl Fields<'_> {
     fn into_event(self, delivery: &Bytes, tenant: Option<&TenantId>) -> Result<Event, Unreadable> {
+        let is_cloud_event = self
+            .attributes
+            .iter()
+            .any(|(name, _)| name == "specversion");
+        self.read(delivery, tenant)
+            .map_err(|fault| match is_cloud_event {
+                true => fault,
+                // Whatever else is wrong with it, it was never meant as one.
+                false => Unreadable::new("specversion", NO_CLOUD_EVENT),
+            })
+    }
+
+    fn read(self, delivery: &Bytes, tenant: Option<&TenantId>) -> Result<Event, Unreadable> {
         let mut known: Known<'_> = Known::default();
         let mut extensions = Vec::new();
         for (place, (name, raw)) in self.attributes.iter().enumerate() {

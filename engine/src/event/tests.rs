@@ -104,10 +104,13 @@ fn r01_a_stored_record_without_a_tenant_is_not_read() {
 fn r01_r03_what_must_be_there_is_asked_for_by_name() {
     for name in ["specversion", "id", "source", "type", "tenantid"] {
         let refusal = read(&without(name)).unwrap_err();
-        assert_eq!(
-            refusal,
-            format!("unreadable event: {name}: the attribute is missing")
-        );
+        let missing = format!("unreadable event: {name}: the attribute is missing");
+        let hint = if name == "specversion" {
+            ": this is no CloudEvents object; JSON of your own needs a `mapping`"
+        } else {
+            ""
+        };
+        assert_eq!(refusal, format!("{missing}{hint}"));
         let refusal = read(&with(name, Value::Null)).unwrap_err();
         assert_eq!(
             refusal,

@@ -163,6 +163,31 @@ fn r48_a_sample_shows_the_envelope_of_each_line_or_the_refusal() {
 }
 
 #[test]
+fn a_sample_whose_ids_come_from_the_wrong_place_says_so() {
+    let desk = shop();
+    let config = CONFIG.replace("/event/no }", "/visit }");
+    desk.write(
+        "wrong.yaml",
+        &config.replace("      idempotency_key: { pointer: /key }\n", ""),
+    );
+    let placed = line(1, "placed", &json!(17), "\"total_cents\":1000");
+    let paid = line(2, "paid", &json!(17), "\"amount_cents\":1000");
+    desk.write("two.ndjson", &format!("{placed}{placed}{paid}"));
+    let said = desk.run("validate -c wrong.yaml --sample two.ndjson");
+    let said = said.ended_with(1).err;
+    for shown in [
+        "line 3 has the idempotency key of line 1 and another content",
+        "1 conflict: ",
+        "1 duplicate: ",
+        "3 records, 0 refused",
+    ] {
+        assert!(said.contains(shown), "{shown}: {said}");
+    }
+    let said = desk.run("validate -c node.yaml --sample two.ndjson");
+    assert!(!said.ended_with(0).err.contains("conflict"));
+}
+
+#[test]
 fn a_sample_that_cannot_be_read_says_what_to_name() {
     let desk = shop();
     let two = CONFIG.replace(
