@@ -203,6 +203,10 @@ pub struct Health {
     #[arg(long, value_name = "FILE", requires = "url")]
     pub ca_file: Option<PathBuf>,
 
+    /// Send the token to another machine without TLS: whoever is in between reads it
+    #[arg(long, requires = "ready")]
+    pub plaintext_unsafe: bool,
+
     /// Seconds until it must have answered
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub timeout_seconds: u64,

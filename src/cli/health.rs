@@ -21,6 +21,14 @@ pub fn run(global: &Global, wanted: &Health, output: &mut Output) -> Result<Exit
         None => own(&session::config(global)?)?,
     };
     let token = wanted.token_file.as_deref().map(token).transpose()?;
+    probe::check(&target.trust).map_err(|error| Failure::usage(format!("--ca-file: {error}")))?;
+    let is_open = target.trust == Trust::Plaintext && !is_near(&target.host);
+    if token.is_some() && is_open && !wanted.plaintext_unsafe {
+        return Err(Failure::usage(format!(
+            "http://{}: whoever is in between would read the token. Use https://, or say --plaintext-unsafe",
+            target.host
+        )));
+    }
     let path = if wanted.ready { "/readyz" } else { "/livez" };
     let limit = Duration::from_secs(wanted.timeout_seconds);
     let asked = probe::ask(&target, path, token.as_deref(), limit);
@@ -45,6 +53,12 @@ pub fn run(global: &Global, wanted: &Health, output: &mut Output) -> Result<Exit
         true => Exit::Done,
         false => Exit::Differs,
     })
+}
+
+/// True for this machine.
+fn is_near(host: &str) -> bool {
+    let address: Option<IpAddr> = host.parse().ok();
+    host.eq_ignore_ascii_case("localhost") || address.is_some_and(|address| address.is_loopback())
 }
 
 /// What a node that is not healthy says, in one line.

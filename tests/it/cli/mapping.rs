@@ -234,5 +234,5 @@ fn a_sample_that_cannot_be_read_says_what_to_name() {
     // A source without a mapping takes CloudEvents, and says so of each line.
     let said = desk.run("validate -c two.yaml --sample shop.ndjson --source plain -o json");
     let said = said.ended_with(1);
-    assert_eq!(said.lines()[0]["field"], json!("event"));
+    assert_eq!(said.lines()[0]["field"], json!("specversion"));
 }

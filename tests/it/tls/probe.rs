@@ -101,6 +101,24 @@ fn a_node_with_tls_is_probed_by_its_own_certificate_or_by_its_authority() {
     );
     let (code, said) = health(directory, &["--url", &url, "--ca-file", "other.crt"]);
     assert!(code == 1 && said.contains("UnknownIssuer"), "{said}");
+    std::fs::write(directory.join("empty.crt"), "").unwrap();
+    for wrong in ["nowhere.crt", "empty.crt"] {
+        let (code, _) = health(directory, &["--url", &url, "--ca-file", wrong]);
+        assert_eq!(code, 2, "{wrong}: the question cannot be asked");
+    }
+    std::fs::write(directory.join("some.token"), "tg_0_0").unwrap();
+    let far = [
+        "--url",
+        "http://192.0.2.1",
+        "--ready",
+        "--token-file",
+        "some.token",
+    ];
+    assert_eq!(
+        health(directory, &far).0,
+        2,
+        "the token would be read on its way"
+    );
     let by_address = format!("https://{}", node.address);
     let (code, said) = health(directory, &["--url", &by_address, "--ca-file", "ours.crt"]);
     assert!(code == 1 && said.contains("not valid for name"), "{said}");
