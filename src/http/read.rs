@@ -1,7 +1,5 @@
 //! What is stored, for programs: entities, events, and what one correlation id set in motion.
 
-use std::collections::BTreeMap;
-
 use actix_web::HttpResponse;
 use serde_json::{Value, json};
 use tidegate_engine::commit::EntityName;
@@ -16,6 +14,7 @@ use tidegate_engine::verify::stored_record;
 use super::ingest::effect;
 use super::problem::{Kind, Problem};
 use super::route::Call;
+use crate::causes::{Cause, trees};
 
 /// Records of one page, and of one trace.
 pub const PAGE_MAX: u32 = 1_000;
@@ -251,66 +250,25 @@ pub async fn trace(call: Call) -> Result<HttpResponse, Problem> {
         "correlation_id": id,
         "events": found.len(),
         "complete": complete,
-        "roots": tree(&tenant, &found),
+        "roots": branches(&tenant, &found, &trees(&found)),
     })))
 }
 
-/// Events under their causes; one whose cause is not among them is a root.
-fn tree(tenant: &TenantId, found: &[(RecordPosition, Record)]) -> Vec<Value> {
-    let ids: Vec<Option<&str>> = found.iter().map(|(_, record)| id_of(record)).collect();
-    let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
-    for (index, (_, record)) in found.iter().enumerate() {
-        let cause = match &record.body {
-            RecordBody::Event(event) => event.causation_id.as_ref().map(AsRef::<str>::as_ref),
-            RecordBody::FollowUp { .. } => None,
-        };
-        let parent = cause.and_then(|cause| ids.iter().position(|id| *id == Some(cause)));
-        // Only what stands before can be a cause of it here, so that no circle is followed.
-        let parent = parent.filter(|parent| *parent != index);
-        children.entry(parent).or_default().push(index);
-    }
-    let mut shown = vec![false; found.len()];
-    let roots = children.get(&None).cloned().unwrap_or_default();
-    let mut trees: Vec<Value> = Vec::new();
-    for root in roots {
-        trees.extend(branch(tenant, found, &children, root, &mut shown));
-    }
-    // Events that name each other as cause: a client's doing. They are shown all the same.
-    for index in 0..found.len() {
-        trees.extend(branch(tenant, found, &children, index, &mut shown));
-    }
-    trees
-}
-
-fn branch(
-    tenant: &TenantId,
-    found: &[(RecordPosition, Record)],
-    children: &BTreeMap<Option<usize>, Vec<usize>>,
-    index: usize,
-    shown: &mut [bool],
-) -> Option<Value> {
-    let seen = shown.get_mut(index)?;
-    if std::mem::replace(seen, true) {
-        return None;
-    }
-    let (position, record) = found.get(index)?;
+/// One event, and below it, as `caused`, what it caused.
+fn branch(tenant: &TenantId, found: &[(RecordPosition, Record)], cause: &Cause) -> Option<Value> {
+    let (position, record) = found.get(cause.index)?;
     let (mut json, _) = told(tenant, position, record);
-    let below = children.get(&Some(index)).cloned().unwrap_or_default();
-    let caused: Vec<Value> = below
-        .into_iter()
-        .filter_map(|child| branch(tenant, found, children, child, shown))
-        .collect();
+    let caused = branches(tenant, found, &cause.caused);
     if let Value::Object(object) = &mut json {
         object.insert("caused".to_owned(), Value::Array(caused));
     }
     Some(json)
 }
 
-fn id_of(record: &Record) -> Option<&str> {
-    match &record.body {
-        RecordBody::Event(event) => Some(event.id.as_str()),
-        RecordBody::FollowUp { .. } => None,
-    }
+fn branches(tenant: &TenantId, found: &[(RecordPosition, Record)], causes: &[Cause]) -> Vec<Value> {
+    let each = causes.iter();
+    each.filter_map(|cause| branch(tenant, found, cause))
+        .collect()
 }
 
 /// A record as JSON without its payload, and the payload's text.
