@@ -251,14 +251,16 @@ async fn create_token(
         }
     }
     fields.extend(TOKEN_COLUMNS.into_iter().zip(token_row(&token, now)));
-    output.fields(&fields).inspect_err(|_| {
-        crate::say!(
-            "the token {} is made, and nobody was shown its secret: `tidegate tokens revoke {}`",
-            secret.id(),
-            secret.id()
-        );
-    })?;
+    let shown = output.fields(&fields);
+    shown.inspect_err(|_| unseen(secret.id()))?;
     Ok(Exit::Done)
+}
+
+/// A token that is valid, and whose secret could not be shown to anybody.
+fn unseen(id: TokenId) {
+    crate::say!(
+        "the token {id} is made, and nobody was shown its secret: `tidegate tokens revoke {id}`"
+    );
 }
 
 /// A store that went away meanwhile may have stored a token whose secret nobody has now.
