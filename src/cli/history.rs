@@ -151,21 +151,11 @@ pub async fn export(
         };
         line.clear();
         redact(event, redacted).write_json(&mut line);
-        on_one_line(&mut line);
-        line.push('\n');
-        output.text(&line)?;
+        output.json_line(&line)?;
         events += 1;
     }
     crate::say!("{}", counted(events, "event"));
     Ok(Exit::Done)
-}
-
-/// Payloads are kept as they came, over several lines too. Between the tokens of JSON, the only place where
-/// there can be a line break, a space says the same.
-fn on_one_line(json: &mut String) {
-    if json.bytes().any(|byte| byte == b'\n' || byte == b'\r') {
-        *json = json.replace(['\n', '\r'], " ");
-    }
 }
 
 fn redact(mut event: Event, redacted: &[Redacted]) -> Event {

@@ -45,9 +45,9 @@ pub async fn state(
     };
     if output.format() == Format::Json {
         // The stored bytes as they are: reading and writing them again might change a number.
-        output.text(&format!(
+        output.json_line(&format!(
             "{{\"tenant\":\"{tenant}\",\"machine\":\"{machine}\",\"key\":{},\"status\":\"{}\",\
-             \"version\":{},\"data\":{}}}\n",
+             \"version\":{},\"data\":{}}}",
             json!(key.as_str()),
             entity.status,
             entity.version,
@@ -80,7 +80,7 @@ pub async fn event(
         )));
     };
     if output.format() == Format::Json {
-        output.text(&record_line(tenant, position, &record))?;
+        output.json_line(&record_line(tenant, position, &record))?;
         return Ok(Exit::Done);
     }
     let mut fields = vec![
@@ -307,7 +307,7 @@ fn show(
 ) -> Result<(), Failure> {
     if output.format() == Format::Json {
         for (position, record) in records {
-            output.text(&record_line(tenant, position, record))?;
+            output.json_line(&record_line(tenant, position, record))?;
         }
         return Ok(());
     }
@@ -363,6 +363,6 @@ pub fn effect_text(effect: &Effect) -> String {
 pub fn record_line(tenant: &TenantId, position: &RecordPosition, record: &Record) -> String {
     let mut line = format!("{{\"tenant\":\"{tenant}\",\"position\":\"{position}\",\"record\":");
     record.write(&mut line, &record.admitted_at.to_rfc3339());
-    line.push_str("}\n");
+    line.push('}');
     line
 }

@@ -108,6 +108,16 @@ impl Output {
         }
     }
 
+    /// Writes an object whose text is kept as it is, but for line breaks: in JSON they stand between tokens only,
+    /// where a space says the same, and whoever reads a line has the whole object.
+    pub fn json_line(&mut self, json: &str) -> io::Result<()> {
+        match json.contains(['\n', '\r']) {
+            true => writeln!(self.to, "{}", json.replace(['\n', '\r'], " "))?,
+            false => writeln!(self.to, "{json}")?,
+        }
+        self.to.flush()
+    }
+
     /// Writes text as it is.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
         self.to.write_all(text.as_bytes())?;

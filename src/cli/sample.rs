@@ -238,8 +238,8 @@ fn tell(number: u64, event: &Event, output: &mut Output) -> io::Result<()> {
     if output.format() == Format::Json {
         let mut text = format!("{{\"line\":{number},\"event\":");
         event.write_json(&mut text);
-        text.push_str("}\n");
-        return output.text(&text);
+        text.push('}');
+        return output.json_line(&text);
     }
     let mut fields: Vec<(&str, Value)> = vec![
         ("line", json!(number)),

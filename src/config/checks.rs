@@ -66,6 +66,20 @@ impl Check for Config {
                 seen.push(name);
             }
         }
+        let (answers, closed_after) = (
+            self.limits.store_answer_limit_seconds.saturating_mul(1_000),
+            self.store.postgres.answer_timeout_ms,
+        );
+        if self.store.kind == StoreKind::Postgres && closed_after < answers {
+            problems.add(
+                line,
+                "store.postgres.answer_timeout_ms",
+                format!(
+                    "{closed_after} is less than `limits.store_answer_limit_seconds`, {answers} ms: a commit that \
+                     may still be answered would lose its connection"
+                ),
+            );
+        }
         let (commits, connections) = (
             self.limits.commits_max,
             self.store.postgres.connections_max as usize,

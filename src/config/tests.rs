@@ -134,6 +134,13 @@ sources:
             .to_string()
             .contains("sources[1].name: `a` is the name of an earlier source too")
     );
+    let requested =
+        "sources: [{ name: a, kind: http, stream: s }, { name: b, kind: http, stream: s }]";
+    let refused = parse(requested).unwrap_err().to_string();
+    assert!(
+        refused.contains("sources[1].stream: an earlier source of requests has the stream `s` too"),
+        "{refused}"
+    );
     let problems = parse(text).unwrap_err().to_string();
     for says in [
         "t.yaml:1: store.postgres.url: is needed",
@@ -143,6 +150,18 @@ sources:
     ] {
         assert!(problems.contains(says), "{says} not in:\n{problems}");
     }
+}
+
+#[test]
+fn a_connection_lives_as_long_as_an_answer_may_take() {
+    let text = "\
+store: { kind: postgres, postgres: { url: \"postgres://h/d\" } }
+limits: { store_answer_limit_seconds: 46 }
+";
+    let refused = parse(text).unwrap_err().to_string();
+    let says = "store.postgres.answer_timeout_ms: 45000 is less than";
+    assert!(refused.contains(says), "{refused}");
+    parse(&text.replace("/d\" }", "/d\", answer_timeout_ms: 46000 }")).unwrap();
 }
 
 #[test]

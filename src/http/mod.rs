@@ -51,6 +51,9 @@ const WORKERS: usize = 2;
 /// From a connection to the head of its request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Connections that wait to be taken: what comes at once may be more than the 128 that a socket has by default.
+const BACKLOG: i32 = 1_024;
+
 /// How long a client that reads too slowly may still be told so, before its connection is closed.
 const TOLD_SLOW: Duration = Duration::from_secs(10);
 
@@ -263,6 +266,7 @@ pub fn start(api: web::Data<Api>, listener: &Listener) -> Result<Serving, String
     let refused = |error: std::io::Error| format!("{}: {error}", listener.address);
     let socket = std::net::TcpListener::bind(&listener.address).map_err(refused)?;
     let address = socket.local_addr().map_err(refused)?;
+    rustix::net::listen(&socket, BACKLOG).map_err(|error| refused(error.into()))?;
     close_unread(&socket, limits.streams.slow_max + TOLD_SLOW).map_err(refused)?;
     let listening = match &listener.certificate {
         None => server.listen(socket),

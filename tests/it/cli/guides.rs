@@ -128,26 +128,27 @@ fn on(database: &TestDatabase) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The same beside an empty database of its own; `None` without a server.
+fn walked_on_a_database(page: &str) -> Option<Said> {
+    let runtime = Runtime::new().unwrap();
+    let database = runtime.block_on(TestDatabase::create_empty(page))?;
+    Some(walked(page, &on(&database)))
+}
+
 #[test]
 fn the_first_pipeline_ends_in_a_joined_query() {
-    let runtime = Runtime::new().unwrap();
-    let test = "the_first_pipeline_ends_in_a_joined_query";
-    let Some(database) = runtime.block_on(TestDatabase::create_empty(test)) else {
+    let Some(said) = walked_on_a_database("first-pipeline.md") else {
         return;
     };
-    let said = walked("first-pipeline.md", &on(&database));
     assert_eq!(said.out.matches("\"duplicate\"").count(), 1, "{}", said.out);
     assert_eq!(said.out.matches("\"admitted\"").count(), 5, "{}", said.out);
 }
 
 #[test]
 fn a_week_with_a_node_loses_nothing() {
-    let runtime = Runtime::new().unwrap();
-    let test = "a_week_with_a_node_loses_nothing";
-    let Some(database) = runtime.block_on(TestDatabase::create_empty(test)) else {
+    let Some(said) = walked_on_a_database("operating.md") else {
         return;
     };
-    let said = walked("operating.md", &on(&database));
     let lines: Vec<&str> = said.out.lines().collect();
     let statuses = lines.iter().filter(|line| line.parse::<u16>().is_ok());
     let statuses: Vec<&str> = statuses.copied().collect();

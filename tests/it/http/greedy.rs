@@ -2,8 +2,9 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::nodes::node_with;
 use super::{STRUCTURED, Served, pause, placed};
@@ -62,4 +63,69 @@ fn r45_an_answer_that_nobody_reads_is_given_up_with_its_connection() {
     });
     assert!(is_closed, "it holds the connection still");
     node.get("/v1/entities/order/o-1").with_status(200);
+}
+
+#[test]
+fn a_page_ends_by_its_bytes_and_the_next_one_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Served::dev(directory.path());
+    let padding = "x".repeat(900_000);
+    for id in 0..7 {
+        let mut event = placed(&id.to_string(), "o-1");
+        event["correlationid"] = json!("visit");
+        event["data"]["note"] = json!(padding);
+        node.event(&event).with_status(200);
+    }
+    let mut after = String::new();
+    let mut pages = Vec::new();
+    loop {
+        let page = node.get(&format!("/v1/events?stream=events{after}"));
+        let page = page.with_status(200).json();
+        pages.push(page["events"].as_array().unwrap().len());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    // Five are the first that have 4 MiB.
+    assert_eq!(pages, [5, 2]);
+    // The index follows the log.
+    let found = (0..600).find_map(|_| {
+        pause(50);
+        let page = node.get("/v1/events?correlation_id=visit").json();
+        let events = page["events"].as_array()?.len();
+        (events == 5).then(|| page["complete"].clone())
+    });
+    assert_eq!(found, Some(json!(false)));
+}
+
+#[test]
+fn what_came_over_several_lines_is_one_line_wherever_a_line_is_an_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let node = Served::dev(directory);
+    let event = serde_json::to_string_pretty(&placed("1", "o-1")).unwrap();
+    node.post("/v1/events", STRUCTURED, &event).with_status(200);
+    assert_eq!(node.stop(), Some(0));
+    std::fs::write(
+        directory.join("node.yaml"),
+        "store: { sqlite: { path: tidegate-dev.db } }\n",
+    )
+    .unwrap();
+    for line in [
+        "events export --tenant dev",
+        "events tail --tenant dev -o json",
+        "events get events:http/0:0 --tenant dev -o json",
+    ] {
+        let said = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["-c", "node.yaml"])
+            .args(line.split(' '))
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert_eq!(said.lines().count(), 1, "{line}: {said}");
+        let read: Value = serde_json::from_str(&said).unwrap();
+        assert!(read.to_string().contains("total_cents"), "{line}: {said}");
+    }
 }

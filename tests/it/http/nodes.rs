@@ -252,6 +252,12 @@ events:
         - type: shipment.due
           data: { order: event.subject }
 ";
+/// Three machines of which each emits what the next one listens to.
+const CHAIN: [(&str, &str); 3] = [
+    ("order.yaml", ORDER),
+    ("shipment.yaml", SHIPMENT),
+    ("letter.yaml", LETTER),
+];
 const LETTER: &str = "
 apiVersion: tidegate/v1
 kind: Machine
@@ -301,12 +307,7 @@ fn a_hundred_shared_entities_whose_machines_chain_survive_a_kill_and_replay_to_t
     const ORDERS: usize = 100;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    let files = [
-        ("order.yaml", ORDER),
-        ("shipment.yaml", SHIPMENT),
-        ("letter.yaml", LETTER),
-    ];
-    let Some(nodes) = two_nodes_with("chains_over_http", directory, &files) else {
+    let Some(nodes) = two_nodes_with("chains_over_http", directory, &CHAIN) else {
         return;
     };
     let TwoNodes { a, b, token, .. } = nodes;
@@ -394,12 +395,7 @@ fn paid_until_gone(node: &str, token: &str, name: &str, taken: &AtomicUsize) -> 
 fn what_a_killed_node_had_emitted_and_not_taken_up_is_done_by_the_other_without_it() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    let files = [
-        ("order.yaml", ORDER),
-        ("shipment.yaml", SHIPMENT),
-        ("letter.yaml", LETTER),
-    ];
-    let Some(nodes) = two_nodes_with("left_in_a_slot", directory, &files) else {
+    let Some(nodes) = two_nodes_with("left_in_a_slot", directory, &CHAIN) else {
         return;
     };
     let (database, runtime) = (&nodes.database, &nodes.runtime);
