@@ -325,6 +325,7 @@ fn partition(
             let all = Allowance {
                 events_max: usize::MAX,
                 bytes_max: usize::MAX,
+                written_bytes_max: usize::MAX,
                 before: None,
             };
             let prepared = partition.prepare(all);

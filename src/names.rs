@@ -51,6 +51,10 @@ metrics_of_crate! {
         "Entities in memory";
     CACHED_ENTITIES_MAX = Gauge "tidegate_cached_entities_max", "entities", [],
         "What all partitions share: limits.cached_entities_max. Smallest shares may go beyond it";
+    CACHED_ENTITY_BYTES = Gauge "tidegate_cached_entity_bytes", "bytes", [],
+        "Bytes of the data of the entities in memory";
+    CACHED_ENTITY_BYTES_MAX = Gauge "tidegate_cached_entity_bytes_max", "bytes", [],
+        "What all partitions share: limits.cached_entities_bytes_max. What one event needs may go beyond it";
     CACHED_KEYS = Gauge "tidegate_cached_keys", "keys", [],
         "Idempotency keys in memory";
     CACHED_KEYS_MAX = Gauge "tidegate_cached_keys_max", "keys", [],

@@ -4,10 +4,26 @@
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry};
+
+#[cfg(feature = "otel")]
+mod spans;
 
 use crate::config::{LogFormat, LogLevel, LogStream};
+
+/// Where spans go, by OTLP over HTTP.
+#[derive(Clone, Debug)]
+pub struct Collector {
+    /// Its address, as in `http://127.0.0.1:4318`.
+    pub endpoint: String,
+    /// Of 1,000 trees of spans, how many are sent.
+    pub sampled_per_mille: u32,
+    /// The node's name.
+    pub node: String,
+}
 
 /// The environment variable that overrides the configured level: a level, or filter directives such as
 /// `info,tidegate_actors=debug`.
@@ -74,11 +90,13 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 /// Starts logging. `TIDEGATE_LOG` comes before a configured level, and a level from the command line
-/// (`insists`) before both. Returns the writer, to share the terminal with.
+/// (`insists`) before both. Spans go to the collector, if there is one. Returns the writer, to share the
+/// terminal with.
 pub fn start(
     level: LogLevel,
     (format, stream): (LogFormat, LogStream),
     insists: bool,
+    collector: Option<&Collector>,
 ) -> Result<LogWriter, String> {
     let variable = std::env::var(LEVEL_VARIABLE).ok().filter(|_| !insists);
     let filter = filter(variable.as_deref(), level)?;
@@ -87,23 +105,33 @@ pub fn start(
         LogStream::Stderr => io::stderr().is_terminal(),
         LogStream::Stdout => io::stdout().is_terminal(),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer.clone());
+    let builder = tracing_subscriber::fmt::layer().with_writer(writer.clone());
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !on_terminal,
     };
-    let started = if json {
+    let lines = if json {
         let builder = builder.json().flatten_event(true);
-        builder.with_span_list(false).try_init()
+        builder.with_span_list(false).with_filter(filter).boxed()
     } else {
         let ansi = on_terminal && crate::cli::output::colours_wanted();
-        builder.with_ansi(ansi).with_target(false).try_init()
+        let builder = builder.with_ansi(ansi).with_target(false);
+        builder.with_filter(filter).boxed()
     };
-    started.map_err(|error| error.to_string())?;
+    let registry = Registry::default().with(lines);
+    #[cfg(feature = "otel")]
+    let registry = registry.with(collector.map(spans::layer).transpose()?);
+    #[cfg(not(feature = "otel"))]
+    let _no_collector = collector;
+    registry.try_init().map_err(|error| error.to_string())?;
     Ok(writer)
+}
+
+/// Sends what spans are left. The last thing that a process does.
+pub fn finish() {
+    #[cfg(feature = "otel")]
+    spans::finish();
 }
 
 /// Our own crates at the level; everybody else at `warn` at most, since what libraries say at finer

@@ -15,6 +15,7 @@ use tidegate_actors::node::SourceSnapshot;
 use tidegate_actors::{NodeSnapshot, SourceStatus, committer, partition, supervisor};
 use tidegate_engine::bus::OffsetUnit;
 use tidegate_engine::clock::{Clock as _, Timestamp};
+use tidegate_engine::partition::Cached;
 
 use crate::names::{self, Kind};
 use crate::runtime::SystemClock;
@@ -212,16 +213,19 @@ fn tell_permits(snapshot: &NodeSnapshot) {
 }
 
 fn tell_memory(snapshot: &NodeSnapshot, now: Timestamp) {
-    let (mut entities, mut keys, mut oldest) = (0, 0, None);
+    let (mut cached, mut oldest) = (Cached::default(), None);
     let tenants = snapshot.tenants.iter();
     for partition in tenants.flat_map(|tenant| &tenant.supervisor.partitions) {
-        entities += partition.cached_entities;
-        keys += partition.cached_keys;
+        cached.entities += partition.cached.entities;
+        cached.entity_bytes += partition.cached.entity_bytes;
+        cached.keys += partition.cached.keys;
         oldest = oldest.into_iter().chain(partition.oldest_emitted_at).min();
     }
-    gauge!(names::CACHED_ENTITIES).set(entities as f64);
-    gauge!(names::CACHED_KEYS).set(keys as f64);
+    gauge!(names::CACHED_ENTITIES).set(cached.entities as f64);
+    gauge!(names::CACHED_ENTITY_BYTES).set(cached.entity_bytes as f64);
+    gauge!(names::CACHED_KEYS).set(cached.keys as f64);
     gauge!(names::CACHED_ENTITIES_MAX).set(snapshot.memory_max.entities_max as f64);
+    gauge!(names::CACHED_ENTITY_BYTES_MAX).set(snapshot.memory_max.entities_bytes_max as f64);
     gauge!(names::CACHED_KEYS_MAX).set(snapshot.memory_max.known_keys_max as f64);
     let counts = snapshot.counts();
     let open = counts.emitted.saturating_sub(counts.looped_back);

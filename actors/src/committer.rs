@@ -197,7 +197,8 @@ impl Committer {
             1
         } else {
             // What somebody else moves all the time is met by a small batch sooner or later.
-            (options.batch_events_max >> terms.halved.min(usize::BITS - 1)).max(1)
+            let halved = options.batch_events_max >> terms.halved.min(usize::BITS - 1);
+            halved.min(terms.events_max).max(1)
         };
         // A stream whose settled events have too many holes between them goes on in their order. The window
         // is larger than a poll: the source may wait for a lane with the rest of one in its hands.
@@ -211,6 +212,7 @@ impl Committer {
         let batch = Allowance {
             events_max,
             bytes_max: options.batch_bytes_max,
+            written_bytes_max: options.batch_written_bytes_max,
             before,
         };
         let may_go = |tenant: &TenantId| {

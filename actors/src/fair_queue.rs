@@ -146,6 +146,7 @@ impl FairQueue {
                 let grant = grants.entry(tenant.clone()).or_insert(Allowance {
                     events_max: 0,
                     bytes_max: 0,
+                    written_bytes_max: 0,
                     before: batch.before,
                 });
                 grant.events_max += events;
@@ -159,8 +160,12 @@ impl FairQueue {
         let backlogs = &self.backlogs;
         self.turn.retain(|tenant| backlogs.contains_key(tenant));
         let share = bytes_left / grants.len().max(1);
+        // What events will write is not known yet: each is allowed as much.
+        let events: usize = grants.values().map(|grant| grant.events_max).sum();
         for grant in grants.values_mut() {
             grant.bytes_max += share;
+            let share = batch.written_bytes_max as u128 * grant.events_max as u128;
+            grant.written_bytes_max = (share / events.max(1) as u128) as usize;
         }
         grants.into_iter().collect()
     }
@@ -186,6 +191,7 @@ mod tests {
             Allowance {
                 events_max: 100,
                 bytes_max: 100_000,
+                written_bytes_max: usize::MAX,
                 before: None,
             },
             |_| true,
@@ -206,6 +212,7 @@ mod tests {
         let batch = Allowance {
             events_max: 30,
             bytes_max: 1_000_000,
+            written_bytes_max: usize::MAX,
             before: None,
         };
         for _ in 0..1_000 {
@@ -226,6 +233,7 @@ mod tests {
         let batch = Allowance {
             events_max: 4,
             bytes_max: 10_000,
+            written_bytes_max: usize::MAX,
             before: None,
         };
         let grants = queue.grant(batch, |who| *who != tenant("a"));
@@ -236,6 +244,7 @@ mod tests {
                 Allowance {
                     events_max: 4,
                     bytes_max: 10_000,
+                    written_bytes_max: usize::MAX,
                     before: None,
                 }
             )]
@@ -257,6 +266,7 @@ mod tests {
         let batch = Allowance {
             events_max: 40,
             bytes_max: 7_001,
+            written_bytes_max: usize::MAX,
             before: None,
         };
         for round in 0..300_usize {
@@ -283,6 +293,7 @@ mod tests {
             Allowance {
                 events_max: 10,
                 bytes_max: 100,
+                written_bytes_max: usize::MAX,
                 before: None,
             },
             |_| true,
@@ -295,6 +306,7 @@ mod tests {
         let batch = Allowance {
             events_max: 1_000,
             bytes_max: 100_000,
+            written_bytes_max: usize::MAX,
             before: None,
         };
         for (tenants, events, bytes) in [
@@ -331,6 +343,7 @@ mod tests {
         let batch = Allowance {
             events_max: 100,
             bytes_max: 100_000,
+            written_bytes_max: usize::MAX,
             before: None,
         };
         let of = |grants: Vec<(TenantId, Allowance)>| -> Vec<String> {

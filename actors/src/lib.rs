@@ -17,8 +17,8 @@
 //!  Partition (one a tenant and source partition) ── mailbox ≤ 1024 messages; one load of
 //!   │  ▲                                            ≤ 2000 entities under way, 2 batches deep;
 //!   │  │ prepare, settle, reset                     an equal share each of the
-//!   │  │                                            node's memory: 500000 entities, 1000000 keys,
-//!   │  │                                            64 MiB of emitted events
+//!   │  │                                            node's memory: 500000 entities, 256 MiB of
+//!   │  │                                            them, 1000000 keys, 64 MiB of emitted events
 //!   ▼  │
 //!  Committer (one a source partition) ── mailbox ≤ 16384 messages; fair order, 64 KiB a turn;
 //!   │                                    a batch ≤ 5000 events, 4 MiB
@@ -110,8 +110,9 @@ mod tests {
             ),
             format!("≤ {} entities under way", options.load_entities_max),
             format!(
-                "node's memory: {} entities, {} keys, {} MiB of emitted events",
+                "node's memory: {} entities, {} MiB of them, {} keys, {} MiB of emitted events",
                 options.memory.entities_max,
+                options.memory.entities_bytes_max / MIB,
                 options.memory.known_keys_max,
                 options.memory.emitted_bytes_max / MIB
             ),

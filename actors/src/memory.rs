@@ -47,6 +47,7 @@ impl Share {
         let entities_min = SHARE_ENTITIES_MIN.min(all.entities_max);
         PartitionLimits {
             entities_max: (all.entities_max / shares).max(entities_min),
+            entities_bytes_max: all.entities_bytes_max / shares,
             known_keys_max: all.known_keys_max / shares,
             emitted_bytes_max: (all.emitted_bytes_max / shares)
                 .max(SHARE_EMITTED_BYTES_MIN.min(all.emitted_bytes_max)),
@@ -70,6 +71,7 @@ mod tests {
     fn the_shares_of_all_are_the_nodes_memory_and_none_is_too_small_to_work_with() {
         let memory = Memory::new(PartitionLimits {
             entities_max: 100_000,
+            entities_bytes_max: 1_000_000,
             known_keys_max: 200_000,
             emitted_bytes_max: 1024 * 1024,
         });
@@ -78,6 +80,7 @@ mod tests {
         let others: Vec<Share> = (1..100).map(|_| memory.share()).collect();
         let limits = first.limits();
         assert_eq!((limits.entities_max, limits.known_keys_max), (1_000, 2_000));
+        assert_eq!(limits.entities_bytes_max, 10_000);
         let many: Vec<Share> = (100..100_000).map(|_| memory.share()).collect();
         let limits = first.limits();
         let smallest = (SHARE_ENTITIES_MIN, 2);

@@ -33,6 +33,8 @@ pub struct NodeOptions {
     /// Bytes of one commit, by the average size of what each tenant has ready: an event that is larger goes
     /// all the same.
     pub batch_bytes_max: usize,
+    /// Bytes of states and emitted events of one commit; the event that reaches it goes all the same.
+    pub batch_written_bytes_max: usize,
     /// Ranges in `done_above` from which only the oldest events are settled, until the watermark moves; at
     /// most [`DONE_ABOVE_FRAGMENTED`].
     pub done_above_ranges_max: usize,
@@ -87,11 +89,13 @@ impl Default for NodeOptions {
             receive_bytes_max: 2 * 1024 * 1024,
             batch_events_max: 5_000,
             batch_bytes_max: 4 * 1024 * 1024,
+            batch_written_bytes_max: 16 * 1024 * 1024,
             done_above_ranges_max: DONE_ABOVE_FRAGMENTED,
             fair_quantum_bytes: 64 * 1024,
             commit_slots: 4,
             memory: PartitionLimits {
                 entities_max: 500_000,
+                entities_bytes_max: 256 * 1024 * 1024,
                 known_keys_max: 1_000_000,
                 emitted_bytes_max: 64 * 1024 * 1024,
             },

@@ -5,10 +5,11 @@
 use crate::checkpoint::Checkpoint;
 use crate::commit::{CommitPath, CommitReply, EntityRow, Surprises};
 use crate::error::ErrorKind;
+use crate::limits::BATCH_EVENTS_MAX;
 use crate::planted::{Bug, active};
 use crate::position::{Epoch, Revision};
 use crate::retry::{BackOff, Disposition, dispose};
-use crate::store::StoreError;
+use crate::store::{CODE_ANSWER, StoreError};
 
 /// The terms under which the next batch is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +25,9 @@ pub struct Terms {
     /// How often the most that a batch may hold is halved: once for each surprise in a row after the first
     /// few. Whoever shares entities that others move all the time gets on with small batches.
     pub halved: u32,
+    /// Events at most, while batches fail for now again and again: one may be too much for the store's
+    /// limits of time or memory, and would be for ever.
+    pub events_max: usize,
 }
 
 /// What the owner does next.
@@ -38,6 +42,9 @@ pub enum Next {
     Reapply(Surprises),
     /// Nothing was written, or nobody knows: hand the same batch over again after the wait.
     SubmitAgain(std::time::Duration),
+    /// The batch failed again and again: drop the speculation, apply again, and hand over a smaller one at
+    /// once; see [`Terms::events_max`].
+    MakeSmaller,
     /// Nobody knows: read the checkpoint after the wait, then call [`CommitProtocol::on_checkpoint`].
     ReadCheckpoint(std::time::Duration),
     /// The batch held one event and the store refuses its values: it is dead. Apply again.
@@ -75,11 +82,60 @@ pub struct CommitProtocol {
     stage: Stage,
     attempt: u32,
     surprised_in_a_row: u32,
+    /// The most that a batch may hold since one failed again and again.
+    smaller: Smaller,
     /// Events that go one at a time from here on: so many as stood in a batch whose values were refused.
     one_event_left: usize,
     /// What batches of unknown outcome are under way for this revision.
     at_large: AtLarge,
     back_off: BackOff,
+}
+
+/// The most that a batch may hold after some failed again and again: halved each time, and doubled again
+/// while batches get through. Where doubling fails, it is tried after twice as many.
+#[derive(Debug)]
+struct Smaller {
+    events_max: Option<usize>,
+    committed: u32,
+    /// Commits before the next doubling.
+    committed_enough: u32,
+    /// It was doubled since it was halved.
+    doubled: bool,
+}
+
+impl Default for Smaller {
+    fn default() -> Self {
+        Self {
+            events_max: None,
+            committed: 0,
+            committed_enough: 1,
+            doubled: false,
+        }
+    }
+}
+
+impl Smaller {
+    fn than(&mut self, events: usize) {
+        self.events_max = Some((events / 2).max(1));
+        self.committed = 0;
+        if std::mem::take(&mut self.doubled) {
+            self.committed_enough = (2 * self.committed_enough).min(COMMITS_BEFORE_DOUBLED_MAX);
+        }
+    }
+
+    fn committed(&mut self) {
+        let Some(events_max) = self.events_max else {
+            // Nothing is held back, and it works: what was learned of earlier trouble is forgotten.
+            self.committed_enough = (self.committed_enough / 2).max(1);
+            return;
+        };
+        self.committed += 1;
+        if self.committed >= self.committed_enough {
+            self.committed = 0;
+            self.doubled = true;
+            self.events_max = Some(events_max * 2).filter(|doubled| *doubled < BATCH_EVENTS_MAX);
+        }
+    }
 }
 
 /// Batches of this revision that may still arrive: one of them at most will be written, and the
@@ -97,6 +153,13 @@ enum AtLarge {
 /// Surprises in a row after which the careful path goes first: the fast path would only be paid on top.
 const SURPRISES_BEFORE_CAREFUL: u32 = 2;
 
+/// Attempts at one batch before it is made smaller: most failures pass, and a smaller batch helps none of
+/// those.
+const ATTEMPTS_BEFORE_SMALLER: u32 = 4;
+
+/// Commits at most before a batch may be twice as large again.
+const COMMITS_BEFORE_DOUBLED_MAX: u32 = 1_024;
+
 impl CommitProtocol {
     /// Begins at a claimed checkpoint.
     pub fn new(checkpoint: &Checkpoint, back_off: BackOff) -> Self {
@@ -106,6 +169,7 @@ impl CommitProtocol {
             stage: Stage::Idle,
             attempt: 0,
             surprised_in_a_row: 0,
+            smaller: Smaller::default(),
             one_event_left: 0,
             at_large: AtLarge::None,
             back_off,
@@ -137,6 +201,7 @@ impl CommitProtocol {
             halved: self
                 .surprised_in_a_row
                 .saturating_sub(SURPRISES_BEFORE_CAREFUL),
+            events_max: self.smaller.events_max.unwrap_or(usize::MAX),
         }
     }
 
@@ -171,6 +236,12 @@ impl CommitProtocol {
                 self.surprised_in_a_row = self.surprised_in_a_row.saturating_add(1);
                 Next::Reapply(surprises)
             }
+            // What was handed over before may have arrived meanwhile: then it is our own revision that
+            // stands in the way.
+            Ok(CommitReply::Fenced) if self.at_large != AtLarge::None => {
+                self.stage = Stage::Unknown;
+                Next::ReadCheckpoint(std::time::Duration::ZERO)
+            }
             Ok(CommitReply::Fenced) => self.over(Next::Drop),
             Err(StoreError::OutcomeUnknown { .. }) => {
                 if active(Bug::UnknownOutcomeTakenForCommitted) {
@@ -182,7 +253,14 @@ impl CommitProtocol {
                 }
                 Next::ReadCheckpoint(self.back_off.wait(self.attempt, random))
             }
-            Err(error) => self.failed(&error, events, random),
+            Err(error) => {
+                let is_answer =
+                    matches!(&error, StoreError::Unexpected { code, .. } if code == CODE_ANSWER);
+                if is_answer && self.at_large == AtLarge::None {
+                    self.at_large = AtLarge::TheSame;
+                }
+                self.failed(&error, events, random)
+            }
         }
     }
 
@@ -216,8 +294,7 @@ impl CommitProtocol {
             return self.over(Next::Drop);
         }
         if checkpoint.revision == self.revision {
-            self.stage = Stage::Idle;
-            return Next::SubmitAgain(self.back_off.wait(self.attempt, random));
+            return self.again(self.back_off.wait(self.attempt, random), events);
         }
         if checkpoint.revision == self.revision.next() {
             if self.at_large == AtLarge::Another {
@@ -234,16 +311,14 @@ impl CommitProtocol {
         self.stage = Stage::Idle;
         self.attempt = 0;
         self.surprised_in_a_row = 0;
+        self.smaller.committed();
         self.one_event_left = self.one_event_left.saturating_sub(events);
         Next::Settle { new_rows }
     }
 
     fn failed(&mut self, error: &StoreError, events: usize, random: u64) -> Next {
         match dispose(error.kind(), self.attempt, &self.back_off, random) {
-            Disposition::RetryAfter(wait) => {
-                self.stage = Stage::Idle;
-                Next::SubmitAgain(wait)
-            }
+            Disposition::RetryAfter(wait) => self.again(wait, events),
             Disposition::Condemn => {
                 self.given_up();
                 if events <= 1 {
@@ -259,10 +334,27 @@ impl CommitProtocol {
         }
     }
 
+    /// Nothing of the batch was written, and it may be handed over again. Every other time after the first
+    /// few it is halved instead, and goes at once: a store that is away is still asked after a wait.
+    fn again(&mut self, wait: std::time::Duration, events: usize) -> Next {
+        let is_stuck = self.attempt >= ATTEMPTS_BEFORE_SMALLER && self.attempt.is_multiple_of(2);
+        if is_stuck && events > 1 {
+            self.smaller.than(events);
+            self.given_up_but_counted();
+            return Next::MakeSmaller;
+        }
+        self.stage = Stage::Idle;
+        Next::SubmitAgain(wait)
+    }
+
     /// The batch in flight will be made anew, and differently.
     fn given_up(&mut self) {
-        self.stage = Stage::Idle;
         self.attempt = 0;
+        self.given_up_but_counted();
+    }
+
+    fn given_up_but_counted(&mut self) {
+        self.stage = Stage::Idle;
         if self.at_large == AtLarge::TheSame {
             self.at_large = AtLarge::Another;
         }
@@ -332,6 +424,77 @@ mod tests {
         let new_rows = Vec::new();
         protocol.on_reply(Ok(CommitReply::Committed { new_rows }), 1, 0);
         assert_eq!(protocol.terms(0).halved, 0);
+    }
+
+    fn away() -> StoreError {
+        StoreError::Unavailable {
+            detail: "57014: canceling statement due to statement timeout".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_too_much_for_the_store_is_made_smaller_until_it_gets_through() {
+        const FITS: usize = 30;
+        let mut protocol = CommitProtocol::new(&checkpoint(3, 7), BackOff::default());
+        let (mut attempts, mut written) = (0, 0);
+        while written < 1_000 {
+            protocol.submitted();
+            attempts += 1;
+            let events = protocol.terms(0).events_max.min(500);
+            if events <= FITS {
+                written += events;
+                let new_rows = Vec::new();
+                protocol.on_reply(Ok(CommitReply::Committed { new_rows }), events, 0);
+                continue;
+            }
+            // The answer may come, or be lost.
+            let mut next = if attempts % 3 == 0 {
+                protocol.on_reply(Err(unknown()), events, 0)
+            } else {
+                protocol.on_reply(Err(away()), events, 0)
+            };
+            if matches!(next, Next::ReadCheckpoint(_)) {
+                let revision = protocol.terms(0).revision.0;
+                next = protocol.on_checkpoint(Ok(Some(checkpoint(3, revision))), events, 0);
+            }
+            let expected = matches!(next, Next::SubmitAgain(_) | Next::MakeSmaller);
+            assert!(expected, "{next:?}");
+        }
+        assert!(attempts < 200, "{attempts} attempts for 1,000 events");
+    }
+
+    #[test]
+    fn one_event_that_fails_for_now_is_handed_over_again_for_ever() {
+        let mut protocol = CommitProtocol::new(&checkpoint(3, 7), BackOff::default());
+        for _ in 0..100 {
+            protocol.submitted();
+            let next = protocol.on_reply(Err(away()), 1, 0);
+            assert!(matches!(next, Next::SubmitAgain(_)), "{next:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_late_commit_is_no_other_owner() {
+        for (found, expected) in [
+            ((3, 8), Next::Settle { new_rows: None }),
+            ((4, 8), Next::Drop),
+            ((3, 9), Next::Drop),
+        ] {
+            let mut protocol = in_flight();
+            protocol.on_reply(Err(unknown()), 5, 0);
+            let next = protocol.on_checkpoint(Ok(Some(checkpoint(3, 7))), 5, 0);
+            assert!(matches!(next, Next::SubmitAgain(_)), "{next:?}");
+            protocol.submitted();
+            // The first attempt has arrived meanwhile.
+            let next = protocol.on_reply(Ok(CommitReply::Fenced), 5, 0);
+            assert!(matches!(next, Next::ReadCheckpoint(_)), "{next:?}");
+            let next = protocol.on_checkpoint(Ok(Some(checkpoint(found.0, found.1))), 5, 0);
+            assert_eq!(next, expected);
+        }
+        assert_eq!(
+            in_flight().on_reply(Ok(CommitReply::Fenced), 5, 0),
+            Next::Drop
+        );
     }
 
     fn unknown() -> StoreError {

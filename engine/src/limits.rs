@@ -42,6 +42,10 @@ pub const HOPS_MAX: u8 = 16;
 /// Events of one commit. Measured: 500 to 5,000 adds a fifth of throughput for eight times the latency.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
 
+/// Bytes of one commit: what a server takes in one message is twice as much. The limits of a configuration
+/// end a batch long before, but for what single events of many tenants write beyond them.
+pub const BATCH_BYTES_MAX: usize = 512 * 1024 * 1024;
+
 /// Events asked of a source at once.
 pub const RECEIVE_EVENTS_MAX: usize = BATCH_EVENTS_MAX;
 

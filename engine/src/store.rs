@@ -19,6 +19,9 @@ use crate::position::{
 use crate::state::{EntityKey, MachineName, Status};
 use crate::tenant::TenantId;
 
+/// The code of an answer that came and cannot be read: what it answers may have been written.
+pub const CODE_ANSWER: &str = "answer";
+
 /// What can go wrong with a store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {

@@ -54,7 +54,9 @@ pub fn main_with(machines: Vec<Arc<dyn Processor>>) -> ExitCode {
 /// Carries out a command line that was read already, with the machines of this binary. Says what went
 /// wrong, and how the process should end.
 pub fn carry_out(cli: Cli, machines: &[Arc<dyn Processor>]) -> Exit {
-    match run(cli, machines) {
+    let ended = run(cli, machines);
+    crate::telemetry::finish();
+    match ended {
         Ok(exit) => exit,
         Err(failure) => {
             if !failure.message.is_empty() {

@@ -46,7 +46,10 @@ pub fn logs(global: &Global, config: &Config, at_most: LogLevel) -> Result<LogWr
         None => config.log.level.min(at_most),
     };
     let form = (config.log.format, config.log.stream);
-    telemetry::start(level, form, global.log_level.is_some()).map_err(Failure::usage)
+    let insists = global.log_level.is_some();
+    // What commands that only look do is no part of a node's work.
+    let collector = config.collector().filter(|_| at_most == LogLevel::Trace);
+    telemetry::start(level, form, insists, collector.as_ref()).map_err(Failure::usage)
 }
 
 /// Logs an option that gives a protection up (R51), wherever it was set.

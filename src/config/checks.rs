@@ -22,6 +22,7 @@ use super::sections::{
     SourceKind, SqliteSection, Store, StoreKind, Telemetry,
 };
 use super::setting::Check;
+use crate::telemetry::Collector;
 
 impl Check for Config {
     fn check(&self, line: u32, _path: &str, problems: &mut Problems) {
@@ -220,6 +221,34 @@ impl Check for Http {
     }
 }
 
+impl Check for Telemetry {
+    fn check(&self, line: u32, path: &str, problems: &mut Problems) {
+        let Some(endpoint) = &self.otlp_endpoint else {
+            return;
+        };
+        let mut wrong = |what: &str| problems.add(line, &format!("{path}.otlp_endpoint"), what);
+        if !cfg!(feature = "otel") {
+            wrong(
+                "this binary cannot send spans: build it with `cargo build --release --features otel`, \
+                 or set null",
+            );
+        }
+        let authority = endpoint.strip_prefix("http://");
+        let is_address = |text: &str| {
+            !text.is_empty()
+                && text
+                    .chars()
+                    .all(|c| c.is_ascii_graphic() && !"?#@".contains(c))
+        };
+        if !authority.is_some_and(is_address) {
+            wrong(
+                "expected the address of a collector on or beside this machine, such as \
+                 `http://127.0.0.1:4318`; it sends on over TLS",
+            );
+        }
+    }
+}
+
 /// An address to listen on; `localhost` is 127.0.0.1.
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     let text = match text.strip_prefix("localhost:") {
@@ -235,7 +264,6 @@ impl Check for Machines {}
 impl Check for Dedupe {}
 impl Check for Retention {}
 impl Check for Log {}
-impl Check for Telemetry {}
 
 impl Secrets {
     /// The policy of that name.
@@ -270,6 +298,15 @@ impl Config {
         self.sources.iter().filter_map(compiled).collect()
     }
 
+    /// Where spans go, if anywhere.
+    pub fn collector(&self) -> Option<Collector> {
+        Some(Collector {
+            endpoint: self.telemetry.otlp_endpoint.clone()?,
+            sampled_per_mille: self.telemetry.otlp_sampled_per_mille,
+            node: self.node.name.clone(),
+        })
+    }
+
     /// Every option that is in force and gives a protection up. Each says `unsafe` in its name, and
     /// each is logged at start.
     pub fn unsafe_options(&self) -> Vec<String> {
@@ -301,11 +338,13 @@ impl Config {
             receive_bytes_max: limits.receive_bytes_max,
             batch_events_max: limits.batch_events_max,
             batch_bytes_max: limits.batch_bytes_max,
+            batch_written_bytes_max: limits.batch_written_bytes_max,
             done_above_ranges_max: limits::DONE_ABOVE_FRAGMENTED,
             fair_quantum_bytes: limits.fair_quantum_bytes,
             commit_slots: limits.commits_max,
             memory: PartitionLimits {
                 entities_max: limits.cached_entities_max,
+                entities_bytes_max: limits.cached_entities_bytes_max,
                 known_keys_max: limits.cached_keys_max,
                 emitted_bytes_max: limits.emitted_bytes_max,
             },

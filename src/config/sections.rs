@@ -279,7 +279,8 @@ section! {
         /// Events that are received and not yet settled, over all tenants.
         node_events_max: usize [1..=10_000_000] = 100_000;
         /// Bytes of those events. Beside them the process has what it keeps in memory of entities, keys
-        /// and emitted events: `cached_entities_max`, `cached_keys_max`, `emitted_bytes_max`.
+        /// and emitted events (`cached_entities_bytes_max`, `cached_keys_max`, `emitted_bytes_max`), and of
+        /// each commit under way what it writes (`batch_written_bytes_max`), and that of the one behind it.
         node_bytes_max: usize [4_194_304..=4_294_967_295] = 268_435_456;
         /// Events of one tenant that are received and not yet settled: its share of the node.
         tenant_events_max: usize [1..=10_000_000] = 25_000;
@@ -294,6 +295,8 @@ section! {
         batch_events_max: usize [1..=limits::BATCH_EVENTS_MAX as u64] = 5_000;
         /// Bytes of one commit, by the average size of what each tenant has ready.
         batch_bytes_max: usize [1_024..=268_435_456] = 4_194_304;
+        /// Bytes of the entities' new data and of emitted events of one commit. One event may write more.
+        batch_written_bytes_max: usize [65_536..=268_435_456] = 16_777_216;
         /// Bytes that one tenant may put into a commit before it is the next tenant's turn.
         fair_quantum_bytes: usize [1_024..=16_777_216] = 65_536;
         /// Commits in flight at once, each of another source partition.
@@ -302,6 +305,8 @@ section! {
         /// an equal share for each source partition in which it had events within the last minute, at
         /// least 256.
         cached_entities_max: usize [1_000..=100_000_000] = 500_000;
+        /// Bytes of their data, in such shares. What one event needs is there however large it is.
+        cached_entities_bytes_max: usize [1_048_576..=68_719_476_736] = 268_435_456;
         /// Idempotency keys kept in memory in such shares, so that a duplicate of a recent event costs no
         /// commit. Beside them the keys of events that are not yet settled.
         cached_keys_max: usize [1_000..=100_000_000] = 1_000_000;
@@ -380,5 +385,11 @@ section! {
         /// Tenants whose metrics have a series of their own: the first so many that a process meets. The
         /// others are together `_other`.
         tenants_max: usize [0..=10_000] = 100;
+        /// The OpenTelemetry collector that spans go to, as OTLP over HTTP: `http://127.0.0.1:4318`. One
+        /// on this machine or beside it, for the connection is plain. Needs a binary with the feature
+        /// `otel`. Or null: nowhere.
+        otlp_endpoint: Option<String> = None;
+        /// Of 1,000 spans, how many are sent: by chance, and each tree of them whole.
+        otlp_sampled_per_mille: u32 [0..=1_000] = 1_000;
     }
 }

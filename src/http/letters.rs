@@ -1,5 +1,7 @@
 //! Dead letters over HTTP: the same decisions as `tidegate dead-letters`, each a commit of its own.
 
+use std::sync::Arc;
+
 use actix_web::HttpResponse;
 use serde_json::{Value, json};
 use tidegate_engine::dead_letter::{DeadLetterSource, DeadLetterState};
@@ -7,6 +9,7 @@ use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::StreamName;
 use tidegate_engine::store::{DeadLetterFilter, StoredDeadLetter};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Kind, Problem};
 use super::read::not_found;
@@ -92,9 +95,11 @@ async fn decide(call: Call, decision: Decision) -> Result<HttpResponse, Problem>
         .caused_by()
         .map_err(|error| Problem::new(Kind::Unauthorized, error.to_string()))?;
     let api = call.api.clone().into_inner();
+    let place = api.decisions.place()?;
     let decided = call
         .api
         .run(move |store| async move {
+            let _turn = place.turn().await;
             let operator = Operator {
                 store: store.as_ref(),
                 machines: &api.machines,
@@ -110,6 +115,51 @@ async fn decide(call: Call, decision: Decision) -> Result<HttpResponse, Problem>
     match decided {
         Ok(decided) => Ok(HttpResponse::Ok().json(json!({ "result": result(&decided) }))),
         Err(error) => Err(refused(error)),
+    }
+}
+
+/// Decisions under way in this node. Each claims the operator's source partition, so they go one after the
+/// other; while the store is away they wait, and more than a few must not pile up.
+pub struct Decisions {
+    places: Arc<Semaphore>,
+    turn: Arc<Mutex<()>>,
+}
+
+/// Decisions that are under way or wait for their turn.
+const DECISIONS_MAX: usize = 16;
+
+impl Default for Decisions {
+    fn default() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(DECISIONS_MAX)),
+            turn: Arc::default(),
+        }
+    }
+}
+
+impl Decisions {
+    fn place(&self) -> Result<Place, Problem> {
+        let place = self.places.clone().try_acquire_owned();
+        let _place = place.map_err(|_| {
+            let detail = format!("{DECISIONS_MAX} decisions about dead letters wait already");
+            Problem::new(Kind::Unavailable, detail)
+        })?;
+        Ok(Place {
+            turn: self.turn.clone(),
+            _place,
+        })
+    }
+}
+
+/// A place among those that wait.
+struct Place {
+    turn: Arc<Mutex<()>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Place {
+    async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 }
 
@@ -191,4 +241,29 @@ fn told(stored: &StoredDeadLetter) -> Value {
 fn parse(text: &str, at: &str) -> Result<Hash128, Problem> {
     Hash128::from_hex(text)
         .ok_or_else(|| Problem::invalid(at, "expected the id of a dead letter: 32 hex digits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DECISIONS_MAX, Decisions, Place};
+
+    #[tokio::test]
+    async fn decisions_go_one_at_a_time_and_do_not_pile_up() {
+        let decisions = Decisions::default();
+        let mut places: Vec<Place> = (0..DECISIONS_MAX)
+            .map(|_| {
+                decisions
+                    .place()
+                    .unwrap_or_else(|_| panic!("there is room"))
+            })
+            .collect();
+        assert!(decisions.place().is_err());
+        let first = places.pop().unwrap();
+        let turn = first.turn().await;
+        assert!(decisions.turn.try_lock().is_err());
+        drop(turn);
+        drop(first);
+        assert!(decisions.place().is_ok());
+        assert!(decisions.turn.try_lock().is_ok());
+    }
 }

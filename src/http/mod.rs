@@ -110,6 +110,7 @@ pub struct Api {
     pub alone: bool,
     rates: Rates,
     body_room: BodyRoom,
+    decisions: letters::Decisions,
     open_streams: stream::Open,
     /// True once they have to end.
     streams_stop: watch::Sender<bool>,
@@ -157,6 +158,7 @@ impl Api {
                 DefaultClock::default(),
             ),
             body_room: BodyRoom::new(bodies, body),
+            decisions: letters::Decisions::default(),
             limits: parts.limits,
             alone: parts.alone,
             open_streams: stream::Open::default(),

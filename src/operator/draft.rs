@@ -75,7 +75,7 @@ impl Draft<'_> {
                 DeadLetterSource::Raw {
                     source_partition,
                     payload,
-                    ..
+                    offset,
                 },
                 Decision::Retry { stream },
             ) => {
@@ -83,6 +83,8 @@ impl Draft<'_> {
                     source_partition,
                     payload,
                     stream: stream.as_ref(),
+                    // An emitted event, or one whose record the store refused: kept as a stored event is.
+                    is_stored_form: offset.is_none() || reason == DeadReason::Store,
                 };
                 self.of_raw(&raw).await
             }
@@ -171,7 +173,10 @@ impl Draft<'_> {
             payload: raw.payload.clone(),
             headers: Headers::NONE,
         };
-        let mapping = self.mappings.get(&raw.source_partition.source).cloned();
+        let mapping = match raw.is_stored_form {
+            true => None,
+            false => self.mappings.get(&raw.source_partition.source).cloned(),
+        };
         if mapping
             .as_ref()
             .is_some_and(|mapping| mapping.uses_headers())
@@ -235,6 +240,7 @@ impl Draft<'_> {
         let allowance = Allowance {
             events_max: 1,
             bytes_max: DELIVERY_BYTES_MAX,
+            written_bytes_max: usize::MAX,
             before: None,
         };
         match partition.prepare(allowance) {
@@ -305,6 +311,8 @@ struct Raw<'r> {
     source_partition: &'r SourcePartition,
     payload: &'r bytes::Bytes,
     stream: Option<&'r StreamName>,
+    /// It is an event as logs have it, whatever its source's records look like.
+    is_stored_form: bool,
 }
 
 /// Why no batch was made.

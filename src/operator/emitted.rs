@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tidegate_engine::checkpoint::Progress;
+use tidegate_engine::commit::Surprises;
 use tidegate_engine::commit_protocol::{CommitProtocol, Next};
 use tidegate_engine::follow_up;
 use tidegate_engine::limits::{DELIVERY_BYTES_MAX, OPEN_WORK_PAGE, RECLAIM_ATTEMPTS_MAX};
@@ -14,8 +15,9 @@ use tidegate_engine::position::{StreamName, StreamPartition};
 use tidegate_engine::retry::BackOff;
 use tidegate_engine::store::StoreError;
 use tidegate_engine::tenant::TenantId;
+use tokio::time::Instant;
 
-use super::Operator;
+use super::{Operator, no_answer};
 
 /// Events of one commit: a person waits for it, and nobody else is in it.
 const EVENTS_MAX: usize = 500;
@@ -24,16 +26,27 @@ const EVENTS_MAX: usize = 500;
 /// long a person waits for machines that emit without measure.
 const COMMITS_MAX: u32 = 10_000;
 
+/// Other tenants whose leftovers are looked after beside a decision, those behind its own tenant first.
+const OTHERS_MAX: u32 = 16;
+
+/// Commits for each of them.
+const COMMITS_OF_OTHERS_MAX: u32 = 20;
+
 /// One ownership of the operator's source partition, from commit to commit.
 struct Desk {
     protocol: CommitProtocol,
     progress: Progress,
+    /// Commits of the tenant in hand, refused ones included.
     commits: u32,
+    commits_max: u32,
+    deadline: Instant,
 }
 
 /// What one commit came to.
 enum Outcome {
     Settled,
+    /// As many commits were made as may be, and there is more.
+    More,
     /// Somebody else claimed it, or may have.
     Lost,
 }
@@ -42,14 +55,23 @@ enum Outcome {
 type Left = String;
 
 impl Operator<'_> {
-    /// Takes up every emitted event of the operator's source partition, of all tenants, until none is left.
-    pub(super) async fn take_up_emitted(&self) -> Result<(), Left> {
+    /// Takes up every emitted event of a tenant in the operator's source partition, until none is left. Then
+    /// some of what earlier decisions about other tenants' letters left there; that it stays is no error of
+    /// this one.
+    pub(super) async fn take_up_emitted(
+        &self,
+        tenant: &TenantId,
+        deadline: Instant,
+    ) -> Result<(), Left> {
         let said = |error: StoreError| error.to_string();
         let place = follow_up::operator();
         let mut commits = 0;
         for _ in 0..RECLAIM_ATTEMPTS_MAX {
+            let own = self.store.open_work(tenant, &place, None, 1).await;
+            let is_done = own.map_err(said)?.is_empty();
+            let others = self.other_tenants(tenant).await.map_err(said)?;
             // Nothing is claimed for nothing: most events that are retried emit nothing.
-            if self.next_tenant().await.map_err(said)?.is_none() {
+            if is_done && others.is_empty() {
                 return Ok(());
             }
             let checkpoint = self.claim().await.map_err(said)?;
@@ -57,26 +79,53 @@ impl Operator<'_> {
                 protocol: CommitProtocol::new(&checkpoint, BackOff::default()),
                 progress: checkpoint.progress,
                 commits,
+                commits_max: COMMITS_MAX,
+                deadline,
             };
-            loop {
-                let Some(tenant) = self.next_tenant().await.map_err(said)? else {
+            let outcome = self.take_up(tenant, &mut desk).await?;
+            commits = desk.commits;
+            match outcome {
+                Outcome::Settled => {
+                    self.take_up_others(&others, &mut desk).await;
                     return Ok(());
-                };
-                let outcome = self.take_up(&tenant, &mut desk).await?;
-                commits = desk.commits;
-                if matches!(outcome, Outcome::Lost) {
-                    break;
                 }
+                Outcome::More => {
+                    return Err(format!("it is not done after {COMMITS_MAX} commits"));
+                }
+                Outcome::Lost => {}
             }
         }
         Err(format!("{place} is claimed again and again by others"))
     }
 
-    /// The first tenant that has open work there.
-    async fn next_tenant(&self) -> Result<Option<TenantId>, StoreError> {
-        let place = follow_up::operator();
-        let first = self.store.tenants_with_open_work(&place, None, 1).await?;
-        Ok(first.into_iter().next())
+    async fn take_up_others(&self, others: &[TenantId], desk: &mut Desk) {
+        for tenant in others {
+            (desk.commits, desk.commits_max) = (0, COMMITS_OF_OTHERS_MAX);
+            match self.take_up(tenant, desk).await {
+                Ok(Outcome::Settled | Outcome::More) => {}
+                Ok(Outcome::Lost) => return,
+                Err(why) => {
+                    let partition = follow_up::operator();
+                    tracing::warn!(tenant_id = %tenant, %partition, %why, "what an earlier retry emitted still waits as open work");
+                    if !desk.protocol.is_idle() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Other tenants that have open work there: in turns, as the deciding tenants differ.
+    async fn other_tenants(&self, tenant: &TenantId) -> Result<Vec<TenantId>, StoreError> {
+        let (store, place) = (self.store, follow_up::operator());
+        let behind = store.tenants_with_open_work(&place, Some(tenant), OTHERS_MAX);
+        let mut others = behind.await?;
+        let missing = OTHERS_MAX.saturating_sub(others.len() as u32);
+        if missing > 0 {
+            let first = store.tenants_with_open_work(&place, None, missing).await?;
+            others.extend(first.into_iter().take_while(|other| other < tenant));
+        }
+        Ok(others)
     }
 
     /// Takes up one tenant's emitted events, and what these emit.
@@ -101,11 +150,15 @@ impl Operator<'_> {
             let terms = desk.protocol.terms(0);
             let events_max = match terms.one_event {
                 true => 1,
-                false => (EVENTS_MAX >> terms.halved.min(usize::BITS - 1)).max(1),
+                false => {
+                    let halved = EVENTS_MAX >> terms.halved.min(usize::BITS - 1);
+                    halved.min(terms.events_max).max(1)
+                }
             };
             let allowance = Allowance {
                 events_max,
                 bytes_max: 4 * DELIVERY_BYTES_MAX,
+                written_bytes_max: 4 * DELIVERY_BYTES_MAX,
                 before: None,
             };
             let part = match partition.prepare(allowance) {
@@ -115,9 +168,12 @@ impl Operator<'_> {
                     return Err("the entities that it concerns were not loaded".to_owned());
                 }
             };
+            if desk.commits >= desk.commits_max {
+                return Ok(Outcome::More);
+            }
             desk.commits += 1;
-            if desk.commits > COMMITS_MAX {
-                return Err(format!("it is not done after {COMMITS_MAX} commits"));
+            if Instant::now() >= desk.deadline {
+                return Err(no_answer());
             }
             if let Outcome::Lost = self.commit_part(&mut partition, part, desk).await? {
                 return Ok(Outcome::Lost);
@@ -165,6 +221,9 @@ impl Operator<'_> {
             let random = self.ids.next_u64();
             let mut next = desk.protocol.on_reply(reply, events, random);
             while let Next::ReadCheckpoint(wait) = next {
+                if Instant::now() + wait >= desk.deadline {
+                    return Err(no_answer());
+                }
                 tokio::time::sleep(wait).await;
                 let read = self.store.checkpoint(&follow_up::operator()).await;
                 let random = self.ids.next_u64();
@@ -193,10 +252,17 @@ impl Operator<'_> {
                     if let Some(event) = only {
                         partition.condemn(event, &detail);
                     }
-                    partition.reset(&tidegate_engine::commit::Surprises::default());
+                    partition.reset(&Surprises::default());
                     return Ok(Outcome::Settled);
                 }
+                Next::SubmitAgain(wait) if Instant::now() + wait >= desk.deadline => {
+                    return Err(no_answer());
+                }
                 Next::SubmitAgain(wait) => tokio::time::sleep(wait).await,
+                Next::MakeSmaller => {
+                    partition.reset(&Surprises::default());
+                    return Ok(Outcome::Settled);
+                }
                 Next::Drop | Next::ClaimAgain => return Ok(Outcome::Lost),
                 Next::Stop { detail, .. } => return Err(detail),
                 Next::ReadCheckpoint(_) => {}

@@ -8,6 +8,7 @@ mod emitted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_engine::checkpoint::Checkpoint;
 use tidegate_engine::clock::{Clock, Ids};
@@ -24,6 +25,7 @@ use tidegate_engine::position::{Offset, SourceName, StreamName};
 use tidegate_engine::retry::BackOff;
 use tidegate_engine::store::{Claim, StateStore, StoreError, StoredDeadLetter};
 use tidegate_engine::tenant::TenantId;
+use tokio::time::Instant;
 
 use draft::{Draft, Unmade};
 
@@ -76,7 +78,7 @@ pub enum DecisionError {
     /// The letter was decided, and what machines emitted by it is not all taken up.
     #[error(
         "dead letter {id} was decided; what was emitted by it waits as open work: {why}. The next retry of \
-         any dead letter takes it up"
+         one of this tenant's dead letters takes it up"
     )]
     EmittedLeft {
         /// Which.
@@ -88,6 +90,10 @@ pub enum DecisionError {
     #[error("{0}")]
     Store(#[from] StoreError),
 }
+
+/// How long a decision is tried, its emitted events included: somebody waits for it. Longer than one commit
+/// waits for the store's answer.
+pub const DECISION_LIMIT: Duration = Duration::from_secs(60);
 
 /// What is decided.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,13 +141,14 @@ impl Operator<'_> {
         id: Hash128,
         decision: &Decision,
     ) -> Result<Decided, DecisionError> {
+        let deadline = Instant::now() + DECISION_LIMIT;
         let mut surprises = Surprises::default();
         let mut attempts = 0;
         for _ in 0..RECLAIM_ATTEMPTS_MAX {
             let mut checkpoint = self.claim().await?;
             loop {
                 let attempt = self
-                    .attempt(tenant, id, decision, &checkpoint, &surprises)
+                    .attempt(tenant, id, decision, &checkpoint, &surprises, deadline)
                     .await?;
                 match attempt {
                     // To give up, no machine is asked, and none need be known here.
@@ -149,7 +156,7 @@ impl Operator<'_> {
                         return Ok(decided);
                     }
                     Attempt::Done(decided) => {
-                        let emitted = self.take_up_emitted().await;
+                        let emitted = self.take_up_emitted(tenant, deadline).await;
                         let left = |why| DecisionError::EmittedLeft { id, why };
                         return emitted.map(|()| decided).map_err(left);
                     }
@@ -162,7 +169,7 @@ impl Operator<'_> {
                     }
                 }
                 attempts += 1;
-                if attempts >= SURPRISES_MAX {
+                if attempts >= SURPRISES_MAX || Instant::now() >= deadline {
                     return Err(DecisionError::InTheWay { id });
                 }
                 let wait = BackOff::default().wait(attempts.min(6), self.ids.next_u64());
@@ -213,6 +220,7 @@ impl Operator<'_> {
         decision: &Decision,
         checkpoint: &Checkpoint,
         surprises: &Surprises,
+        deadline: Instant,
     ) -> Result<Attempt, DecisionError> {
         let letter = self.open_letter(tenant, id).await?;
         let mut protocol = CommitProtocol::new(checkpoint, BackOff::default());
@@ -238,7 +246,7 @@ impl Operator<'_> {
                 Unmade::Impossible(why) => DecisionError::Impossible { id, why },
                 Unmade::Store(error) => error.into(),
             })?;
-        self.commit(id, &mut protocol, follow_up).await
+        self.commit(id, &mut protocol, follow_up, deadline).await
     }
 
     async fn commit(
@@ -246,6 +254,7 @@ impl Operator<'_> {
         id: Hash128,
         protocol: &mut CommitProtocol,
         follow_up: FollowUp,
+        deadline: Instant,
     ) -> Result<Attempt, DecisionError> {
         let batch = Arc::new(follow_up.batch);
         loop {
@@ -253,6 +262,12 @@ impl Operator<'_> {
             let reply = self.store.commit(batch.clone()).await;
             let mut next = protocol.on_reply(reply, 1, self.ids.next_u64());
             while let Next::ReadCheckpoint(wait) = next {
+                if Instant::now() + wait >= deadline {
+                    return Err(DecisionError::Unknown {
+                        id,
+                        why: no_answer(),
+                    });
+                }
                 tokio::time::sleep(wait).await;
                 let read = self.store.checkpoint(&follow_up::operator()).await;
                 next = protocol.on_checkpoint(read, 1, self.ids.next_u64());
@@ -260,7 +275,15 @@ impl Operator<'_> {
             match next {
                 Next::Settle { .. } => return Ok(Attempt::Done(follow_up.decided)),
                 Next::Reapply(surprises) => return Ok(Attempt::Again(surprises)),
+                // An earlier try may still arrive.
+                Next::SubmitAgain(wait) if Instant::now() + wait >= deadline => {
+                    return Err(DecisionError::Unknown {
+                        id,
+                        why: no_answer(),
+                    });
+                }
                 Next::SubmitAgain(wait) => tokio::time::sleep(wait).await,
+                Next::MakeSmaller => return Ok(Attempt::Again(Surprises::default())),
                 Next::Drop | Next::ClaimAgain => return Ok(Attempt::Fenced),
                 Next::Condemn { detail } => return Ok(Attempt::Refused(detail)),
                 Next::Stop {
@@ -276,4 +299,9 @@ impl Operator<'_> {
             }
         }
     }
+}
+
+fn no_answer() -> String {
+    let seconds = DECISION_LIMIT.as_secs();
+    format!("the store did not take it within {seconds} s")
 }

@@ -578,3 +578,45 @@ async fn the_index_of_events_is_built_anew_from_the_log() {
     let store = SqliteStore::open(options).await.unwrap();
     assert_eq!(store.upkeep(upkeep).await.unwrap().index_lag_records, None);
 }
+
+#[tokio::test]
+async fn the_index_of_events_goes_on_in_turns_and_steps_over_what_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tidegate.db");
+    let options = SqliteOptions {
+        unsafe_synchronous_normal: true,
+        ..SqliteOptions::new(&path)
+    };
+    let store = SqliteStore::open(options).await.unwrap();
+    let mut busy = Writer::claim(&store, &place(), "a", NOW).await.unwrap();
+    // More than one round of upkeep takes.
+    for n in 0..2_050 {
+        busy.commit(&store, &orders(n..n + 1)).await.unwrap();
+    }
+    let quiet = source_partition("invoices", 0);
+    let mut quiet = Writer::claim(&store, &quiet, "a", NOW).await.unwrap();
+    for key in ["first", "second", "third"] {
+        let entry = Entry::new("acme", key).creates(&format!("o-{key}"));
+        quiet.commit(&store, &[entry]).await.unwrap();
+    }
+    let shell = shell(&path).await;
+    let spoil = "DROP TRIGGER segments_never_change; UPDATE segments SET body = 'no JSON' WHERE stream_partition_id =
+                   (SELECT max(stream_partition_id) FROM stream_partitions) AND first_sequence = 1";
+    sqlx::raw_sql(spoil).execute(&shell).await.unwrap();
+    let upkeep = Upkeep {
+        now: NOW,
+        dedupe_window_micros: i64::MAX,
+        retention_micros: None,
+    };
+    store.upkeep(upkeep).await.unwrap();
+    let of_quiet = "SELECT count(*) FROM event_index WHERE stream_partition_id =
+                      (SELECT max(stream_partition_id) FROM stream_partitions)";
+    assert_eq!(numbers(&shell, of_quiet).await, [2]);
+    let mut rounds = 0;
+    while store.upkeep(upkeep).await.unwrap().index_lag_records != Some(0) {
+        rounds += 1;
+        assert!(rounds < 100);
+    }
+    let all = "SELECT count(*) FROM event_index";
+    assert_eq!(numbers(&shell, all).await, [2_052]);
+}

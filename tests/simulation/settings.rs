@@ -57,11 +57,13 @@ pub fn options(name: &str, dice: &mut Dice) -> NodeOptions {
         receive_bytes_max: 32 * 1024,
         batch_events_max: dice.between(1, 30) as usize,
         batch_bytes_max: dice.between(2, 32) as usize * 1024,
+        batch_written_bytes_max: dice.between(1, 8_000) as usize,
         done_above_ranges_max: dice.between(1, 20) as usize,
         fair_quantum_bytes: dice.between(1, 8) as usize * 1024,
         commit_slots: dice.between(1, 4) as usize,
         memory: PartitionLimits {
             entities_max,
+            entities_bytes_max: dice.between(1, 8_000) as usize,
             known_keys_max: dice.between(4, 200) as usize,
             emitted_bytes_max: dice.between(1, 8_000) as usize,
         },

@@ -205,6 +205,13 @@ impl Committer {
                     }
                 });
             }
+            Next::MakeSmaller => {
+                let partition = &self.ownership.source_partition;
+                let in_flight = self.in_flight.as_ref();
+                let events = in_flight.map_or(0, |it| it.assembled.events);
+                tracing::warn!(%partition, epoch = self.ownership.epoch.0, events, "the batch fails again and again: half of it is tried");
+                self.reset(Surprises::default(), None, context);
+            }
             Next::ReadCheckpoint(wait) => self.read_checkpoint(wait, context),
             Next::Drop => {
                 self.ownership.end(Standing::Fenced);

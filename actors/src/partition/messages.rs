@@ -6,7 +6,7 @@ use actix::{Handler, Message, MessageResult};
 use tidegate_engine::admission::Received;
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::commit::{EntityRow, Surprises};
-use tidegate_engine::partition::{Allowance, EventRef, Heads, Part, Partition};
+use tidegate_engine::partition::{Allowance, Cached, EventRef, Heads, Part, Partition};
 use tidegate_engine::position::{Offset, Revision, StreamPartition};
 
 use super::PartitionActor;
@@ -106,10 +106,8 @@ pub struct PartitionSnapshot {
     pub heads: Option<Heads>,
     /// Since when the oldest emitted event in memory waits for its turn, as far as this owner knows.
     pub oldest_emitted_at: Option<Timestamp>,
-    /// Entities in memory.
-    pub cached_entities: usize,
-    /// Idempotency keys in memory.
-    pub cached_keys: usize,
+    /// What it keeps in memory between events.
+    pub cached: Cached,
 }
 
 impl Handler<ObservePartition> for PartitionActor {
@@ -119,7 +117,6 @@ impl Handler<ObservePartition> for PartitionActor {
         let emitted = self.state.as_ref().map(Partition::emitted_unsettled);
         let (emitted_events, emitted_bytes) = emitted.unwrap_or_default();
         let cached = self.state.as_ref().map(Partition::cached);
-        let (cached_entities, cached_keys) = cached.unwrap_or_default();
         MessageResult(PartitionSnapshot {
             stream_partition: StreamPartition {
                 tenant: self.tenant.clone(),
@@ -133,8 +130,7 @@ impl Handler<ObservePartition> for PartitionActor {
             loads_in_flight: self.loads_in_flight,
             heads: self.state.as_ref().map(Partition::heads),
             oldest_emitted_at: self.state.as_ref().and_then(Partition::oldest_emitted_at),
-            cached_entities,
-            cached_keys,
+            cached: cached.unwrap_or_default(),
         })
     }
 }

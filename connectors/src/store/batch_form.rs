@@ -1,10 +1,12 @@
 //! The form of a batch: sorted arrays, no key twice, every tenant named, one source partition, within
-//! the limits. Every
-//! store checks it before its first write, because a batch out of form is a fault of ours and must
+//! the limits. Every store checks it before its first write, because a batch out of form is a fault of ours and must
 //! stop the source partition instead of deadlocking a database or hiding a row. Never looks at values.
 
 use tidegate_engine::commit::CommitBatch;
-use tidegate_engine::limits::{BATCH_EVENTS_MAX, DONE_ABOVE_RANGES_MAX, ENTITY_DATA_BYTES_MAX};
+use tidegate_engine::dead_letter::DeadLetterSource;
+use tidegate_engine::limits::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, DONE_ABOVE_RANGES_MAX, ENTITY_DATA_BYTES_MAX,
+};
 use tidegate_engine::position::Version;
 use tidegate_engine::state::MachineName;
 use tidegate_engine::store::StoreError;
@@ -30,6 +32,9 @@ pub const CODE_DEFINITION: &str = "TG005";
 /// Open work that a batch has done is not there: somebody else did it, which cannot be while its source
 /// partition is ours.
 pub const CODE_WORK_GONE: &str = "TG011";
+
+/// The batch is larger than any statement may be: as Postgres says it of its own limits.
+const CODE_TOO_LARGE: &str = "54000";
 
 /// The error of open work that is not there.
 pub fn work_is_gone() -> StoreError {
@@ -160,7 +165,31 @@ fn check_limits(batch: &CommitBatch) -> Result<(), StoreError> {
             )));
         }
     }
+    let bytes = bytes_of(batch);
+    if bytes > BATCH_BYTES_MAX {
+        // Events that are fine one at a time: so they are committed.
+        return Err(StoreError::Refused {
+            code: CODE_TOO_LARGE.to_owned(),
+            detail: format!("a commit may have {BATCH_BYTES_MAX} bytes, found {bytes}"),
+        });
+    }
     Ok(())
+}
+
+/// What a batch carries of events and states.
+fn bytes_of(batch: &CommitBatch) -> usize {
+    let segments = batch.segments.iter().map(|it| it.body.len());
+    let entities = batch.entities.iter().map(|it| it.data.len());
+    let open_work = batch.open_work.iter().map(|it| it.event.len());
+    let letters = batch.dead_letters.iter().map(|it| match &it.source {
+        DeadLetterSource::Raw { payload, .. } => payload.len(),
+        DeadLetterSource::Record { .. } => 0,
+    });
+    segments
+        .chain(entities)
+        .chain(open_work)
+        .chain(letters)
+        .sum()
 }
 
 fn check_rows(batch: &CommitBatch) -> Result<(), StoreError> {

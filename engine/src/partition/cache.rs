@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::commit::{EntityRow, StoredEntity};
+use crate::hash::Hash128;
 use crate::machine::{DeadReason, Fault, Processor};
 use crate::position::Version;
 use crate::state::{EntityKey, EntityState, MachineName, StateData, Status};
@@ -17,25 +18,75 @@ pub(super) type HashMap<K, V> = StdHashMap<K, V, foldhash::fast::RandomState>;
 /// A set of the same kind.
 pub(super) type HashSet<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
 
-/// A map in two generations: an entry is kept while at least half of `entries_max` others come after it
-/// was last written or touched, and for as long as it is pinned.
+/// What an entry holds beside its place in a map.
+pub(super) trait Held {
+    /// Its bytes on the heap, as far as they are its own.
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+impl Held for Hash128 {}
+impl Held for () {}
+
+/// A map in two generations: an entry is kept while others come after it was last written or touched that
+/// make up half of `entries_max` or of the bytes, and for as long as it is pinned.
 #[derive(Debug)]
 pub(super) struct Generations<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+    young: Generation<K, V>,
+    old: Generation<K, V>,
     /// Entries that came into the young generation since it is the young one.
     added: usize,
     added_max: usize,
+    young_bytes_max: usize,
 }
 
-impl<K: Eq + Hash + Clone, V> Generations<K, V> {
+#[derive(Debug)]
+struct Generation<K, V> {
+    map: HashMap<K, V>,
+    /// What its entries hold.
+    bytes: usize,
+}
+
+impl<K: Eq + Hash, V: Held> Generation<K, V> {
+    fn insert(&mut self, key: K, value: V) -> Option<V> {
+        self.bytes += value.bytes();
+        let before = self.map.insert(key, value);
+        self.bytes -= before.as_ref().map_or(0, Held::bytes);
+        before
+    }
+
+    fn remove(&mut self, key: &K) -> Option<V> {
+        let value = self.map.remove(key)?;
+        self.bytes -= value.bytes();
+        Some(value)
+    }
+
+    /// In place, so that the room is used again.
+    fn retain(&mut self, pinned: impl Fn(&V) -> bool) {
+        self.map.retain(|_, value| pinned(value));
+        self.bytes = self.map.values().map(Held::bytes).sum();
+    }
+}
+
+impl<K, V> Default for Generation<K, V> {
+    fn default() -> Self {
+        Self {
+            map: HashMap::default(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<K: Eq + Hash + Clone, V: Held> Generations<K, V> {
     /// A map of at most `entries_max` entries (at least two), and those that are pinned.
     pub fn new(entries_max: usize) -> Self {
         Self {
-            young: HashMap::default(),
-            old: HashMap::default(),
+            young: Generation::default(),
+            old: Generation::default(),
             added: 0,
             added_max: (entries_max / 2).max(1),
+            young_bytes_max: usize::MAX,
         }
     }
 
@@ -44,40 +95,53 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
         self.added_max = (entries_max / 2).max(1);
     }
 
-    /// Forgets at once, but for the `pinned` entries, if there are several times as many as may be; their
+    /// Bounds what the entries hold. One entry and the pinned ones may go beyond it.
+    pub fn set_bytes_bound(&mut self, bytes_max: usize) {
+        self.young_bytes_max = (bytes_max / 2).max(1);
+    }
+
+    /// What the entries hold.
+    pub fn bytes(&self) -> usize {
+        self.young.bytes + self.old.bytes
+    }
+
+    /// Forgets at once, but for the `pinned` entries, if there is several times as much as may be; their
     /// room goes as well.
     pub fn shrink(&mut self, pinned: impl Fn(&V) -> bool) {
         let held_max = 8 * self.added_max;
-        for map in [&mut self.young, &mut self.old] {
-            if map.capacity() > held_max {
-                map.retain(|_, value| pinned(value));
-                map.shrink_to(self.added_max);
+        let bytes_max = self.young_bytes_max.saturating_mul(8);
+        for generation in [&mut self.young, &mut self.old] {
+            if generation.map.capacity() > held_max || generation.bytes > bytes_max {
+                generation.retain(&pinned);
+                generation.map.shrink_to(self.added_max);
             }
         }
     }
 
     pub fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+        self.young.map.len() + self.old.map.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.young.is_empty() && self.old.is_empty()
+        self.len() == 0
     }
 
     pub fn get(&self, key: &K) -> Option<&V> {
-        self.young.get(key).or_else(|| self.old.get(key))
+        let young = self.young.map.get(key);
+        young.or_else(|| self.old.map.get(key))
     }
 
+    /// For what changes no bytes; see [`Generations::put`].
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        match self.young.get_mut(key) {
+        match self.young.map.get_mut(key) {
             Some(value) => Some(value),
-            None => self.old.get_mut(key),
+            None => self.old.map.get_mut(key),
         }
     }
 
     /// True when the entry is there; then it is young again.
     pub fn touch(&mut self, key: &K, pinned: impl Fn(&V) -> bool) -> bool {
-        if self.young.contains_key(key) {
+        if self.young.map.contains_key(key) {
             return true;
         }
         let Some(value) = self.old.remove(key) else {
@@ -90,8 +154,11 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
     /// Adds or replaces an entry, and returns what was there. Where that makes the young generation too
     /// large, the entries of the old one are forgotten but for the `pinned` ones.
     pub fn put(&mut self, key: &K, value: V, pinned: impl Fn(&V) -> bool) -> Option<V> {
-        if let Some(place) = self.young.get_mut(key) {
-            return Some(std::mem::replace(place, value));
+        if let Some(place) = self.young.map.get_mut(key) {
+            let bytes = value.bytes();
+            let before = std::mem::replace(place, value);
+            self.young.bytes = self.young.bytes + bytes - before.bytes();
+            return Some(before);
         }
         let before = self.old.remove(key);
         self.add(key.clone(), value, pinned);
@@ -99,10 +166,9 @@ impl<K: Eq + Hash + Clone, V> Generations<K, V> {
     }
 
     fn add(&mut self, key: K, value: V, pinned: impl Fn(&V) -> bool) {
-        if self.added >= self.added_max {
+        if self.added >= self.added_max || self.young.bytes >= self.young_bytes_max {
             std::mem::swap(&mut self.young, &mut self.old);
-            // In place, so that the room is used again.
-            self.young.retain(|_, value| pinned(value));
+            self.young.retain(pinned);
             self.added = 0;
         }
         self.added += 1;
@@ -151,6 +217,12 @@ pub(super) struct EntityValue {
     pub batch: u64,
 }
 
+impl Held for EntityValue {
+    fn bytes(&self) -> usize {
+        self.text.len()
+    }
+}
+
 impl EntityValue {
     /// An entity as the store has it; `None` when it does not exist.
     pub fn stored(stored: Option<StoredEntity>) -> Self {
@@ -195,7 +267,9 @@ impl EntityValue {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Generations, HashSet};
+    use super::{Generations, HashSet, Held};
+
+    impl Held for u32 {}
 
     #[test]
     fn r15_the_maps_of_one_process_have_seeds_of_their_own() {
@@ -212,7 +286,7 @@ mod tests {
         for key in 0..10_000_u32 {
             map.put(&key, key, pinned);
             map.put(&0, 0, pinned);
-            let held = map.young.len() + map.old.len();
+            let held = map.len();
             assert!(held <= 101, "{held} entries");
             assert_eq!(map.get(&0), Some(&0), "written lately, after {key}");
             assert_eq!(map.get(&7).is_some(), key >= 7, "pinned, after {key}");

@@ -1,12 +1,14 @@
 //! A partition: one tenant's events of one source partition, in order, from admission to settlement, and
 //! what machines emit for them. The first go to the log of the source's stream, the latter to that of stream
 //! `internal`; both move the same entities, so both are applied here. Emitted events go first: a chain
-//! ends before anything new begins, so that what received events set off is all that is ever open. Applies events one batch ahead of the one in flight, and can take back what is not committed. Pure: it
-//! asks for entities and hands out parts of batches; whoever drives it does the I/O.
+//! ends before anything new begins, so that what received events set off is all that is ever open. Applies
+//! events one batch ahead of the one in flight, and can take back what is not committed. Pure: it asks for
+//! entities and hands out parts of batches; whoever drives it does the I/O.
 
 mod cache;
 mod emitted;
 mod letters;
+mod limits;
 mod logs;
 mod part;
 mod prepare;
@@ -23,6 +25,7 @@ pub use cache::EntityRef;
 use cache::{EntityValue, Generations, HashMap, HashSet};
 use emitted::Backlog;
 pub use letters::{Notice, NoticedEvent};
+pub use limits::{Cached, PartitionLimits};
 pub use part::{Allowance, Part, Prepared};
 use queue::{Line, Look, Origin, Queued, Target};
 
@@ -37,27 +40,11 @@ use crate::position::{Offset, Revision, Sequence, StreamName, StreamPartition};
 use crate::store::StreamHead;
 use crate::transition;
 
-/// Bounds of one partition's memories.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PartitionLimits {
-    /// Entities kept between events.
-    pub entities_max: usize,
-    /// Admitted idempotency keys kept; four for each queued event, where that is more.
-    pub known_keys_max: usize,
-    /// Bytes of emitted events that are queued; what is too much for it waits in the store. One goes on
-    /// however large it is.
-    pub emitted_bytes_max: usize,
-}
+/// Events whose entities fit into the smallest memory, as it forgets by halves.
+const ROOM_EVENTS_MIN: usize = 4;
 
-impl Default for PartitionLimits {
-    fn default() -> Self {
-        Self {
-            entities_max: 100_000,
-            known_keys_max: 200_000,
-            emitted_bytes_max: 16 * 1024 * 1024,
-        }
-    }
-}
+/// Entities over which the largest is forgotten by and by.
+const ENTITIES_OF_LATE: usize = 64;
 
 /// Entities that are remembered as shared with other partitions; those that nobody touched for longest
 /// are forgotten.
@@ -170,6 +157,9 @@ pub struct Partition<P> {
     /// The number of the last batch that was prepared.
     batches: u64,
     entities: Generations<EntityRef, EntityValue>,
+    entities_bytes_max: usize,
+    /// About the largest of late: how many are loaded ahead goes by it.
+    entity_bytes: usize,
     /// Queued events whose entities are loaded ahead.
     look_ahead_max: usize,
     known_keys: Generations<Hash128, Hash128>,
@@ -201,6 +191,8 @@ impl<P> Partition<P> {
             overlays: VecDeque::new(),
             batches: 0,
             entities: Generations::new(limits.entities_max),
+            entities_bytes_max: limits.entities_bytes_max,
+            entity_bytes: 0,
             look_ahead_max: 0,
             known_keys: Generations::new(limits.known_keys_max),
             requested: HashSet::default(),
@@ -214,11 +206,11 @@ impl<P> Partition<P> {
 
     /// Bounds its memories anew; what is too much is forgotten as events go on.
     pub fn set_limits(&mut self, limits: PartitionLimits) {
-        // One event may concern every machine: what it needs has to be there at once, and stay while each
-        // of them is touched and moved.
-        let per_event = self.machines.iter().count().max(1);
-        let entities_max = limits.entities_max.max(4 * per_event);
+        let per_event = self.per_event();
+        let entities_max = limits.entities_max.max(ROOM_EVENTS_MIN * per_event);
         self.entities.set_bound(entities_max);
+        self.entities_bytes_max = limits.entities_bytes_max;
+        self.bound_entity_bytes();
         let pinned = self.pinned();
         self.entities.shrink(pinned);
         // One of the memory's two generations, so that what is loaded together stays together.
@@ -228,6 +220,19 @@ impl<P> Partition<P> {
         self.known_keys
             .set_bound(limits.known_keys_max.max(4 * self.received.queue.len()));
         self.backlog.set_bound(limits.emitted_bytes_max);
+    }
+
+    /// Entities that one event may need: one of each machine.
+    fn per_event(&self) -> usize {
+        self.machines.iter().count().max(1)
+    }
+
+    /// What one event needs has to be there at once, however large, and stay while each of its entities is
+    /// touched and moved.
+    fn bound_entity_bytes(&mut self) {
+        let needed = ROOM_EVENTS_MIN * self.per_event() * self.entity_bytes;
+        let bytes_max = self.entities_bytes_max.max(needed);
+        self.entities.set_bytes_bound(bytes_max);
     }
 
     /// Whose log it writes.
@@ -255,12 +260,15 @@ impl<P> Partition<P> {
     /// what the next event needs, and the two would be loaded in turns for ever.
     pub fn wanted(&mut self, names_max: usize) -> Vec<EntityName> {
         let (emitted, received) = self.prepared_events();
+        let fit = self.entities_bytes_max / 2 / self.entity_bytes.max(1);
+        let events_max = (fit / self.per_event()).max(1);
+        let events_left = self.look_ahead_max.min(names_max.saturating_mul(2));
         let mut look = Look {
             known: &self.entities,
             requested: &mut self.requested,
-            events_left: self.look_ahead_max.min(names_max.saturating_mul(2)),
+            events_left: events_left.min(events_max),
             wanted: Vec::new(),
-            wanted_max: names_max,
+            wanted_max: names_max.min(fit.max(self.machines.iter().count())),
         };
         if self.emitted.look_ahead(emitted, &mut look) {
             self.received.look_ahead(received, &mut look);
@@ -275,7 +283,8 @@ impl<P> Partition<P> {
             .into_iter()
             .map(|entity| (reference(&entity.name), entity))
             .collect();
-        for name in asked {
+        // What is needed first comes last: nothing that came with it can push it out.
+        for name in asked.iter().rev() {
             let entity = reference(name);
             self.requested.remove(&entity);
             // What a surprise brought meanwhile may have been moved since.
@@ -369,9 +378,13 @@ impl<P> Partition<P> {
         self.emitted.queue.front().map(|queued| queued.admitted_at)
     }
 
-    /// Entities and idempotency keys in memory.
-    pub fn cached(&self) -> (usize, usize) {
-        (self.entities.len(), self.known_keys.len())
+    /// What is in memory.
+    pub fn cached(&self) -> Cached {
+        Cached {
+            entities: self.entities.len(),
+            entity_bytes: self.entities.bytes(),
+            keys: self.known_keys.len(),
+        }
     }
 
     /// Emitted events that are not prepared.
@@ -429,6 +442,13 @@ impl<P> Partition<P> {
 
     /// Takes an entity into the bounded memory; what unsettled batches moved is never forgotten.
     fn remember(&mut self, entity: &EntityRef, value: EntityValue) -> Option<EntityValue> {
+        let bytes = value.text.len();
+        if bytes > self.entity_bytes {
+            self.entity_bytes = bytes;
+            self.bound_entity_bytes();
+        } else {
+            self.entity_bytes -= (self.entity_bytes - bytes) / ENTITIES_OF_LATE;
+        }
         let pinned = self.pinned();
         self.entities.put(entity, value, pinned)
     }

@@ -16,6 +16,9 @@ pub struct Allowance {
     pub events_max: usize,
     /// Bytes at most; a first event that is larger goes alone.
     pub bytes_max: usize,
+    /// Bytes of states and emitted events at most, which no delivery's size tells beforehand: the part ends
+    /// with the event that reaches it.
+    pub written_bytes_max: usize,
     /// Only deliveries in front of this offset, if there is one. Emitted events have none, and go.
     pub before: Option<Offset>,
 }
@@ -40,6 +43,8 @@ pub struct Part {
     pub events: usize,
     /// Their bytes.
     pub bytes: usize,
+    /// Bytes of the states and the emitted events that it writes.
+    pub written_bytes: usize,
     /// The offsets of the received ones, sorted.
     pub offsets: Vec<Offset>,
     /// The open work of the emitted ones.

@@ -85,7 +85,8 @@ impl<P> Partition<P> {
     ) -> End {
         for (place, queued) in queue.iter().enumerate().skip(first) {
             let full = draft.part.events >= allowance.events_max
-                || draft.part.bytes + queued.bytes > allowance.bytes_max;
+                || draft.part.bytes + queued.bytes > allowance.bytes_max
+                || draft.part.written_bytes >= allowance.written_bytes_max;
             let too_far = match queued.origin {
                 Origin::Delivered(offset) => {
                     allowance.before.is_some_and(|before| offset >= before)
@@ -347,6 +348,8 @@ impl<P> Partition<P> {
                     context.admitted_at,
                 );
                 draft.part.counts.emitted += work.len() as u64;
+                let emitted = work.iter().map(|work| work.event.len());
+                draft.part.written_bytes += emitted.sum::<usize>();
                 let before = draft.part.open_work.len() as u32;
                 draft.part.open_work.extend(work.into_iter().map(|work| {
                     let number = before + work.number;
@@ -366,7 +369,7 @@ impl<P> Partition<P> {
         text: Arc<str>,
         changed_at: Timestamp,
     ) {
-        let Some(place) = self.entities.get_mut(entity) else {
+        let Some(place) = self.entities.get(entity) else {
             unreachable!("an entity is only moved when it is known");
         };
         let value = EntityValue {
@@ -377,10 +380,14 @@ impl<P> Partition<P> {
             changed_at,
             batch: draft.overlay.number,
         };
-        if place.batch == value.batch {
-            *place = value;
-        } else {
-            let before = self.remember(entity, value);
+        draft.part.written_bytes += value.text.len();
+        let was_moved = place.batch == value.batch;
+        if was_moved {
+            // Only its last state is written.
+            draft.part.written_bytes -= place.text.len();
+        }
+        let before = self.remember(entity, value);
+        if !was_moved {
             draft.overlay.moved.push((entity.clone(), before));
         }
     }

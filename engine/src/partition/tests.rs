@@ -24,11 +24,21 @@ use crate::tenant::{TenantBinding, TenantId};
 const ALL: Allowance = Allowance {
     events_max: usize::MAX,
     bytes_max: usize::MAX,
+    written_bytes_max: usize::MAX,
     before: None,
 };
 
 /// A partition of the order machine with room for so few entities that it forgets all the time.
 fn partition() -> Partition<()> {
+    partition_of(PartitionLimits {
+        entities_max: 1,
+        entities_bytes_max: usize::MAX,
+        known_keys_max: 40,
+        emitted_bytes_max: 1,
+    })
+}
+
+fn partition_of(limits: PartitionLimits) -> Partition<()> {
     let source_partition = SourcePartition {
         source: SourceName::new("test").unwrap(),
         partition: 0,
@@ -41,11 +51,7 @@ fn partition() -> Partition<()> {
         },
         MachineSet::new([Arc::new(order_processor().unwrap()) as _]),
         Heads::default(),
-        PartitionLimits {
-            entities_max: 1,
-            known_keys_max: 40,
-            emitted_bytes_max: 1,
-        },
+        limits,
     )
 }
 
@@ -191,6 +197,75 @@ impl Table {
         }
         Ok(rows)
     }
+}
+
+#[test]
+fn a_part_ends_with_the_event_whose_states_fill_it() {
+    let mut partition = partition_of(PartitionLimits::default());
+    for order in 0..10 {
+        offer(
+            &mut partition,
+            order,
+            &format!("e{order}"),
+            "placed",
+            &format!("o{order}"),
+        );
+    }
+    Table::default().answer(&mut partition, 100);
+    let mut allowance = ALL;
+    let mut prepared = |written_bytes_max| {
+        allowance.written_bytes_max = written_bytes_max;
+        match partition.prepare(allowance) {
+            Prepared::Part(part) => *part,
+            other => panic!("{other:?}"),
+        }
+    };
+    let one = prepared(1);
+    assert_eq!(one.events, 1, "the first goes however much it writes");
+    assert_eq!(one.written_bytes, one.entities[0].data.len());
+    let four = prepared(4 * one.written_bytes - 1);
+    assert_eq!((four.events, four.entities.len()), (4, 4));
+    assert_eq!(four.written_bytes, 4 * one.written_bytes);
+}
+
+#[test]
+fn large_states_are_forgotten_by_their_bytes_and_every_event_goes_on() {
+    const BYTES_MAX: usize = 20_000;
+    const ORDERS: u64 = 300;
+    let mut partition = partition_of(PartitionLimits {
+        entities_bytes_max: BYTES_MAX,
+        ..PartitionLimits::default()
+    });
+    let mut table = Table::default();
+    for order in 0..ORDERS {
+        let note = "n".repeat(if order % 10 == 9 { 4_000 } else { 100 });
+        let mut entity = stored(&format!("o{order}"), order as i64 + 1, 1, 0);
+        entity.data = format!(r#"{{"note":"{note}","paid_cents":0,"total_cents":1000}}"#).into();
+        table.entities.insert(entity.name.clone(), entity);
+    }
+    for event in 0..3 * ORDERS {
+        let order = format!("o{}", event % ORDERS);
+        offer(&mut partition, event, &format!("e{event}"), "paid", &order);
+    }
+    let (mut settled, mut rounds) = (0, 0);
+    while settled < 3 * ORDERS as usize {
+        rounds += 1;
+        assert!(rounds < 9 * ORDERS, "{settled} events in {rounds} rounds");
+        table.answer(&mut partition, 2_000);
+        let allowance = Allowance {
+            written_bytes_max: BYTES_MAX,
+            ..ALL
+        };
+        let Prepared::Part(part) = partition.prepare(allowance) else {
+            continue;
+        };
+        let rows = table.commit(&part).unwrap();
+        settled += settle(&mut partition, Some(&rows)).len();
+        // Both generations, what one event adds to each, and what the batch had pinned.
+        let held = partition.cached().entity_bytes;
+        assert!(held <= 3 * BYTES_MAX, "{held} bytes");
+    }
+    assert!(table.entities.values().all(|it| it.version == Version(4)));
 }
 
 /// Few, and the memory holds even fewer.

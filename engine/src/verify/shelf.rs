@@ -222,6 +222,7 @@ impl Shelf {
         let allowance = Allowance {
             events_max: 100,
             bytes_max: 1 << 20,
+            written_bytes_max: usize::MAX,
             before: None,
         };
         let Prepared::Part(part) = writer.prepare(allowance) else {

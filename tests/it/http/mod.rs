@@ -14,6 +14,7 @@ pub mod hostile;
 mod hostile_clients;
 mod ingest;
 pub mod nodes;
+mod spans;
 mod watch;
 
 use std::io::{BufRead as _, BufReader};

@@ -78,6 +78,7 @@ fn start_engine(bus: &MemoryBusHandle, url: String) -> std::thread::JoinHandle<E
                 batch_events_max: BATCH,
                 memory: PartitionLimits {
                     entities_max: 2 * BATCH,
+                    entities_bytes_max: usize::MAX,
                     known_keys_max: 0,
                     emitted_bytes_max: 0,
                 },

@@ -1,10 +1,13 @@
 //! Migrations: once, with checksums, by anybody who may create; and what a node says when they are missing.
 
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use tidegate_connectors::contract::batch::{Entry, Writer, entity_name, source_partition};
 use tidegate_connectors::store::postgres::{
     PostgresOptions, PostgresStore, RoleMode, RolePrefix, migrate, print_sql,
 };
-use tidegate_engine::store::{StateStore as _, StoreError, Upkeep};
+use tidegate_engine::hash::Hash128;
+use tidegate_engine::store::{DeadLetterFilter, StateStore as _, StoreError, Upkeep};
+use tidegate_engine::tenant::TenantId;
 
 use super::now;
 use crate::support::database::{PASSWORD, TestDatabase, with_user};
@@ -56,6 +59,43 @@ async fn r51_a_login_with_another_isolation_is_refused() {
             why.contains(level) && why.contains("read committed"),
             "{why}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_running_node_goes_on_when_a_migration_adds_a_column() {
+    let name = "a_running_node_goes_on_when_a_migration_adds_a_column";
+    let Some(database) = TestDatabase::create(name).await else {
+        return;
+    };
+    // One connection: what it has prepared is what is asked again.
+    let store = PostgresStore::connect(PostgresOptions {
+        connections_max: 1,
+        ..PostgresOptions::new(database.engine_url())
+    });
+    let store = store.await.unwrap();
+    let place = source_partition("orders", 0);
+    let mut writer = Writer::claim(&store, &place, "a", now()).await.unwrap();
+    let entry = Entry::new("acme", "k1").creates("o1");
+    writer.commit(&store, &[entry]).await.unwrap();
+    let acme = TenantId::new("acme").unwrap();
+    let mut admin = database.admin().await;
+    for column in ["", "added", "added_later"] {
+        if !column.is_empty() {
+            for table in ["source_partitions", "dead_letters", "entities", "segments"] {
+                let sql = format!("alter table tidegate.{table} add column {column} int4");
+                admin.execute(AssertSqlSafe(sql)).await.unwrap();
+            }
+        }
+        assert!(store.checkpoint(&place).await.unwrap().is_some());
+        assert_eq!(store.checkpoints().await.unwrap().len(), 1);
+        let letters = store.dead_letters(&acme, DeadLetterFilter::default(), 10);
+        letters.await.unwrap();
+        store.dead_letter(&acme, Hash128(7)).await.unwrap();
+        let found = store.load_entities(&acme, vec![entity_name("acme", "o1")]);
+        assert_eq!(found.await.unwrap().len(), 1);
+        assert_eq!(store.stream_heads(&acme, &place).await.unwrap().len(), 1);
+        Writer::claim(&store, &place, "a", now()).await.unwrap();
     }
 }
 

@@ -148,6 +148,7 @@ impl Run {
             path: CommitPath::Fast,
             one_event: false,
             halved: 0,
+            events_max: usize::MAX,
         };
         let at = Timestamp(9_000);
         let place = source_partition();
@@ -237,6 +238,7 @@ fn partition(tenant: TenantId, machines: MachineSet) -> Partition<()> {
     };
     let limits = PartitionLimits {
         entities_max: ENTITIES_MAX,
+        entities_bytes_max: 1_000_000,
         known_keys_max: 400,
         emitted_bytes_max: 1_000,
     };
@@ -252,6 +254,7 @@ fn part(
     let allowance = Allowance {
         events_max: 10,
         bytes_max: usize::MAX,
+        written_bytes_max: usize::MAX,
         before: None,
     };
     loop {

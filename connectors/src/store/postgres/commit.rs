@@ -9,7 +9,7 @@ use tidegate_engine::commit::{
 };
 use tidegate_engine::dead_letter::{DeadLetter, DeadLetterSource};
 use tidegate_engine::position::Version;
-use tidegate_engine::store::StoreError;
+use tidegate_engine::store::{CODE_ANSWER, StoreError};
 
 use super::Inner;
 use super::encode::{Moment, Uuid, can_hold};
@@ -85,7 +85,10 @@ impl Inner {
             Err(error) => return Err(self.after_failure(error)),
             Ok(rows) => rows,
         };
-        let answer = reply::read(rows, &split, batch)?;
+        let answer = reply::read(rows, &split, batch).map_err(|error| StoreError::Unexpected {
+            code: CODE_ANSWER.to_owned(),
+            detail: error.to_string(),
+        })?;
         self.older_keys.seen(answer.dedupe_generation);
         Ok(answer.reply)
     }

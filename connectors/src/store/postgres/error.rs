@@ -35,6 +35,16 @@ const RETRY: [&str; 7] = [
 /// before it replied, so around a commit the outcome is unknown.
 const SESSION_ENDED: [&str; 4] = ["57P01", "57P02", "57P04", "57P05"];
 
+/// What a connection has prepared gives another result since the schema was changed: nothing ran. Prepared
+/// anew it does; see [`is_stale_plan`].
+const STALE_PLAN: &str = "0A000";
+
+/// True when the connection has to forget what it has prepared.
+pub(super) fn is_stale_plan(error: &sqlx::Error) -> bool {
+    let database = error.as_database_error();
+    database.is_some_and(|it| it.code().as_deref() == Some(STALE_PLAN))
+}
+
 /// Upkeep would lose what is younger than `tidegate.settings` allows. Its message holds no values of users.
 const CODE_LOSS_REFUSED: &str = "TG010";
 
@@ -118,7 +128,7 @@ fn database_error(code: &str, message: &str, during: During) -> StoreError {
             detail: without_values(message),
         };
     }
-    if RETRY.contains(&code) || class == "53" {
+    if RETRY.contains(&code) || class == "53" || code == STALE_PLAN {
         return StoreError::Unavailable {
             detail: format!("{code}: {}", without_values(message)),
         };

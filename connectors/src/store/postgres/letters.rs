@@ -17,6 +17,14 @@ use super::encode::{Moment, Uuid};
 use super::error::{During, corrupt};
 use super::ownership::{column, counter, source_partition_of};
 
+/// What a letter is read from; named one by one like those of a checkpoint.
+macro_rules! letter_columns {
+    () => {
+        "id, state, attempts, reason, detail, fingerprint, position, machine, key, source, partition, \
+         source_offset, payload, created_at"
+    };
+}
+
 impl Inner {
     pub(super) async fn dead_letters(
         &self,
@@ -26,12 +34,14 @@ impl Inner {
     ) -> Result<Vec<StoredDeadLetter>, StoreError> {
         let rows = self
             .read_as(tenant, |number| {
-                sqlx::query(
-                    "select * from tidegate.dead_letters \
+                sqlx::query(concat!(
+                    "select ",
+                    letter_columns!(),
+                    " from tidegate.dead_letters \
                      where tenant_id = $1 and ($2::text is null or state = $2) \
                        and ($3::uuid is null or id > $3) \
                      order by id limit $4",
-                )
+                ))
                 .bind(number)
                 .bind(filter.state.map(DeadLetterState::as_str))
                 .bind(filter.after.map(Uuid))
@@ -67,9 +77,13 @@ impl Inner {
     ) -> Result<Option<StoredDeadLetter>, StoreError> {
         let rows = self
             .read_as(tenant, |number| {
-                sqlx::query("select * from tidegate.dead_letters where tenant_id = $1 and id = $2")
-                    .bind(number)
-                    .bind(Uuid(id))
+                sqlx::query(concat!(
+                    "select ",
+                    letter_columns!(),
+                    " from tidegate.dead_letters where tenant_id = $1 and id = $2",
+                ))
+                .bind(number)
+                .bind(Uuid(id))
             })
             .await?;
         rows.first().map(|row| letter_of(row, tenant)).transpose()

@@ -36,10 +36,26 @@ pub(super) fn counter(row: &PgRow, name: &str) -> Result<u64, StoreError> {
     u64::try_from(column::<i64>(row, name)?).map_err(|_| corrupt(name))
 }
 
+/// What a checkpoint is read from. Named one by one: a statement that a connection has prepared must not
+/// change its result when a migration adds a column.
+macro_rules! checkpoint_columns {
+    () => {
+        "source_partition_id, source, partition, epoch, owner, revision, incarnation, next_offset, \
+         done_above, fingerprint_offset, fingerprint, admitted, duplicates, conflicts, unreadable, \
+         applied, rejected, ignored, dead, unhandled, emitted, looped_back"
+    };
+}
+
+const CLAIM_SQL: &str = concat!(
+    "select ",
+    checkpoint_columns!(),
+    " from tidegate.claim($1, $2, $3, $4, $5)",
+);
+
 impl Inner {
     /// Epoch + 1, and the checkpoint.
     pub(super) async fn claim(&self, claim: &Claim) -> Result<Checkpoint, StoreError> {
-        let query = sqlx::query("select * from tidegate.claim($1, $2, $3, $4, $5)")
+        let query = sqlx::query(CLAIM_SQL)
             .bind(claim.source_partition.source.as_str())
             .bind(i64::from(claim.source_partition.partition))
             .bind(claim.owner.as_str())
@@ -59,9 +75,11 @@ impl Inner {
         &self,
         source_partition: &SourcePartition,
     ) -> Result<Option<Checkpoint>, StoreError> {
-        let query = sqlx::query(
-            "select * from tidegate.source_partitions where source = $1 and partition = $2",
-        )
+        let query = sqlx::query(concat!(
+            "select ",
+            checkpoint_columns!(),
+            " from tidegate.source_partitions where source = $1 and partition = $2",
+        ))
         .bind(source_partition.source.as_str())
         .bind(i64::from(source_partition.partition));
         let rows = self.session.fetch(query, During::Read).await?;
@@ -70,9 +88,11 @@ impl Inner {
 
     /// Every checkpoint.
     pub(super) async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
-        let query = sqlx::query(
-            "select * from tidegate.source_partitions order by source collate \"C\", partition",
-        );
+        let query = sqlx::query(concat!(
+            "select ",
+            checkpoint_columns!(),
+            " from tidegate.source_partitions order by source collate \"C\", partition",
+        ));
         let rows = self.session.fetch(query, During::Read).await?;
         rows.iter().map(checkpoint_of).collect()
     }

@@ -203,7 +203,8 @@ impl Inner {
                     "select m.name as machine, e.key, e.entity_id, e.version, e.status, e.data \
                      from tidegate.machines m \
                      cross join lateral ( \
-                         select * from tidegate.entities e \
+                         select e.key, e.entity_id, e.version, e.status, e.data \
+                         from tidegate.entities e \
                          where e.tenant_id = $1 and e.machine_id = m.machine_id \
                            and e.key > case when m.name = $2 then $3 else '' end \
                          order by e.key limit $4) e \

@@ -11,7 +11,7 @@ use sqlx::{Connection as _, Postgres};
 use tidegate_engine::store::StoreError;
 use tokio::time::timeout;
 
-use super::error::{During, store_error, tls_refusal};
+use super::error::{During, is_stale_plan, store_error, tls_refusal};
 use super::options::{Pooler, PostgresOptions};
 
 /// The connections of one store.
@@ -76,7 +76,11 @@ impl Session {
         during: During,
     ) -> Result<Vec<PgRow>, StoreError> {
         let result = match self.pooler {
-            Pooler::None => query.fetch_all(connection).await,
+            Pooler::None => {
+                let result = query.fetch_all(&mut *connection).await;
+                forget_stale(&result, connection).await;
+                result
+            }
             Pooler::Transaction => {
                 let mut transaction = connection
                     .begin()
@@ -121,13 +125,17 @@ impl Session {
             .execute(&mut *transaction)
             .await
             .map_err(failed)?;
-        let rows = query
+        let result = query
             .persistent(persistent)
             .fetch_all(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(rows)
+            .await;
+        if result.is_ok() {
+            transaction.commit().await.map_err(failed)?;
+        } else {
+            drop(transaction);
+            forget_stale(&result, connection).await;
+        }
+        result.map_err(failed)
     }
 
     /// How long a statement waits for its answer.
@@ -138,6 +146,14 @@ impl Session {
     /// Closes every connection once it is idle.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// The schema was changed under what the connection has prepared: the next try prepares it anew.
+async fn forget_stale<T>(result: &Result<T, sqlx::Error>, connection: &mut PgConnection) {
+    if result.as_ref().is_err_and(is_stale_plan) {
+        // A connection that cannot even do this shows it at its next use.
+        let _ = connection.clear_cached_statements().await;
     }
 }
 

@@ -56,21 +56,34 @@ struct IndexRow {
     correlation_id: Option<String>,
 }
 
-/// Forgets what retention dropped, goes on behind the log, and says how many records are left.
-pub(super) async fn go_on(writer: &Writer, readers: &SqlitePool) -> Result<u64, StoreError> {
+/// The log behind which the index goes on: a busy one must not keep the others waiting.
+#[derive(Debug, Default)]
+pub(super) struct Turn(i64);
+
+/// Forgets what retention dropped, goes on behind the logs in turn, and says how many records are left.
+pub(super) async fn go_on(
+    writer: &Writer,
+    readers: &SqlitePool,
+    turn: &mut Turn,
+) -> Result<u64, StoreError> {
     while forget_dropped(writer).await? == DELETED_AT_ONCE as u64 {}
     for _ in 0..TURNS_MAX {
-        let segments = unindexed(readers).await?;
-        let last = (segments.len() as i64) < SEGMENTS_AT_ONCE;
+        let segments = unindexed(readers, turn).await?;
+        let is_round = turn.0 == 0;
+        let is_short = (segments.len() as i64) < SEGMENTS_AT_ONCE;
+        turn.0 = match segments.last() {
+            Some(segment) if !is_short => segment.stream_partition_id,
+            _ => 0,
+        };
         if !segments.is_empty() {
-            let rows = rows_of(&segments)?;
+            let rows = rows_of(&segments);
             writer
                 .transaction(move |connection| {
                     Box::pin(async move { index(connection, &rows, &segments).await })
                 })
                 .await?;
         }
-        if last {
+        if is_short && is_round {
             break;
         }
     }
@@ -105,7 +118,7 @@ async fn forget_dropped(writer: &Writer) -> Result<u64, StoreError> {
 }
 
 /// The next segments, log by log.
-async fn unindexed(readers: &SqlitePool) -> Result<Vec<Unindexed>, StoreError> {
+async fn unindexed(readers: &SqlitePool, turn: &Turn) -> Result<Vec<Unindexed>, StoreError> {
     fetch(
         readers,
         "SELECT g.tenant_id, g.stream_partition_id, g.first_sequence + g.event_count, g.body
@@ -115,10 +128,10 @@ async fn unindexed(readers: &SqlitePool) -> Result<Vec<Unindexed>, StoreError> {
           CROSS JOIN segments g
              ON g.tenant_id = p.tenant_id AND g.stream_partition_id = p.stream_partition_id
             AND g.first_sequence >= coalesce(i.next_sequence, 0)
-          WHERE p.next_sequence > coalesce(i.next_sequence, 0)
+          WHERE p.next_sequence > coalesce(i.next_sequence, 0) AND p.stream_partition_id > ?2
           ORDER BY p.stream_partition_id, g.first_sequence LIMIT ?1",
         |binds| {
-            binds.int(SEGMENTS_AT_ONCE);
+            binds.int(SEGMENTS_AT_ONCE).int(turn.0);
         },
         |row| {
             Ok(Unindexed {
@@ -132,11 +145,20 @@ async fn unindexed(readers: &SqlitePool) -> Result<Vec<Unindexed>, StoreError> {
     .await
 }
 
-fn rows_of(segments: &[Unindexed]) -> Result<Vec<IndexRow>, StoreError> {
+/// A segment that cannot be read is stepped over, as its events are not found by anybody else either:
+/// `verify` names it.
+fn rows_of(segments: &[Unindexed]) -> Vec<IndexRow> {
     let mut rows = Vec::new();
     for segment in segments {
-        let records: Vec<Indexed<'_>> =
-            serde_json::from_str(&segment.body).map_err(|_| unreadable("segment"))?;
+        let Ok(records) = serde_json::from_str::<Vec<Indexed<'_>>>(&segment.body) else {
+            let (log, before) = (segment.stream_partition_id, segment.next_sequence);
+            tracing::warn!(
+                log,
+                before,
+                "a segment cannot be read and is left out of the event index; run `tidegate verify`"
+            );
+            continue;
+        };
         rows.extend(records.into_iter().filter_map(|record| {
             let event = record.event?;
             Some(IndexRow {
@@ -148,7 +170,7 @@ fn rows_of(segments: &[Unindexed]) -> Result<Vec<IndexRow>, StoreError> {
             })
         }));
     }
-    Ok(rows)
+    rows
 }
 
 static ADD_ROWS: ManyRows = ManyRows::new(

@@ -74,7 +74,7 @@ pub struct SqliteStore {
     /// Upkeep goes on with the index of events.
     index_events: bool,
     /// One upkeep at a time: it lists what is old first and drops it afterwards.
-    upkeep: Mutex<()>,
+    upkeep: Mutex<event_index::Turn>,
     leases: ProcessLeases,
 }
 
@@ -102,7 +102,7 @@ impl SqliteStore {
             readers,
             older_keys: OlderKeysFilter::new(options.dedupe_filter_bytes_max),
             index_events: options.index_events,
-            upkeep: Mutex::new(()),
+            upkeep: Mutex::default(),
             leases: ProcessLeases::default(),
         })
     }
@@ -321,11 +321,11 @@ impl StateStore for SqliteStore {
     }
 
     async fn upkeep(&self, upkeep: Upkeep) -> Result<UpkeepDone, StoreError> {
-        let _one_at_a_time = self.upkeep.lock().await;
+        let mut turn = self.upkeep.lock().await;
         let mut done = upkeep::upkeep(&self.writer, &self.readers, upkeep).await?;
         self.older_keys.refresh(&self.readers).await?;
         if self.index_events {
-            let lag = event_index::go_on(&self.writer, &self.readers).await?;
+            let lag = event_index::go_on(&self.writer, &self.readers, &mut turn).await?;
             done.index_lag_records = Some(lag);
         }
         Ok(done)

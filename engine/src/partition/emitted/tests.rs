@@ -277,6 +277,7 @@ fn prepare(partition: &mut Partition<()>, events_max: usize) -> Option<Part> {
     let allowance = Allowance {
         events_max,
         bytes_max: usize::MAX,
+        written_bytes_max: usize::MAX,
         before: None,
     };
     match partition.prepare(allowance) {
