@@ -49,15 +49,21 @@ async fn an_older_consumers_position_outlives_the_question_who_owns() {
     assert_eq!(committed, Some(Offset(2)));
 }
 
-/// Gives back what is asked for until so many partitions are held; returns them.
-async fn held_by(bus: &KafkaBus, mut held: Vec<u32>, expected: usize) -> Vec<u32> {
-    let mut changed = false;
-    while !changed || held.len() != expected {
+/// Gives back what is asked for until so many partitions are held; returns them. An eager group deals all
+/// out anew, so that only an assignment is the last word.
+async fn held_by(
+    bus: &KafkaBus,
+    mut held: Vec<u32>,
+    expected: usize,
+    assignment: KafkaAssignment,
+) -> Vec<u32> {
+    let mut is_settled = false;
+    while !is_settled || held.len() != expected {
         for event in news(bus).await.unwrap() {
             match event {
                 BusEvent::Assigned { partition, .. } => {
                     held.push(partition);
-                    changed = true;
+                    is_settled = true;
                 }
                 BusEvent::Revoked { partition } => {
                     // Until it is released it is ours.
@@ -65,7 +71,7 @@ async fn held_by(bus: &KafkaBus, mut held: Vec<u32>, expected: usize) -> Vec<u32
                     bus.release(partition).await.unwrap();
                     assert!(!bus.still_assigned(partition).await.unwrap());
                     held.retain(|it| *it != partition);
-                    changed = true;
+                    is_settled = assignment == KafkaAssignment::Cooperative;
                 }
                 other => panic!("expected assignments, found {other:?}"),
             }
@@ -90,8 +96,8 @@ async fn a_member_that_joins_gets_what_others_have_drained() {
         assigned(&first, 4).await;
         let second = open("node-b");
         let (mut all, of_second) = tokio::join!(
-            held_by(&first, vec![0, 1, 2, 3], 2),
-            held_by(&second, Vec::new(), 2)
+            held_by(&first, vec![0, 1, 2, 3], 2, assignment),
+            held_by(&second, Vec::new(), 2, assignment)
         );
         all.extend(&of_second);
         all.sort_unstable();
@@ -148,8 +154,8 @@ async fn a_member_that_comes_back_under_its_name_has_its_partitions_again() {
     };
     let (first, second) = (stage.bus("node-a"), stage.bus("node-b"));
     let (of_first, of_second) = tokio::join!(
-        held_by(&first, Vec::new(), 1),
-        held_by(&second, Vec::new(), 1)
+        held_by(&first, Vec::new(), 1, KafkaAssignment::Eager),
+        held_by(&second, Vec::new(), 1, KafkaAssignment::Eager)
     );
     drop(first);
     let again = stage.bus("node-a");
