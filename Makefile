@@ -11,10 +11,10 @@ OR_WITHOUT = $(if $(filter 1,$(TIDEGATE_REQUIRE_SERVICES)),,--or-without)
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fmt lint doc deny advisories toolchain
+.PHONY: help demo test test-kafka bench fmt lint doc deny advisories toolchain
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: toolchain ## 200,000 events of five tenants become verified state (DEMO_EXIT=1 ends it)
 	@$(CARGO) run --release --locked -- demo
@@ -31,6 +31,10 @@ test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed 
 	  cp $(TARGET_DIR)/debug/tidegate $(DEFAULT_BINARY); }
 	@TIDEGATE_DEFAULT_BINARY=$(DEFAULT_BINARY) $(WITH_POSTGRES) $(OR_WITHOUT) \
 	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) $(TEST_ARGS)
+
+test-kafka: toolchain ## the Kafka bus against a real broker, which needs a container engine, or a JDK and Maven
+	@$(WITH_SERVICES) --only kafka $(OR_WITHOUT) \
+	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES),kafka --test it -- kafka
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
 	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write

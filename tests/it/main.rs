@@ -8,6 +8,8 @@ mod cli;
 mod file_bus;
 mod follow_up;
 mod http;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod mapping;
 mod movement;
 mod node;

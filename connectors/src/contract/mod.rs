@@ -12,6 +12,8 @@
 pub mod access;
 pub mod batch;
 pub mod bus;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 mod runner;
 pub mod store;
 

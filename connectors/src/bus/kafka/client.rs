@@ -1,0 +1,159 @@
+//! What librdkafka calls back: assignments are written down for the polling thread, its log goes to ours,
+//! and its words for what is wrong are kept for the errors of the bus.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+
+/// A client of this source.
+pub(super) type Client = BaseConsumer<Callbacks>;
+
+/// What a group wants of its member.
+pub(super) enum Rebalance {
+    Assign(TopicPartitionList),
+    Revoke(TopicPartitionList),
+}
+
+/// What is called back, and what came of it. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Callbacks {
+    heard: Arc<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// Rebalances to be carried out. The group asks for the next one when the one before was answered.
+    rebalances: Mutex<VecDeque<Rebalance>>,
+    /// The last words about what is wrong.
+    complaint: Mutex<Option<Complaint>>,
+    /// The client ends: nobody carries anything out any more.
+    closing: AtomicBool,
+}
+
+/// What librdkafka said of itself.
+#[derive(Clone)]
+pub(super) struct Complaint {
+    pub code: RDKafkaErrorCode,
+    pub words: String,
+}
+
+impl Callbacks {
+    pub(super) fn next_rebalance(&self) -> Option<Rebalance> {
+        let mut rebalances = self
+            .heard
+            .rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        rebalances.pop_front()
+    }
+
+    pub(super) fn complaint(&self) -> Option<Complaint> {
+        let complaint = self.heard.complaint.lock();
+        complaint.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn forget_complaint(&self) {
+        let complaint = self.heard.complaint.lock();
+        *complaint.unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// From now on what is revoked is given back at once.
+    pub(super) fn close(&self) {
+        self.heard.closing.store(true, Ordering::Release);
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => {
+                tracing::warn!(target: "librdkafka", facility, "{message}");
+            }
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::info!(target: "librdkafka", facility, "{message}");
+            }
+            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let Some(code) = error.rdkafka_error_code() else {
+            return;
+        };
+        if code == RDKafkaErrorCode::PartitionEOF {
+            return;
+        }
+        tracing::debug!(target: "librdkafka", ?code, "{reason}");
+        let mut complaint = self
+            .heard
+            .complaint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // That all brokers are down says less than why the last one is.
+        let says_more = code != RDKafkaErrorCode::AllBrokersDown || complaint.is_none();
+        if says_more {
+            *complaint = Some(Complaint {
+                code,
+                words: reason.to_owned(),
+            });
+        }
+    }
+}
+
+impl ConsumerContext for Callbacks {
+    /// Writes down what is asked for. The polling thread answers it, when what was read is drained.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        if self.heard.closing.load(Ordering::Acquire) {
+            let _ = consumer.unassign();
+            return;
+        }
+        let partitions = partitions.clone();
+        let rebalance = match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assign(partitions),
+            _ => Rebalance::Revoke(partitions),
+        };
+        self.heard
+            .rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(rebalance);
+    }
+}
+
+/// True for what the credentials, and not the network, are the reason of. A connection that breaks during
+/// its greeting is an error of TLS too: only what is said of a certificate counts.
+pub(super) fn is_refusal(complaint: &Complaint) -> bool {
+    match complaint.code {
+        RDKafkaErrorCode::SSL => complaint.words.contains("certificate"),
+        RDKafkaErrorCode::Authentication
+        | RDKafkaErrorCode::SaslAuthenticationFailed
+        | RDKafkaErrorCode::UnsupportedSASLMechanism => true,
+        code => is_forbidden(code),
+    }
+}
+
+/// True for what a user may not do.
+pub(super) fn is_forbidden(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+    )
+}

@@ -1,0 +1,305 @@
+//! The bus of Kafka: a member of a consumer group, whose partitions are the source partitions. The group
+//! assigns; the store's checkpoint says where to read, and the broker's committed offset is a hint for its
+//! tools. Two threads a source: one polls, one tells the broker. Nothing of librdkafka is seen outside.
+
+mod acknowledger;
+mod asker;
+mod client;
+mod copied;
+mod options;
+mod poller;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use rdkafka::error::KafkaError;
+use tidegate_engine::bus::{BusError, BusEvent, EventBus, ReceiveLimit, Start};
+use tidegate_engine::hash::Hash128;
+use tidegate_engine::position::{Offset, SourceName};
+use tokio::sync::oneshot;
+
+pub use options::{
+    KafkaAssignment, KafkaIdentity, KafkaLogin, KafkaMechanism, KafkaOptions, KafkaTls,
+};
+
+use acknowledger::Acknowledger;
+use asker::{Asker, NoAnswer};
+use poller::{Command, Poller};
+use state::{Place, Shared};
+
+/// Commands that may wait for the polling thread, which takes them within its tick: two a partition of
+/// what one node has.
+const COMMANDS_MAX: usize = 1_024;
+
+/// Bytes of stack of the two threads, which go nowhere deep; a record lies on the heap.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// A member of a consumer group.
+pub struct KafkaBus {
+    shared: Arc<Shared>,
+    asker: Arc<Asker>,
+    acknowledger: Arc<Acknowledger>,
+    commands: SyncSender<Command>,
+}
+
+impl std::fmt::Debug for KafkaBus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaBus")
+            .field("source", &self.shared.source)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaBus {
+    /// Opens it. Waits for no broker: while none answers, [`EventBus::receive`] says so. Options that
+    /// cannot work are [`BusError::Unreadable`].
+    pub fn open(options: KafkaOptions) -> Result<Self, BusError> {
+        options.check()?;
+        let refused = |error: KafkaError| options.refused(invalid(&error));
+        options.member(1).create_native_config().map_err(refused)?;
+        let asker = Arc::new(Asker::open(&options).map_err(refused)?);
+        if let Some(exposed) = options.exposed() {
+            tracing::warn!(source = %options.source, "{exposed}");
+        }
+        let (wake, wakes) = sync_channel(1);
+        let (commands, waiting) = sync_channel(COMMANDS_MAX);
+        let shared = Arc::new(Shared::new(&options, wake));
+        let acknowledger = Arc::new(Acknowledger::new(shared.clone(), asker.clone()));
+        let no_thread = |error: std::io::Error| {
+            shared.unreadable(format!("the system gives it no thread: {error}"))
+        };
+        let telling = acknowledger.clone();
+        thread("kafka-commit", &options.source, move || telling.run()).map_err(no_thread)?;
+        let bus = Self {
+            shared: shared.clone(),
+            asker: asker.clone(),
+            acknowledger: acknowledger.clone(),
+            commands,
+        };
+        let poller = Poller {
+            shared: shared.clone(),
+            asker,
+            acknowledger,
+            commands: waiting,
+            wakes,
+            options,
+        };
+        let source = shared.source.clone();
+        thread("kafka-poll", &source, move || poller.run()).map_err(no_thread)?;
+        Ok(bus)
+    }
+
+    /// Asks something of a broker, off the async threads.
+    async fn ask<T: Send + 'static>(
+        &self,
+        partition: u32,
+        question: impl FnOnce(&Asker, &Place) -> Result<T, NoAnswer> + Send + 'static,
+    ) -> Result<T, BusError> {
+        let place = self.shared.place(partition)?;
+        let asker = self.asker.clone();
+        let answered = tokio::task::spawn_blocking(move || question(&asker, &place)).await;
+        answered
+            .map_err(|error| {
+                self.shared
+                    .away(format!("the question was not asked: {error}"))
+            })?
+            .map_err(|none| no_answer(&self.shared, none))
+    }
+
+    /// Has the polling thread do something.
+    async fn command(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), BusError>>) -> Command,
+    ) -> Result<(), BusError> {
+        let (done, answer) = oneshot::channel();
+        self.commands.try_send(command(done)).map_err(|_| {
+            self.shared
+                .away("its polling thread takes no more".to_owned())
+        })?;
+        self.shared.wake();
+        self.answered(answer).await
+    }
+
+    async fn answered<T>(
+        &self,
+        answer: oneshot::Receiver<Result<T, BusError>>,
+    ) -> Result<T, BusError> {
+        answer.await.map_err(|_| {
+            self.shared
+                .away("the source has not joined its group, or has ended".to_owned())
+        })?
+    }
+
+    fn held(&self, partition: u32) -> Result<(), BusError> {
+        if self.shared.is_held(partition) {
+            return Ok(());
+        }
+        Err(self.shared.not_assigned(partition))
+    }
+}
+
+impl Drop for KafkaBus {
+    /// The threads end by themselves; nothing waits for a broker that may be away.
+    fn drop(&mut self) {
+        self.shared.lock().stopping = true;
+        self.shared.wake();
+    }
+}
+
+#[async_trait::async_trait]
+impl EventBus for KafkaBus {
+    fn source(&self) -> &SourceName {
+        &self.shared.source
+    }
+
+    async fn receive(&self, limit: ReceiveLimit) -> Result<Vec<BusEvent>, BusError> {
+        loop {
+            if let Some(events) = self.shared.take(limit)? {
+                return Ok(events);
+            }
+            self.shared.news().await;
+        }
+    }
+
+    async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError> {
+        self.ask(partition, move |asker, place| {
+            let (begin, end) = asker.ends(place)?;
+            Ok(match start {
+                Start::Earliest => begin,
+                Start::Latest => end,
+                // Kafka's times are whole milliseconds.
+                Start::Time(at) => {
+                    let millis = at.0.div_euclid(1_000) + i64::from(at.0.rem_euclid(1_000) > 0);
+                    asker.at_time(place, millis)?.unwrap_or(end)
+                }
+            })
+        })
+        .await
+    }
+
+    async fn fingerprint_at(
+        &self,
+        partition: u32,
+        offset: Offset,
+    ) -> Result<Option<Hash128>, BusError> {
+        self.ask(partition, move |asker, place| {
+            let (begin, end) = asker.ends(place)?;
+            if offset < begin || end <= offset {
+                return Ok(None);
+            }
+            let found = asker.first_from(place, offset)?;
+            Ok(found
+                .filter(|found| found.offset == offset)
+                .map(|found| found.hash))
+        })
+        .await
+    }
+
+    async fn seek(&self, partition: u32, offset: Offset) -> Result<(), BusError> {
+        self.held(partition)?;
+        let (begin, end) = self
+            .ask(partition, |asker, place| asker.ends(place))
+            .await?;
+        if offset < begin || end < offset {
+            return Err(self.shared.unreadable(format!(
+                "partition {partition} has offsets {begin} to {end}, {offset} was asked for: records are \
+                 lost, or it is another topic of that name. Give the new source a name of its own, or \
+                 restore the old topic"
+            )));
+        }
+        self.command(|done| Command::Seek {
+            partition,
+            offset,
+            done,
+        })
+        .await
+    }
+
+    async fn acknowledge(&self, partition: u32, low_watermark: Offset) -> Result<(), BusError> {
+        self.held(partition)?;
+        self.answered(self.acknowledger.tell(partition, low_watermark))
+            .await
+    }
+
+    async fn release(&self, partition: u32) -> Result<(), BusError> {
+        self.held(partition)?;
+        self.command(|done| Command::Release { partition, done })
+            .await
+    }
+
+    async fn still_assigned(&self, partition: u32) -> Result<bool, BusError> {
+        if !self.shared.is_held(partition) {
+            return Ok(false);
+        }
+        self.answered(self.acknowledger.ask(partition)).await
+    }
+
+    async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError> {
+        let (_, end) = self
+            .ask(partition, |asker, place| asker.ends(place))
+            .await?;
+        let sought = self
+            .shared
+            .lock()
+            .slots
+            .get(&partition)
+            .and_then(|slot| slot.sought);
+        let Some(sought) = sought.filter(|sought| sought.at_end && sought.behind_last < end) else {
+            return Ok(Some(end));
+        };
+        // Everything was read, and the topic still goes on: by the marks of transactions, by records of
+        // such as were aborted, by what compaction took, or by a record that has just come. One look tells.
+        if sought.empty_until < end {
+            let from = sought.behind_last;
+            let found = self
+                .ask(partition, move |asker, place| asker.first_from(place, from))
+                .await?;
+            if found.is_some() {
+                return Ok(Some(end));
+            }
+            let mut state = self.shared.lock();
+            let now = state
+                .slots
+                .get_mut(&partition)
+                .and_then(|slot| slot.sought.as_mut());
+            if let Some(now) = now.filter(|now| now.behind_last == from) {
+                now.empty_until = now.empty_until.max(end);
+            }
+        }
+        Ok(Some(sought.behind_last))
+    }
+}
+
+fn no_answer(shared: &Shared, none: NoAnswer) -> BusError {
+    match none {
+        NoAnswer::Away(detail) => shared.away(detail),
+        NoAnswer::Wrong(detail) => shared.unreadable(detail),
+    }
+}
+
+/// What is wrong with an option, as librdkafka says it. The value may be a secret and is not shown.
+fn invalid(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, description, option, _) => {
+            format!("librdkafka does not take the option `{option}`: {description}")
+        }
+        error => {
+            format!("librdkafka does not start: {error}. Correct `tls`, `login` or `librdkafka`")
+        }
+    }
+}
+
+fn thread(
+    name: &str,
+    source: &SourceName,
+    work: impl FnOnce() + Send + 'static,
+) -> std::io::Result<()> {
+    std::thread::Builder::new()
+        .name(format!("{name}-{source}"))
+        .stack_size(STACK_BYTES)
+        .spawn(work)
+        .map(drop)
+}

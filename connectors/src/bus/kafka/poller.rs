@@ -1,0 +1,526 @@
+//! The thread of a source that polls: it joins the group once a broker answers, answers what the group
+//! asks for, and copies records out of the partitions' queues as far as there is room for them. It never
+//! waits for the node, so that the group never misses its member; a partition without room is only not
+//! read, and pauses nothing that was fetched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use tidegate_engine::bus::BusError;
+use tidegate_engine::position::{Incarnation, Offset};
+use tokio::sync::oneshot;
+
+use super::acknowledger::Acknowledger;
+use super::asker::Asker;
+use super::client::{Callbacks, Client, Rebalance, is_refusal};
+use super::copied::copied;
+use super::options::KafkaOptions;
+use super::state::Shared;
+
+/// How long it waits for a wake-up. librdkafka wakes it for news; this is for what wakes nobody.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long a broker may take to say who it is, before that is told.
+const CLUSTER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Looks for a topic before it is missing: one that was just made is not known everywhere.
+const LOOKS_FOR_TOPIC: u32 = 5;
+
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Turns at a seek, [`TICK`] apart, while a partition that was just assigned is not fetched yet.
+const SEEK_TURNS: u32 = 40;
+
+/// How long one turn may take.
+const SEEK_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the bus wants of it.
+pub(super) enum Command {
+    /// Read a partition from there.
+    Seek {
+        partition: u32,
+        offset: Offset,
+        done: oneshot::Sender<Result<(), BusError>>,
+    },
+    /// Give a partition back.
+    Release {
+        partition: u32,
+        done: oneshot::Sender<Result<(), BusError>>,
+    },
+}
+
+pub(super) struct Poller {
+    pub options: KafkaOptions,
+    pub shared: Arc<Shared>,
+    pub asker: Arc<Asker>,
+    pub acknowledger: Arc<Acknowledger>,
+    pub commands: Receiver<Command>,
+    pub wakes: Receiver<()>,
+}
+
+/// The member of the group, once it has joined.
+struct Member {
+    client: Arc<Client>,
+    callbacks: Callbacks,
+    cluster: String,
+    queues: BTreeMap<u32, PartitionQueue<Callbacks>>,
+    /// What the group asked back, until it is all released.
+    asked_back: Option<TopicPartitionList>,
+    draining: BTreeSet<u32>,
+}
+
+impl Poller {
+    /// The thread: until the bus is dropped, or can never be read.
+    pub(super) fn run(self) {
+        let running = std::panic::AssertUnwindSafe(|| {
+            if let Some(mut member) = self.join() {
+                self.poll(&mut member);
+                member.callbacks.close();
+            }
+        });
+        if std::panic::catch_unwind(running).is_err() {
+            self.shared
+                .fail("its polling thread panicked. Nothing is lost; restart this node".to_owned());
+        }
+        self.acknowledger.stop();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.shared.lock().stopping
+    }
+
+    fn wait(&self, within: Duration) {
+        let _ = self.wakes.recv_timeout(within);
+    }
+
+    // --- joining --------------------------------------------------------------------------------
+
+    /// Waits for a broker, looks at the topics, and joins the group. `None` when it stops, or never can.
+    fn join(&self) -> Option<Member> {
+        let cluster = self.cluster()?;
+        let partitions = self.partitions()?;
+        let callbacks = Callbacks::default();
+        let config = self.options.member(partitions);
+        let joined =
+            config
+                .create_with_context(callbacks.clone())
+                .and_then(|mut client: Client| {
+                    let shared = self.shared.clone();
+                    client.set_nonempty_callback(move || shared.wake());
+                    let topics: Vec<&str> =
+                        self.options.topics.iter().map(String::as_str).collect();
+                    client.subscribe(&topics).map(|()| Arc::new(client))
+                });
+        match joined {
+            Ok(client) => {
+                self.acknowledger.begin(client.clone());
+                tracing::info!(source = %self.shared.source, %cluster, partitions, group = %self.options.group, "joining");
+                Some(Member {
+                    client,
+                    callbacks,
+                    cluster,
+                    queues: BTreeMap::new(),
+                    asked_back: None,
+                    draining: BTreeSet::new(),
+                })
+            }
+            Err(error) => {
+                self.shared.fail(super::invalid(&error));
+                None
+            }
+        }
+    }
+
+    fn cluster(&self) -> Option<String> {
+        while !self.is_stopping() {
+            let cluster = self.asker.cluster(CLUSTER_WITHIN);
+            if cluster.is_some() {
+                self.asker.callbacks().forget_complaint();
+                return cluster;
+            }
+            self.asker.look();
+            let brokers = self.options.brokers.join(", ");
+            match self.asker.callbacks().complaint() {
+                Some(complaint) if is_refusal(&complaint) => {
+                    self.shared.fail(format!(
+                        "the brokers {brokers} refuse us: {}. Correct `login` or `tls`, then restart this node",
+                        complaint.words
+                    ));
+                    return None;
+                }
+                Some(complaint) => self.shared.trouble(format!(
+                    "no broker of {brokers} answers: {}",
+                    complaint.words
+                )),
+                None => self
+                    .shared
+                    .trouble(format!("no broker of {brokers} answers")),
+            }
+        }
+        None
+    }
+
+    /// How many partitions the topics have.
+    fn partitions(&self) -> Option<usize> {
+        let mut all = 0;
+        for topic in &self.options.topics {
+            let mut looks = 0;
+            loop {
+                if self.is_stopping() {
+                    return None;
+                }
+                looks += 1;
+                match self.asker.partitions(topic) {
+                    Ok(Some(partitions)) => {
+                        all += partitions;
+                        break;
+                    }
+                    Ok(None) if looks >= LOOKS_FOR_TOPIC => {
+                        self.shared.fail(format!(
+                            "there is no topic `{topic}`, or {} may not see it. Make it or correct `topics`, \
+                             then restart this node",
+                            self.login()
+                        ));
+                        return None;
+                    }
+                    Ok(None) => {}
+                    Err(none) => match super::no_answer(&self.shared, none) {
+                        BusError::Unavailable { detail, .. } => self.shared.trouble(detail),
+                        error => {
+                            self.shared.fail(error.to_string());
+                            return None;
+                        }
+                    },
+                }
+                self.asker.look();
+                self.wait(LOOK_AGAIN);
+            }
+        }
+        Some(all)
+    }
+
+    fn login(&self) -> String {
+        match &self.options.login {
+            Some(login) => format!("the user `{}`", login.user),
+            None => "an anonymous client".to_owned(),
+        }
+    }
+
+    // --- polling --------------------------------------------------------------------------------
+
+    fn poll(&self, member: &mut Member) {
+        while !self.is_stopping() {
+            self.listen(member);
+            if let Some((code, words)) = member.client.client().fatal_error() {
+                self.lose_all(member);
+                self.shared.fail(self.fatal(code, &words));
+                return;
+            }
+            while let Some(rebalance) = member.callbacks.next_rebalance() {
+                match rebalance {
+                    Rebalance::Assign(partitions) => self.assign(member, &partitions),
+                    Rebalance::Revoke(partitions) => self.revoke(member, partitions),
+                }
+            }
+            if member.asked_back.is_some() && member.client.assignment_lost() {
+                self.lose_all(member);
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                self.obey(member, command);
+            }
+            self.copy_out(member);
+            self.asker.look();
+            self.wait(TICK);
+        }
+    }
+
+    /// What the group and the brokers have to say.
+    fn listen(&self, member: &Member) {
+        // A bound, so that a flood of errors stops nothing else.
+        let mut left = 0..64;
+        while left.next().is_some() {
+            match member.client.poll(Duration::ZERO) {
+                None => return,
+                // Every partition has a queue of its own; what was fetched for another one is over.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => self.take_error(member, &error),
+            }
+        }
+    }
+
+    fn take_error(&self, member: &Member, error: &KafkaError) {
+        let Some(code) = error.rdkafka_error_code() else {
+            return;
+        };
+        let words = match member.callbacks.complaint() {
+            Some(complaint) => complaint.words,
+            None => error.to_string(),
+        };
+        match code {
+            RDKafkaErrorCode::PartitionEOF => {}
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed => {
+                self.shared.fail(format!(
+                    "{} may not read it: {words}. Grant it READ on the topics and on group `{}`, then \
+                     restart this node",
+                    self.login(),
+                    self.options.group
+                ));
+            }
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::SSL
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic => self.shared.trouble(words),
+            // A single connection: librdkafka makes it anew, and says when no broker is left.
+            _ => tracing::debug!(source = %self.shared.source, ?code, "{words}"),
+        }
+    }
+
+    fn fatal(&self, code: RDKafkaErrorCode, words: &str) -> String {
+        if code == RDKafkaErrorCode::FencedInstanceId {
+            return format!(
+                "another member of group `{}` has the name `{}`: two nodes have the same `node.name`, or this one \
+                 was replaced while it stood still. Give each node a name of its own, then restart this one",
+                self.options.group,
+                self.options.instance()
+            );
+        }
+        format!("its client ended: {words}. Restart this node")
+    }
+
+    /// Copies records out as far as there is room.
+    fn copy_out(&self, member: &mut Member) {
+        let mut lost = Vec::new();
+        for (number, queue) in &member.queues {
+            let (mut events, mut bytes) = self.shared.room(*number);
+            let (mut deliveries, mut at_end) = (Vec::new(), false);
+            while events > 0 && bytes > 0 {
+                match queue.poll(Duration::ZERO) {
+                    None => break,
+                    Some(Ok(message)) => {
+                        let delivery = copied(&message);
+                        at_end = false;
+                        events -= 1;
+                        bytes =
+                            bytes.saturating_sub(delivery.payload.len() + delivery.headers.bytes());
+                        deliveries.push(delivery);
+                    }
+                    Some(Err(KafkaError::PartitionEOF(_))) => at_end = true,
+                    Some(Err(error)) => match error.rdkafka_error_code() {
+                        Some(
+                            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
+                        ) => {
+                            lost.push(*number);
+                            break;
+                        }
+                        _ => self.take_error(member, &error),
+                    },
+                }
+            }
+            if at_end || !deliveries.is_empty() {
+                self.shared.push(*number, deliveries, at_end);
+            }
+        }
+        for number in lost {
+            self.lose_range(member, number);
+        }
+    }
+
+    /// What was to be read next is gone. It is assigned anew, so that its claim looks at the source: that
+    /// stops this partition with an alarm, and no other.
+    fn lose_range(&self, member: &Member, number: u32) {
+        if !self
+            .shared
+            .lock()
+            .slots
+            .get(&number)
+            .is_some_and(|slot| slot.sought.is_some())
+        {
+            return;
+        }
+        tracing::error!(source = %self.shared.source, partition = number, "the broker does not have what was to be read next: records are lost, or it is another topic of that name");
+        self.shared.lost(number);
+        self.tell_assigned(member, number);
+    }
+
+    // --- assignments ----------------------------------------------------------------------------
+
+    fn assign(&self, member: &mut Member, partitions: &TopicPartitionList) {
+        // At the end and paused: nothing of it is fetched before its claim says from where.
+        let mut list = TopicPartitionList::new();
+        let mut numbers = Vec::new();
+        for element in partitions.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            let Some(number) = self.shared.number(topic, partition) else {
+                self.shared.fail(format!(
+                    "partition {partition} of topic `{topic}` has no number here: expected one of `topics`, with at \
+                     most 65,536 partitions"
+                ));
+                continue;
+            };
+            if let Some(mut queue) = member.client.split_partition_queue(topic, partition) {
+                let shared = self.shared.clone();
+                queue.set_nonempty_callback(move || shared.wake());
+                member.queues.insert(number, queue);
+            }
+            if list
+                .add_partition_offset(topic, partition, KafkaOffset::End)
+                .is_ok()
+            {
+                numbers.push(number);
+            }
+        }
+        let assigned = match member.client.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => member.client.incremental_assign(&list),
+            _ => member.client.assign(&list),
+        };
+        if let Err(error) = assigned.and_then(|()| member.client.pause(&list)) {
+            self.shared
+                .trouble(format!("what the group assigned was not taken: {error}"));
+            return;
+        }
+        for number in numbers {
+            self.tell_assigned(member, number);
+        }
+    }
+
+    fn tell_assigned(&self, member: &Member, number: u32) {
+        let topic = self.shared.place(number).map(|place| place.topic);
+        let named = topic
+            .ok()
+            .and_then(|topic| Incarnation::new(&format!("{}/{topic}", member.cluster)).ok());
+        match named {
+            Some(incarnation) => self.shared.assigned(number, incarnation),
+            None => self.shared.fail(format!(
+                "the cluster's id `{}` is no text that can be kept",
+                member.cluster
+            )),
+        }
+    }
+
+    fn revoke(&self, member: &mut Member, partitions: TopicPartitionList) {
+        if member.client.assignment_lost() {
+            return self.lose_all(member);
+        }
+        let _ = member.client.pause(&partitions);
+        for element in partitions.elements() {
+            let number = self.shared.number(element.topic(), element.partition());
+            let Some(number) = number else {
+                continue;
+            };
+            member.queues.remove(&number);
+            if self.shared.revoked(number) {
+                member.draining.insert(number);
+            }
+        }
+        member.asked_back = Some(partitions);
+        self.give_back(member);
+    }
+
+    /// Answers the group once nothing is left to be drained.
+    fn give_back(&self, member: &mut Member) {
+        if !member.draining.is_empty() {
+            return;
+        }
+        let Some(partitions) = member.asked_back.take() else {
+            return;
+        };
+        if let Err(error) = unassign(&member.client, &partitions) {
+            tracing::warn!(source = %self.shared.source, %error, "what the group asked back was not given back");
+        }
+    }
+
+    /// The group has given everything to others.
+    fn lose_all(&self, member: &mut Member) {
+        member.draining.clear();
+        member.asked_back = None;
+        member.queues.clear();
+        let held: Vec<u32> = self.shared.lock().slots.keys().copied().collect();
+        for number in held {
+            self.shared.lost(number);
+        }
+        let _ = member.client.unassign();
+    }
+
+    // --- commands -------------------------------------------------------------------------------
+
+    fn obey(&self, member: &mut Member, command: Command) {
+        match command {
+            Command::Seek {
+                partition,
+                offset,
+                done,
+            } => drop(done.send(self.seek(member, partition, offset))),
+            Command::Release { partition, done } => {
+                drop(done.send(self.release(member, partition)));
+            }
+        }
+    }
+
+    fn seek(&self, member: &Member, number: u32, offset: Offset) -> Result<(), BusError> {
+        if !self.shared.is_held(number) || !member.queues.contains_key(&number) {
+            return Err(self.shared.not_assigned(number));
+        }
+        let place = self.shared.place(number)?;
+        let raw = i64::try_from(offset.0).map_err(|_| {
+            self.shared
+                .unreadable(format!("offset {offset} is beyond what Kafka counts"))
+        })?;
+        let list = || -> KafkaResult<TopicPartitionList> {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&place.topic, place.partition, KafkaOffset::Offset(raw))?;
+            Ok(list)
+        };
+        let away = |error: &KafkaError| {
+            self.shared.away(format!(
+                "partition {number} cannot be read from {offset}: {error}"
+            ))
+        };
+        let mut turns = 0;
+        loop {
+            turns += 1;
+            let sought = list()
+                .and_then(|list| member.client.seek_partitions(list, SEEK_WITHIN))
+                .and_then(|list| list.elements().iter().try_for_each(|it| it.error()));
+            match sought {
+                Ok(()) => break,
+                Err(error) if turns >= SEEK_TURNS => return Err(away(&error)),
+                Err(_) => self.wait(TICK),
+            }
+        }
+        self.shared.sought(number, offset)?;
+        list()
+            .and_then(|list| member.client.resume(&list))
+            .map_err(|error| away(&error))
+    }
+
+    fn release(&self, member: &mut Member, number: u32) -> Result<(), BusError> {
+        self.shared.released(number)?;
+        member.queues.remove(&number);
+        if member.draining.remove(&number) {
+            self.give_back(member);
+        } else if let Ok(place) = self.shared.place(number) {
+            // Nobody asked for it: it stays with the group's member, which does not read it.
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&place.topic, place.partition);
+            let _ = member.client.pause(&list);
+        }
+        Ok(())
+    }
+}
+
+fn unassign(client: &Client, partitions: &TopicPartitionList) -> KafkaResult<()> {
+    match client.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => client.incremental_unassign(partitions),
+        _ => client.unassign(),
+    }
+}
