@@ -159,11 +159,10 @@ impl Asker {
                         return Ok(Some(Found { offset, hash }));
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    if partition == place.partition {
-                        return Ok(None);
-                    }
+                Some(Err(KafkaError::PartitionEOF(partition))) if partition == place.partition => {
+                    return Ok(None);
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error)) => match error.rdkafka_error_code() {
                     // Nothing stands outside of what there is.
                     Some(

@@ -288,7 +288,7 @@ impl KafkaOptions {
         {
             return Err(self.refused("`login` has an empty user or password: set both".to_owned()));
         }
-        for (option, _) in &self.librdkafka {
+        for option in self.librdkafka.keys() {
             if let Some((_, why)) = OWNED.iter().find(|(owned, _)| is_owned(owned, option)) {
                 return Err(self.refused(format!("`librdkafka` may not set `{option}`: {why}")));
             }

@@ -225,13 +225,12 @@ impl Poller {
     /// What was to be read next is gone. It is assigned anew, so that its claim looks at the source: that
     /// stops this partition with an alarm, and no other.
     fn lose_range(&self, member: &Member, number: u32) {
-        if !self
-            .shared
-            .lock()
-            .slots
-            .get(&number)
-            .is_some_and(|slot| slot.sought.is_some())
-        {
+        let is_read = {
+            let state = self.shared.lock();
+            let slot = state.slots.get(&number);
+            slot.is_some_and(|slot| slot.sought.is_some())
+        };
+        if !is_read {
             return;
         }
         tracing::error!(source = %self.shared.source, partition = number, "the broker does not have what was to be read next: records are lost, or it is another topic of that name");
