@@ -58,13 +58,25 @@ async fn forgotten_connections_are_replaced_and_keep_nobody_out() {
     let (one, other) = tokio::join!(register.token(unknown), register.token(unknown));
     assert!(one.unwrap().is_none() && other.unwrap().is_none());
     proxy.forget_connections();
-    let mut refused = 0;
+    let (mut unanswered, mut without_connection) = (0, 0);
     while let Err(error) = register.token(unknown).await {
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
-        refused += 1;
-        assert!(refused <= 2, "a connection was handed out again: {error}");
+        if error.to_string().contains("no answer within") {
+            unanswered += 1;
+        } else {
+            // The other tests have all connections of the server just now.
+            without_connection += 1;
+        }
+        assert!(
+            unanswered <= 2,
+            "a connection was handed out again: {error}"
+        );
+        assert!(
+            without_connection <= 5,
+            "a forgotten connection keeps its place: {error}"
+        );
     }
-    assert!(refused >= 1);
+    assert!(unanswered >= 1);
     let place = source_partition("orders", 0);
     let mut writer = Writer::claim(&store, &place, "a", now()).await.unwrap();
     // In the middle of a commit nobody knows what became of it; before it, nothing did.
