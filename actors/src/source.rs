@@ -4,6 +4,7 @@
 mod claim;
 mod look_after;
 mod receipt;
+mod register;
 mod slot;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use crate::supervisor::Route;
 use crate::tenants::Tenants;
 use claim::Claimed;
 use receipt::{note_receipt, say_secrets, trace_receipt};
+pub(crate) use register::Believed;
 pub(crate) use slot::{Held, Slot};
 
 /// A source of the node: a bus, and what its deliveries have in common.
@@ -114,6 +116,8 @@ pub(crate) struct SourceTask {
     /// back is given back.
     pub failed: Option<String>,
     pub moved: Arc<Notify>,
+    /// Tenants that the store knew as open a moment ago.
+    pub believed: Believed,
     /// The poll of the bus that is under way. It is let go of before the bus is asked for anything else
     /// here: a future that nobody polls may hold what the answer waits for.
     pub receiving: Option<Receiving>,
@@ -313,6 +317,8 @@ impl SourceTask {
         let admitted_at = self.context.seams.clock.now();
         let began = Instant::now();
         let (groups, fresh) = self.take_note(&ownership, deliveries, admitted_at);
+        let groups = self.registered(&ownership, groups, &fresh, claims).await;
+        let Some(groups) = groups else { return };
         say_secrets(&ownership, &groups);
         for (tenant, events) in groups {
             let lane = self.tenants.get(&tenant);
@@ -351,16 +357,16 @@ impl SourceTask {
                 }
             }
         }
-        self.meters.routed(fresh, began.elapsed());
+        self.meters.routed(fresh.len(), began.elapsed());
     }
 
-    /// Receipt: the events that were not settled before, by tenant, and how many they are.
+    /// Receipt: what was not settled before, by tenant, and the deliveries that it was read from.
     fn take_note(
         &self,
         ownership: &Ownership,
         deliveries: Vec<Delivery>,
         at: Timestamp,
-    ) -> (BTreeMap<TenantId, Vec<Received>>, usize) {
+    ) -> (BTreeMap<TenantId, Vec<Received>>, Vec<Delivery>) {
         let delivered = deliveries.len();
         if let Some(last) = deliveries.last() {
             ownership.received(last.next, at);
@@ -378,7 +384,7 @@ impl SourceTask {
             }
             groups.entry(tenant).or_default().push(received);
         }
-        (groups, fresh.len())
+        (groups, fresh)
     }
 
     /// Cuts a tenant's events so that each piece fits its lane twice: one is committed while the next

@@ -117,6 +117,22 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
     )
 }
 
+/// What is kept of a delivery that is an event, but not of a tenant that takes it.
+pub fn refuse(
+    received: Received,
+    delivery: &Delivery,
+    binding: &Binding,
+    fault: Unreadable,
+) -> Received {
+    Received {
+        content: Content::Unreadable {
+            payload: binding.secrets.kept(&delivery.payload),
+            fault,
+        },
+        ..received
+    }
+}
+
 /// Bytes that a delivery holds until it is settled: payload, headers and a flat share for what we make of it.
 /// Permits count these.
 pub fn bytes_held(delivery: &Delivery) -> usize {

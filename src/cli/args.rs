@@ -243,6 +243,11 @@ pub struct Ingest {
     #[arg(long, requires = "files")]
     pub tenant_from_event_unsafe: bool,
 
+    /// Create a tenant that does not exist with its first event, up to `limits.created_tenants_max`.
+    /// Without it, its events are kept as dead letters
+    #[arg(long, requires = "tenant_from_event_unsafe")]
+    pub create_tenants: bool,
+
     /// The name their log gets
     #[arg(long, value_name = "STREAM", default_value = "events")]
     pub stream: StreamName,

@@ -1,7 +1,7 @@
 //! `tidegate validate --sample`: what a configured source would make of each line of a file. Opens no store
 //! and keeps nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
@@ -15,11 +15,11 @@ use tidegate_engine::hash::Hash128;
 use tidegate_engine::headers::Headers;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
 use tidegate_engine::position::{Offset, SourceName};
-use tidegate_engine::tenant::{TenantBinding, TenantId};
+use tidegate_engine::tenant::{TenantBinding, TenantId, UNASSIGNED, UnknownTenants};
 
 use super::exit::{Exit, Failure};
 use super::output::{Format, Output};
-use crate::config::{Config, Source, SourceKind};
+use crate::config::{Config, Limits, Source, SourceKind};
 use crate::say::counted;
 
 /// Bytes kept of a line: one more than is accepted, so that a longer one is refused for its length.
@@ -48,13 +48,14 @@ pub fn run(
     };
     let config = Config::load(config)?;
     let source = chosen(&config, name)?;
-    let binding = binding(source)?;
+    let binding = binding(source, &config.limits)?;
     if source.kind == SourceKind::Http {
         crate::say!("`{ANY_TENANT}` stands for the tenant of each request's token");
     }
     let mut input = open(file)?;
     let (mut number, mut records, mut refused) = (0_u64, 0_u64, 0_u64);
     let mut repeated = Repeated::default();
+    let mut named = Named::of(&binding.tenant);
     while let Some(line) = next_line(&mut input)
         .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))?
     {
@@ -77,7 +78,8 @@ pub fn run(
                 key,
                 conflict,
             } => {
-                tell(number, &event, output)?;
+                tell(number, &event, named.unknown, output)?;
+                named.look(&event.tenant);
                 repeated.look(number, (event.tenant, key), conflict);
             }
             Content::Unreadable { fault, .. } => {
@@ -91,12 +93,64 @@ pub fn run(
         return Err(Failure::usage(message));
     }
     let conflicts = repeated.tell();
+    named.tell();
     crate::say!("{}, {refused} refused", counted(records, "record"));
     Ok(if refused == 0 && conflicts == 0 {
         Exit::Done
     } else {
         Exit::Differs
     })
+}
+
+/// Tenants that events name themselves. Whether they exist only the store knows, which is not asked here.
+struct Named {
+    unknown: Option<UnknownTenants>,
+    tenants: BTreeSet<TenantId>,
+}
+
+impl Named {
+    fn of(binding: &TenantBinding) -> Self {
+        Self {
+            unknown: match binding {
+                TenantBinding::RegisteredField(unknown) => Some(*unknown),
+                TenantBinding::Fixed(_) | TenantBinding::TrustedField => None,
+            },
+            tenants: BTreeSet::new(),
+        }
+    }
+
+    fn look(&mut self, tenant: &TenantId) {
+        if self.unknown.is_some() && self.tenants.len() < KEYS_MAX && !self.tenants.contains(tenant)
+        {
+            self.tenants.insert(tenant.clone());
+        }
+    }
+
+    fn tell(&self) {
+        let named = self.tenants.len();
+        match self.unknown {
+            Some(_) if named == 0 => {}
+            None => {}
+            Some(UnknownTenants::DeadLetter) => crate::say!(
+                "{} named; a sample does not ask the store which exist. Events of those that do not would be \
+                 kept as dead letters of `{UNASSIGNED}`: `tidegate tenants create`, or `unknown_tenants: create`",
+                counted(named as u64, "tenant")
+            ),
+            Some(UnknownTenants::Create { created_max }) => crate::say!(
+                "{} named; a sample does not ask the store which exist. Those that do not would be created, up \
+                 to {created_max} by all sources (`limits.created_tenants_max`); a closed one would not",
+                counted(named as u64, "tenant")
+            ),
+        }
+    }
+}
+
+/// What becomes of an event whose tenant does not exist, in a word for programs.
+fn word(unknown: UnknownTenants) -> &'static str {
+    match unknown {
+        UnknownTenants::DeadLetter => "dead_letter",
+        UnknownTenants::Create { .. } => "create",
+    }
 }
 
 /// Lines with the idempotency key of an earlier one: where a mapping takes the id from the wrong place, every
@@ -179,13 +233,13 @@ fn chosen<'c>(config: &'c Config, name: Option<&SourceName>) -> Result<&'c Sourc
     })
 }
 
-fn binding(source: &Source) -> Result<Binding, Failure> {
+fn binding(source: &Source, limits: &Limits) -> Result<Binding, Failure> {
     // The configuration is checked: both are there.
     let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
         return Err(Failure::usage("a source needs a name and a stream"));
     };
     let tenant = match source.kind {
-        SourceKind::File => source.tenant_binding(),
+        SourceKind::File => source.tenant_binding(limits),
         SourceKind::Http => TenantBinding::Fixed(TenantId::new(ANY_TENANT).map_err(|error| {
             Failure::usage(format!("`{ANY_TENANT}` is no tenant's name: {error}"))
         })?),
@@ -234,20 +288,31 @@ fn next_line(input: &mut Box<dyn BufRead>) -> io::Result<Option<Bytes>> {
 }
 
 /// One event: its envelope, with the data byte for byte as it came.
-fn tell(number: u64, event: &Event, output: &mut Output) -> io::Result<()> {
+fn tell(
+    number: u64,
+    event: &Event,
+    unknown: Option<UnknownTenants>,
+    output: &mut Output,
+) -> io::Result<()> {
     if output.format() == Format::Json {
         let mut text = format!("{{\"line\":{number},\"event\":");
         event.write_json(&mut text);
+        if let Some(unknown) = unknown {
+            text.push_str(&format!(",\"unknown_tenant\":\"{}\"", word(unknown)));
+        }
         text.push('}');
         return output.json_line(&text);
     }
     let mut fields: Vec<(&str, Value)> = vec![
         ("line", json!(number)),
         ("tenant", json!(event.tenant.as_str())),
+    ];
+    fields.extend(unknown.map(|it| ("if_unknown", json!(word(it)))));
+    fields.extend([
         ("id", json!(event.id.as_str())),
         ("type", json!(event.event_type.as_str())),
         ("source", json!(event.source.as_str())),
-    ];
+    ]);
     let optional = [
         ("subject", event.subject.as_ref().map(AsRef::as_ref)),
         ("time", event.time.as_ref().map(|time| time.text.as_str())),

@@ -24,7 +24,7 @@ use tidegate_engine::record::{Effect, RecordBody};
 use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::state::{EntityKey, MachineName};
 use tidegate_engine::store::{StateStore, StoreError, StreamHead};
-use tidegate_engine::tenant::{TenantBinding, TenantId};
+use tidegate_engine::tenant::{TenantBinding, TenantId, TenantsAsked};
 use tidegate_engine::transition;
 use tidegate_engine::verify::stored_record;
 
@@ -204,6 +204,9 @@ impl Draft<'_> {
             };
             return Ok(follow_up::in_vain(self.desk, self.letter, fault));
         }
+        if self.desk.tenant.is_unassigned() {
+            self.check_registered(&tenant).await?;
+        }
         let stream_partition = StreamPartition {
             stream: self.stream_of(raw, &tenant).await?,
             tenant,
@@ -211,6 +214,20 @@ impl Draft<'_> {
         };
         let part = self.part(stream_partition, received).await?;
         Ok(follow_up::admit(self.desk, self.letter, part))
+    }
+
+    /// A retry creates no tenant, whatever its source may: who decides about a letter can.
+    async fn check_registered(&self, tenant: &TenantId) -> Result<(), Unmade> {
+        let asked = TenantsAsked {
+            names: vec![tenant.clone()],
+            create: None,
+        };
+        let standings = self.store.tenant_standings(asked).await?;
+        let refused = standings.first().and_then(|it| it.refusal(tenant));
+        match refused {
+            Some(refusal) => Err(Unmade::Impossible(refusal.reason)),
+            None => Ok(()),
+        }
     }
 
     /// Takes the event through admission and its machines, in a partition of its own.

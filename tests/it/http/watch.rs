@@ -148,7 +148,7 @@ http: {{ listen: '127.0.0.1:0' }}
 machines: {{ paths: [order.yaml] }}
 telemetry: {{ tenants_max: {tenants_max} }}
 sources:
-  - {{ name: lines, paths: [events.ndjson], stream: lines, tenant_from_event_unsafe: true }}
+  - {{ name: lines, paths: [events.ndjson], stream: lines, tenant_from_event_unsafe: true, unknown_tenants: create }}
   - {{ name: api, kind: http, stream: orders }}
 "
     );
