@@ -414,6 +414,48 @@ fn a_mapping_has_to_fit_its_source() {
 }
 
 #[test]
+fn unknown_tenants_are_created_only_where_events_name_them() {
+    use tidegate_engine::tenant::{TenantBinding, UnknownTenants};
+    let source = |keys: &str| {
+        let text = format!(
+            "limits: {{ created_tenants_max: 7 }}\nsources:\n  - {{ name: a, stream: s, {keys} }}\n"
+        );
+        let parsed = parse(&text).map_err(|problems| problems.to_string());
+        parsed.map(|it| it.sources[0].tenant_binding(&it.limits))
+    };
+    let named = "paths: [x], tenant_from_event_unsafe: true";
+    let create = TenantBinding::RegisteredField(UnknownTenants::Create { created_max: 7 });
+    let keep = TenantBinding::RegisteredField(UnknownTenants::DeadLetter);
+    assert_eq!(source(named), Ok(keep.clone()));
+    assert_eq!(
+        source(&format!("{named}, unknown_tenants: dead_letter")),
+        Ok(keep)
+    );
+    assert_eq!(
+        source(&format!("{named}, unknown_tenants: create")),
+        Ok(create)
+    );
+    for (keys, says) in [
+        (
+            "paths: [x], tenant: acme, unknown_tenants: create",
+            "t.yaml:3: sources[0].unknown_tenants: is for sources whose events name their tenant",
+        ),
+        (
+            "kind: http, unknown_tenants: create",
+            "t.yaml:3: sources[0].unknown_tenants: is not for requests: their tenant is that of their token",
+        ),
+        (
+            "paths: [x], tenant_from_event_unsafe: true, unknown_tenants: made",
+            "sources[0].unknown_tenants: expected one of",
+        ),
+    ] {
+        let problems = source(keys).unwrap_err();
+        assert!(problems.contains(says), "{says} not in:\n{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
 fn r32_r49_an_address_that_others_reach_needs_tls_or_says_that_it_is_unsafe() {
     let http = |keys: &str| {
         let parsed = parse(&format!("http: {{ {keys} }}\n"));

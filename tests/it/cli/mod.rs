@@ -17,6 +17,7 @@ mod own_machines;
 mod postgres;
 mod reload;
 mod tenant;
+mod unknown_tenants;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -147,6 +147,7 @@ fn with_tenants(directory: &Path, tenants: usize, tenants_max: usize) -> (Served
 http: {{ listen: '127.0.0.1:0' }}
 machines: {{ paths: [order.yaml] }}
 telemetry: {{ tenants_max: {tenants_max} }}
+limits: {{ created_tenants_max: 20000 }}
 sources:
   - {{ name: lines, paths: [events.ndjson], stream: lines, tenant_from_event_unsafe: true, unknown_tenants: create }}
   - {{ name: api, kind: http, stream: orders }}
