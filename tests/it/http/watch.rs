@@ -119,7 +119,7 @@ fn values_max(label: &str, tenants_max: usize) -> usize {
         "partition" => 1,
         "outcome" => 11,
         "verb" | "result" => 7,
-        "call" => 7,
+        "call" => 8,
         "kind" => 8,
         "route" | "reason" | "status" => 20,
         "actor" | "found" | "state" | "method" => 3,
