@@ -17,7 +17,7 @@ use tidegate_engine::admission::{self, Binding, Received};
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, Start};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::mapping::Mapping;
-use tidegate_engine::position::StreamName;
+use tidegate_engine::position::{SourceInstance, SourcePartition, StreamName};
 use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -374,17 +374,30 @@ impl SourceTask {
         let fresh = note_receipt(ownership, deliveries);
         self.meters.received(delivered, delivered - fresh.len());
         let binding = self.source.binding();
+        let instance = self.instance(&ownership.source_partition);
         // Asked once: a line an event is for somebody who looks for one.
         let is_traced = tracing::enabled!(tracing::Level::TRACE);
         let mut groups: BTreeMap<TenantId, Vec<Received>> = BTreeMap::new();
         for delivery in &fresh {
-            let (tenant, received) = admission::read(delivery, &binding);
+            let (tenant, received) = admission::read_at(instance.as_ref(), delivery, &binding);
             if is_traced {
                 trace_receipt(ownership, &tenant, &received);
             }
             groups.entry(tenant).or_default().push(received);
         }
         (groups, fresh)
+    }
+
+    /// Which instance of the source a partition's records are of, for a mapping that looks at it.
+    fn instance(&self, source_partition: &SourcePartition) -> Option<SourceInstance> {
+        let mapping = self.source.mapping.as_ref();
+        mapping.filter(|mapping| mapping.uses_position())?;
+        let slots = self.lock();
+        let slot = slots.get(&source_partition.partition)?;
+        Some(SourceInstance {
+            source_partition: source_partition.clone(),
+            incarnation: slot.incarnation.clone(),
+        })
     }
 
     /// Cuts a tenant's events so that each piece fits its lane twice: one is committed while the next

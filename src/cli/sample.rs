@@ -14,7 +14,7 @@ use tidegate_engine::event::{Event, Unreadable};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::headers::Headers;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
-use tidegate_engine::position::{Offset, SourceName};
+use tidegate_engine::position::{Incarnation, Offset, SourceInstance, SourceName, SourcePartition};
 use tidegate_engine::tenant::{TenantBinding, TenantId, UNASSIGNED, UnknownTenants};
 
 use super::exit::{Exit, Failure};
@@ -30,6 +30,9 @@ const KEYS_MAX: usize = 100_000;
 
 /// Repetitions that are told one by one, at most.
 const REPEATED_TOLD_MAX: u64 = 5;
+
+/// Stands for the source's instance, which only the source itself knows.
+const INCARNATION: &str = "sample";
 
 /// Stands for the tenant that a request's token names.
 const ANY_TENANT: &str = "tenant-of-the-token";
@@ -53,25 +56,39 @@ pub fn run(
         crate::say!("`{ANY_TENANT}` stands for the tenant of each request's token");
     }
     let mut input = open(file)?;
+    let instance = instance(source)?;
+    if binding
+        .mapping
+        .as_ref()
+        .is_some_and(|it| it.uses_position())
+    {
+        crate::say!(
+            "ids are positions, SOURCE/INCARNATION/PARTITION/POSITION: `{INCARNATION}` stands for the incarnation, \
+             and a line that is sent again is a new event"
+        );
+    }
     let (mut number, mut records, mut refused) = (0_u64, 0_u64, 0_u64);
+    let mut begins = 0;
     let mut repeated = Repeated::default();
     let mut named = Named::of(&binding.tenant);
-    while let Some(line) = next_line(&mut input)
+    while let Some((line, bytes)) = next_line(&mut input)
         .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))?
     {
         number += 1;
+        let offset = Offset(begins);
+        begins += bytes;
         // As with files that are ingested: a blank line is no record.
         if line.trim_ascii().is_empty() {
             continue;
         }
         records += 1;
         let delivery = Delivery {
-            offset: Offset(number),
-            next: Offset(number + 1),
+            offset,
+            next: Offset(begins),
             payload: line,
             headers: Headers::NONE,
         };
-        let (_, received) = admission::read(&delivery, &binding);
+        let (_, received) = admission::read_at(Some(&instance), &delivery, &binding);
         match received.content {
             Content::Event {
                 event,
@@ -252,6 +269,20 @@ fn binding(source: &Source, limits: &Limits) -> Result<Binding, Failure> {
     })
 }
 
+/// As if the sample were the first input of its source.
+fn instance(source: &Source) -> Result<SourceInstance, Failure> {
+    let Some(name) = &source.name else {
+        return Err(Failure::usage("a source needs a name"));
+    };
+    Ok(SourceInstance {
+        source_partition: SourcePartition {
+            source: name.clone(),
+            partition: 0,
+        },
+        incarnation: Incarnation::new(INCARNATION)?,
+    })
+}
+
 fn open(file: &Path) -> Result<Box<dyn BufRead>, Failure> {
     if file.as_os_str() == "-" {
         return Ok(Box::new(io::stdin().lock()));
@@ -265,26 +296,26 @@ fn open(file: &Path) -> Result<Box<dyn BufRead>, Failure> {
     }
 }
 
-/// The next line without its end, cut when it is longer than any record may be; `None` at the end.
-fn next_line(input: &mut Box<dyn BufRead>) -> io::Result<Option<Bytes>> {
+/// The next line without its end, cut when it is longer than any record may be, and how many bytes it is in
+/// the file; `None` at the end.
+fn next_line(input: &mut Box<dyn BufRead>) -> io::Result<Option<(Bytes, u64)>> {
     let mut line = Vec::new();
-    if input
+    let mut bytes = input
         .by_ref()
         .take(LINE_BYTES_MAX)
-        .read_until(b'\n', &mut line)?
-        == 0
-    {
+        .read_until(b'\n', &mut line)? as u64;
+    if bytes == 0 {
         return Ok(None);
     }
     if line.last() == Some(&b'\n') {
         line.pop();
     } else if line.len() as u64 == LINE_BYTES_MAX {
-        input.skip_until(b'\n')?;
+        bytes += input.skip_until(b'\n')? as u64;
     }
     if line.last() == Some(&b'\r') {
         line.pop();
     }
-    Ok(Some(Bytes::from(line)))
+    Ok(Some((Bytes::from(line), bytes)))
 }
 
 /// One event: its envelope, with the data byte for byte as it came.
@@ -373,11 +404,14 @@ mod tests {
             for line_end in ["\n", "\r\n"] {
                 let long = "x".repeat(DELIVERY_BYTES_MAX + excess);
                 let text = format!("a\r\n\n{long}{line_end}b");
+                let whole = text.len() as u64;
                 let mut input: Box<dyn BufRead> = Box::new(std::io::Cursor::new(text));
-                let mut lines = Vec::new();
-                while let Some(line) = next_line(&mut input).unwrap() {
+                let (mut lines, mut bytes) = (Vec::new(), 0);
+                while let Some((line, length)) = next_line(&mut input).unwrap() {
                     lines.push(line);
+                    bytes += length;
                 }
+                assert_eq!(bytes, whole);
                 assert_eq!(lines.len(), 4, "{excess} {line_end:?}");
                 assert_eq!((&lines[0][..], &lines[1][..]), (&b"a"[..], &b""[..]));
                 assert_eq!(lines[2].len() > DELIVERY_BYTES_MAX, excess > 0);

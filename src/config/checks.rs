@@ -294,6 +294,15 @@ impl Config {
         self.sources.iter().filter_map(compiled).collect()
     }
 
+    /// Sources whose records are known by their place alone.
+    pub fn known_by_position(&self) -> Vec<SourceName> {
+        let mappings = self.mappings().into_iter();
+        mappings
+            .filter(|(_, mapping)| mapping.uses_position())
+            .map(|(name, _)| name)
+            .collect()
+    }
+
     /// Every option that is in force and gives a protection up. Each says `unsafe` in its name, and
     /// each is logged at start.
     pub fn unsafe_options(&self) -> Vec<String> {

@@ -18,7 +18,8 @@ use tidegate_engine::partition::{
     Allowance, Head, Heads, Part, Partition, PartitionLimits, Prepared,
 };
 use tidegate_engine::position::{
-    RecordPosition, SourceName, SourcePartition, StreamName, StreamPartition,
+    Offset, RecordPosition, SourceInstance, SourceName, SourcePartition, StreamName,
+    StreamPartition,
 };
 use tidegate_engine::record::{Effect, RecordBody};
 use tidegate_engine::secrets::SecretPolicy;
@@ -74,13 +75,14 @@ impl Draft<'_> {
             (
                 DeadLetterSource::Raw {
                     source_partition,
+                    offset,
                     payload,
-                    ..
                 },
                 Decision::Retry { stream },
             ) => {
                 let raw = Raw {
                     source_partition,
+                    offset: *offset,
                     payload,
                     stream: stream.as_ref(),
                 };
@@ -165,9 +167,11 @@ impl Draft<'_> {
         } else {
             TenantBinding::Fixed(self.desk.tenant.clone())
         };
+        // Where it stood, for a mapping that takes that for its id.
+        let offset = raw.offset.unwrap_or_else(|| self.desk.offset());
         let delivery = Delivery {
-            offset: self.desk.offset(),
-            next: self.desk.offset().next(),
+            offset,
+            next: offset.next(),
             payload: raw.payload.clone(),
             headers: Headers::NONE,
         };
@@ -187,7 +191,12 @@ impl Draft<'_> {
         // The stream is only known when the event is.
         let any = StreamName::new(follow_up::OPERATOR)
             .map_err(|error| Unmade::Impossible(error.to_string()))?;
-        let (tenant, received) = admission::read(
+        let instance = match &mapping {
+            Some(mapping) if mapping.uses_position() => self.instance(raw).await?,
+            _ => None,
+        };
+        let (tenant, mut received) = admission::read_at(
+            instance.as_ref(),
             &delivery,
             &Binding {
                 stream: any,
@@ -197,6 +206,7 @@ impl Draft<'_> {
                 secrets: SecretPolicy::Off,
             },
         );
+        received.offset = self.desk.offset();
         if let Content::Unreadable { fault, .. } = &received.content {
             let fault = Fault {
                 reason: DeadReason::Unreadable,
@@ -214,6 +224,17 @@ impl Draft<'_> {
         };
         let part = self.part(stream_partition, received).await?;
         Ok(follow_up::admit(self.desk, self.letter, part))
+    }
+
+    /// Which instance of its source a letter came from: a source partition in which anything was ever
+    /// committed stays of one.
+    async fn instance(&self, raw: &Raw<'_>) -> Result<Option<SourceInstance>, Unmade> {
+        let checkpoint = self.store.checkpoint(raw.source_partition).await?;
+        let found = raw.offset.and(checkpoint);
+        Ok(found.map(|checkpoint| SourceInstance {
+            source_partition: raw.source_partition.clone(),
+            incarnation: checkpoint.incarnation,
+        }))
     }
 
     /// A retry creates no tenant, whatever its source may: who decides about a letter can.
@@ -320,6 +341,7 @@ impl Draft<'_> {
 /// A delivery that is offered again.
 struct Raw<'r> {
     source_partition: &'r SourcePartition,
+    offset: Option<Offset>,
     payload: &'r bytes::Bytes,
     stream: Option<&'r StreamName>,
 }
