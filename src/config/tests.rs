@@ -414,6 +414,37 @@ fn a_mapping_has_to_fit_its_source() {
 }
 
 #[test]
+fn a_record_is_known_by_its_position_where_that_is_said_and_no_sender_repeats_it() {
+    let mapping = "id: position\ntype: { literal: t }";
+    assert!(mapped("tenant: a", mapping).is_ok());
+    for (of, mapping, says) in [
+        (
+            "kind: http",
+            mapping,
+            "sources[0].mapping.id: a request that is sent again has another position",
+        ),
+        (
+            "tenant: a",
+            "id: offset\ntype: { literal: t }",
+            "sources[0].mapping.id: expected a map like `{ pointer: /id }`, or `position`",
+        ),
+        (
+            "tenant: a",
+            "id: position\ntype: { literal: t }\nidempotency_key: position",
+            "sources[0].mapping.idempotency_key: expected a map, found text",
+        ),
+        (
+            "tenant: a",
+            "type: { literal: t }",
+            "sources[0].mapping.id: is needed; like `id: { pointer: /id }`; for records that have none, `id: position`",
+        ),
+    ] {
+        let problems = mapped(of, mapping).unwrap_err();
+        assert!(problems.contains(says), "{says} not in:\n{problems}");
+    }
+}
+
+#[test]
 fn unknown_tenants_are_created_only_where_events_name_them() {
     use tidegate_engine::tenant::{TenantBinding, UnknownTenants};
     let source = |keys: &str| {

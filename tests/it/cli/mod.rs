@@ -2,6 +2,7 @@
 
 mod access;
 mod bench;
+mod by_position;
 mod dead_letters;
 mod demo;
 mod doctor;
