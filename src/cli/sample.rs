@@ -52,21 +52,9 @@ pub fn run(
     let config = Config::load(config)?;
     let source = chosen(&config, name)?;
     let binding = binding(source, &config.limits)?;
-    if source.kind == SourceKind::Http {
-        crate::say!("`{ANY_TENANT}` stands for the tenant of each request's token");
-    }
+    say_stand_ins(source, &binding);
     let mut input = open(file)?;
     let instance = instance(source)?;
-    if binding
-        .mapping
-        .as_ref()
-        .is_some_and(|it| it.uses_position())
-    {
-        crate::say!(
-            "ids are positions, SOURCE/INCARNATION/PARTITION/POSITION: `{INCARNATION}` stands for the incarnation, \
-             and a line that is sent again is a new event"
-        );
-    }
     let (mut number, mut records, mut refused) = (0_u64, 0_u64, 0_u64);
     let mut begins = 0;
     let mut repeated = Repeated::default();
@@ -117,6 +105,23 @@ pub fn run(
     } else {
         Exit::Differs
     })
+}
+
+/// What of the events below only a request or the source itself would say.
+fn say_stand_ins(source: &Source, binding: &Binding) {
+    if source.kind == SourceKind::Http {
+        crate::say!("`{ANY_TENANT}` stands for the tenant of each request's token");
+    }
+    if binding
+        .mapping
+        .as_ref()
+        .is_some_and(|it| it.uses_position())
+    {
+        crate::say!(
+            "ids are positions, SOURCE/INCARNATION/PARTITION/POSITION: `{INCARNATION}` stands for the incarnation, \
+             and a line that is sent again is a new event"
+        );
+    }
 }
 
 /// Tenants that events name themselves. Whether they exist only the store knows, which is not asked here.
