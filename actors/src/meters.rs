@@ -66,10 +66,11 @@ pub(crate) enum StoreCall {
     LoadEntities,
     TenantsWithOpenWork,
     OpenWork,
+    TenantStandings,
 }
 
 impl StoreCall {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Commit,
         Self::Checkpoint,
         Self::Claim,
@@ -77,6 +78,7 @@ impl StoreCall {
         Self::LoadEntities,
         Self::TenantsWithOpenWork,
         Self::OpenWork,
+        Self::TenantStandings,
     ];
 
     fn as_str(self) -> &'static str {
@@ -88,6 +90,7 @@ impl StoreCall {
             Self::LoadEntities => "load_entities",
             Self::TenantsWithOpenWork => "tenants_with_open_work",
             Self::OpenWork => "open_work",
+            Self::TenantStandings => "tenant_standings",
         }
     }
 }
@@ -229,6 +232,7 @@ pub(crate) struct SourceMeters {
     restarts: Counter,
     fences: Counter,
     quarantines: Counter,
+    tenants_created: Counter,
 }
 
 impl SourceMeters {
@@ -244,6 +248,7 @@ impl SourceMeters {
             restarts: one(names::RESTARTS),
             fences: one(names::FENCES),
             quarantines: one(names::QUARANTINES),
+            tenants_created: one(names::TENANTS_CREATED),
             source,
         }
     }
@@ -282,6 +287,11 @@ impl SourceMeters {
     /// Another owner ended an ownership.
     pub fn fenced(&self) {
         self.fences.increment(1);
+    }
+
+    /// Tenants were registered by their first event.
+    pub fn tenants_created(&self, tenants: usize) {
+        self.tenants_created.increment(tenants as u64);
     }
 
     /// A source partition was stopped with an alarm.

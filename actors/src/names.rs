@@ -91,6 +91,8 @@ metrics_of_crate! {
         "Ownerships that another owner ended";
     QUARANTINES = Counter "tidegate_quarantines_total", "partitions", ["source"],
         "Source partitions that were stopped with an alarm";
+    TENANTS_CREATED = Counter "tidegate_tenants_created_total", "tenants", ["source"],
+        "Tenants that a source with `unknown_tenants: create` registered by their first event";
     LANE_WAITS = Counter "tidegate_lane_waits_total", "waits", ["tenant"],
         "Times that a source waited because a tenant's lane was full";
     STORE_SECONDS = Histogram "tidegate_store_seconds", "seconds", ["call"],

@@ -19,7 +19,7 @@ use crate::options::NodeOptions;
 use crate::ownership::Ownership;
 use crate::permits::Stock;
 use crate::seams::{Context, NodeSeams};
-use crate::source::{Command, Held, Slot, Slots, Source, SourceStatus, SourceTask};
+use crate::source::{Believed, Command, Held, Slot, Slots, Source, SourceStatus, SourceTask};
 use crate::supervisor::{ObserveSupervisor, SupervisorSnapshot};
 use crate::tenants::Tenants;
 
@@ -166,6 +166,7 @@ impl Node {
                     status,
                     failed: None,
                     moved: Arc::new(Notify::new()),
+                    believed: Believed::default(),
                     receiving: None,
                 };
                 context.seams.spawner.spawn(Box::pin(task.run()));

@@ -4,6 +4,7 @@
 mod claim;
 mod look_after;
 mod receipt;
+mod register;
 mod slot;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use tidegate_engine::admission::{self, Binding, Received};
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus, Start};
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::mapping::Mapping;
-use tidegate_engine::position::StreamName;
+use tidegate_engine::position::{SourceInstance, SourcePartition, StreamName};
 use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::tenant::{TenantBinding, TenantId};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -33,6 +34,7 @@ use crate::supervisor::Route;
 use crate::tenants::Tenants;
 use claim::Claimed;
 use receipt::{note_receipt, say_secrets, trace_receipt};
+pub(crate) use register::Believed;
 pub(crate) use slot::{Held, Slot};
 
 /// A source of the node: a bus, and what its deliveries have in common.
@@ -114,6 +116,8 @@ pub(crate) struct SourceTask {
     /// back is given back.
     pub failed: Option<String>,
     pub moved: Arc<Notify>,
+    /// Tenants that the store knew as open a moment ago.
+    pub believed: Believed,
     /// The poll of the bus that is under way. It is let go of before the bus is asked for anything else
     /// here: a future that nobody polls may hold what the answer waits for.
     pub receiving: Option<Receiving>,
@@ -313,6 +317,8 @@ impl SourceTask {
         let admitted_at = self.context.seams.clock.now();
         let began = Instant::now();
         let (groups, fresh) = self.take_note(&ownership, deliveries, admitted_at);
+        let groups = self.registered(&ownership, groups, &fresh, claims).await;
+        let Some(groups) = groups else { return };
         say_secrets(&ownership, &groups);
         for (tenant, events) in groups {
             let lane = self.tenants.get(&tenant);
@@ -351,16 +357,16 @@ impl SourceTask {
                 }
             }
         }
-        self.meters.routed(fresh, began.elapsed());
+        self.meters.routed(fresh.len(), began.elapsed());
     }
 
-    /// Receipt: the events that were not settled before, by tenant, and how many they are.
+    /// Receipt: what was not settled before, by tenant, and the deliveries that it was read from.
     fn take_note(
         &self,
         ownership: &Ownership,
         deliveries: Vec<Delivery>,
         at: Timestamp,
-    ) -> (BTreeMap<TenantId, Vec<Received>>, usize) {
+    ) -> (BTreeMap<TenantId, Vec<Received>>, Vec<Delivery>) {
         let delivered = deliveries.len();
         if let Some(last) = deliveries.last() {
             ownership.received(last.next, at);
@@ -368,17 +374,30 @@ impl SourceTask {
         let fresh = note_receipt(ownership, deliveries);
         self.meters.received(delivered, delivered - fresh.len());
         let binding = self.source.binding();
+        let instance = self.instance(&ownership.source_partition);
         // Asked once: a line an event is for somebody who looks for one.
         let is_traced = tracing::enabled!(tracing::Level::TRACE);
         let mut groups: BTreeMap<TenantId, Vec<Received>> = BTreeMap::new();
         for delivery in &fresh {
-            let (tenant, received) = admission::read(delivery, &binding);
+            let (tenant, received) = admission::read_at(instance.as_ref(), delivery, &binding);
             if is_traced {
                 trace_receipt(ownership, &tenant, &received);
             }
             groups.entry(tenant).or_default().push(received);
         }
-        (groups, fresh.len())
+        (groups, fresh)
+    }
+
+    /// Which instance of the source a partition's records are of, for a mapping that looks at it.
+    fn instance(&self, source_partition: &SourcePartition) -> Option<SourceInstance> {
+        let mapping = self.source.mapping.as_ref();
+        mapping.filter(|mapping| mapping.uses_position())?;
+        let slots = self.lock();
+        let slot = slots.get(&source_partition.partition)?;
+        Some(SourceInstance {
+            source_partition: source_partition.clone(),
+            incarnation: slot.incarnation.clone(),
+        })
     }
 
     /// Cuts a tenant's events so that each piece fits its lane twice: one is committed while the next

@@ -11,7 +11,7 @@ use tidegate_engine::limits::OPEN_WORK_TENANTS_PAGE;
 use tidegate_engine::position::SourcePartition;
 use tidegate_engine::spawner::Spawner;
 use tidegate_engine::store::{Claim, StateStore, StoreError, StoredOpenWork, StreamHead};
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -89,6 +89,17 @@ impl StoreCalls {
         let store = self.store.clone();
         let call = async move { store.load_entities(&tenant, names).await };
         let answered = self.answer(StoreCall::LoadEntities, call).await;
+        answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
+    }
+
+    /// How tenants stand that events name; those that are missing may be registered.
+    pub async fn tenant_standings(
+        &self,
+        asked: TenantsAsked,
+    ) -> Result<Vec<TenantStanding>, StoreError> {
+        let store = self.store.clone();
+        let call = async move { store.tenant_standings(asked).await };
+        let answered = self.answer(StoreCall::TenantStandings, call).await;
         answered.unwrap_or_else(|detail| Err(StoreError::Unavailable { detail }))
     }
 

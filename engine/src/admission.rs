@@ -9,7 +9,7 @@ use crate::bus::Delivery;
 use crate::event::{Event, Unreadable};
 use crate::hash::{Hash128, hash_fields};
 use crate::mapping::{Input, Mapping};
-use crate::position::{Offset, SourcePartition, StreamName};
+use crate::position::{Offset, SourceInstance, SourcePartition, StreamName};
 use crate::secrets::{Found, SecretPolicy};
 use crate::tenant::{TenantBinding, TenantId};
 
@@ -66,6 +66,16 @@ pub struct Binding {
 
 /// Reads a delivery under its source's binding, and says whose it is.
 pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
+    read_at(None, delivery, binding)
+}
+
+/// The same where it is known which instance of its source the delivery is of: a mapping may take that and
+/// the offset for its id.
+pub fn read_at(
+    instance: Option<&SourceInstance>,
+    delivery: &Delivery,
+    binding: &Binding,
+) -> (TenantId, Received) {
     let bound = binding.tenant.fixed();
     let read = match &binding.mapping {
         None => Event::read_json_for(&delivery.payload, bound),
@@ -74,7 +84,8 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
                 headers: &delivery.headers,
                 payload: &delivery.payload,
             };
-            mapping.envelope(input, bound)
+            let place = instance.map(|instance| (instance, delivery.offset));
+            mapping.envelope_at(place, input, bound)
         }
     };
     let read = read.and_then(|event| {
@@ -115,6 +126,22 @@ pub fn read(delivery: &Delivery, binding: &Binding) -> (TenantId, Received) {
             secrets,
         },
     )
+}
+
+/// What is kept of a delivery that is an event, but not of a tenant that takes it.
+pub fn refuse(
+    received: Received,
+    delivery: &Delivery,
+    binding: &Binding,
+    fault: Unreadable,
+) -> Received {
+    Received {
+        content: Content::Unreadable {
+            payload: binding.secrets.kept(&delivery.payload),
+            fault,
+        },
+        ..received
+    }
 }
 
 /// Bytes that a delivery holds until it is settled: payload, headers and a flat share for what we make of it.

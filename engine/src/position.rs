@@ -49,6 +49,25 @@ impl std::fmt::Display for SourcePartition {
     }
 }
 
+/// A source partition as one instance of its source has it: with an offset, the place of one record, once
+/// and for all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceInstance {
+    /// Which partition.
+    pub source_partition: SourcePartition,
+    /// Of which instance of the source: in another one the same offsets are other records.
+    pub incarnation: Incarnation,
+}
+
+impl SourceInstance {
+    /// `<source>/<incarnation>/<partition>/<position>`: no two records have the same. No source's name has
+    /// a `/`, and the last two are numbers, so that one in an incarnation misleads nobody.
+    pub fn place(&self, offset: Offset) -> String {
+        let SourcePartition { source, partition } = &self.source_partition;
+        format!("{source}/{}/{partition}/{offset}", self.incarnation)
+    }
+}
+
 /// (tenant, stream, source partition): the unit of order and sequence.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct StreamPartition {

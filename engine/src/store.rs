@@ -17,7 +17,7 @@ use crate::position::{
     Incarnation, Offset, RecordPosition, Sequence, SourcePartition, StreamPartition,
 };
 use crate::state::{EntityKey, MachineName, Status};
-use crate::tenant::TenantId;
+use crate::tenant::{TenantId, TenantStanding, TenantsAsked};
 
 /// The code of an answer that came and cannot be read: what it answers may have been written.
 pub const CODE_ANSWER: &str = "answer";
@@ -253,6 +253,13 @@ pub trait StateStore: Send + Sync + 'static {
         tenant: &TenantId,
         names: Vec<EntityName>,
     ) -> Result<Vec<StoredEntity>, StoreError>;
+
+    /// How tenants stand that events name: one answer a name, in their order. What it registers is durable
+    /// before it answers, and is registered once whoever asks at the same time; a closed tenant stays so.
+    async fn tenant_standings(
+        &self,
+        asked: TenantsAsked,
+    ) -> Result<Vec<TenantStanding>, StoreError>;
 
     // --- definitions --------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 //! The tenant: the unit of isolation, quota and audit. Mandatory on every event, the first column of
 //! every key, and taken from a credential or the connector's binding, never from what a client can spoof.
 
+use crate::clock::Timestamp;
 use crate::error::InvalidValue;
-use crate::event::Event;
+use crate::event::{Event, Unreadable};
+use crate::position::SourceName;
 
 /// The reserved tenant under which deliveries are kept whose own tenant could not be read.
 pub const UNASSIGNED: &str = "_unassigned";
@@ -30,8 +32,103 @@ pub enum TenantBinding {
     /// Everything from this source belongs to one tenant: an event need not name it, and one that names
     /// another is refused.
     Fixed(TenantId),
-    /// The envelope's `tenantid` is trusted: only for sources that no client writes to directly.
+    /// The envelope's `tenantid` is trusted as it stands, and nobody asks whether it is registered: where
+    /// whoever filled it in has asked before, as with the token of a request.
     TrustedField,
+    /// The envelope's `tenantid` is trusted, if the store knows such a tenant: only for sources that no
+    /// client writes to directly.
+    RegisteredField(UnknownTenants),
+}
+
+/// What becomes of an event whose tenant is not registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownTenants {
+    /// It is kept as a dead letter of the reserved tenant.
+    DeadLetter,
+    /// The tenant is registered, while sources have registered fewer than so many.
+    Create {
+        /// Tenants that all sources of a store together may register. Whoever writes the field would
+        /// otherwise fill the register.
+        created_max: u32,
+    },
+}
+
+/// Tenants that events name, on their way to a store that knows how they stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantsAsked {
+    /// Which, each once. Where there is room for some only, the first are registered.
+    pub names: Vec<TenantId>,
+    /// Register those that are unknown; `None` only looks.
+    pub create: Option<CreateTenants>,
+}
+
+/// How a source registers tenants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateTenants {
+    /// The source, for whoever asks later where a tenant came from.
+    pub source: SourceName,
+    /// See [`UnknownTenants::Create`].
+    pub created_max: u32,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// How a tenant stands that an event names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TenantStanding {
+    /// It takes events.
+    Open,
+    /// It takes events, since this very question.
+    Created,
+    /// It was closed, and is not opened again.
+    Closed,
+    /// There is none of this name.
+    Unknown,
+    /// There is none of this name, and sources may register no more.
+    TooMany,
+}
+
+impl TenantStanding {
+    /// As it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TenantStanding::Open => "open",
+            TenantStanding::Created => "created",
+            TenantStanding::Closed => "closed",
+            TenantStanding::Unknown => "unknown",
+            TenantStanding::TooMany => "too_many",
+        }
+    }
+
+    /// The standing of that name.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [
+            TenantStanding::Open,
+            TenantStanding::Created,
+            TenantStanding::Closed,
+            TenantStanding::Unknown,
+            TenantStanding::TooMany,
+        ]
+        .into_iter()
+        .find(|standing| standing.as_str() == word)
+    }
+
+    /// Why an event of `tenant` is not taken, and what to do; `None` when it is.
+    pub fn refusal(self, tenant: &TenantId) -> Option<Unreadable> {
+        let makes = format!("`tidegate tenants create {tenant}` makes it; then retry this letter");
+        let reason = match self {
+            TenantStanding::Open | TenantStanding::Created => return None,
+            TenantStanding::Closed => {
+                format!("tenant `{tenant}` is closed and takes no events; discard this letter")
+            }
+            TenantStanding::Unknown => format!("there is no tenant `{tenant}`; {makes}"),
+            TenantStanding::TooMany => format!(
+                "there is no tenant `{tenant}`, and sources have created as many as \
+                 `limits.created_tenants_max` allows; {makes}"
+            ),
+        };
+        Some(Unreadable::new("tenantid", reason))
+    }
 }
 
 impl TenantBinding {
@@ -39,7 +136,9 @@ impl TenantBinding {
     pub fn tenant_of_unreadable(&self) -> TenantId {
         match self {
             TenantBinding::Fixed(tenant) => tenant.clone(),
-            TenantBinding::TrustedField => TenantId::unassigned(),
+            TenantBinding::TrustedField | TenantBinding::RegisteredField(_) => {
+                TenantId::unassigned()
+            }
         }
     }
 
@@ -47,7 +146,7 @@ impl TenantBinding {
     pub fn fixed(&self) -> Option<&TenantId> {
         match self {
             TenantBinding::Fixed(tenant) => Some(tenant),
-            TenantBinding::TrustedField => None,
+            TenantBinding::TrustedField | TenantBinding::RegisteredField(_) => None,
         }
     }
 

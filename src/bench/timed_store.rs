@@ -15,7 +15,7 @@ use tidegate_engine::store::{
     Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
 
 use crate::runtime::SystemClock;
 
@@ -93,6 +93,13 @@ impl StateStore for TimedStore {
         names: Vec<EntityName>,
     ) -> Result<Vec<StoredEntity>, StoreError> {
         self.store.load_entities(tenant, names).await
+    }
+
+    async fn tenant_standings(
+        &self,
+        asked: TenantsAsked,
+    ) -> Result<Vec<TenantStanding>, StoreError> {
+        self.store.tenant_standings(asked).await
     }
 
     async fn definitions(&self) -> Result<Vec<StoredDefinition>, StoreError> {

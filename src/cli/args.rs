@@ -10,6 +10,7 @@ use tidegate_engine::tenant::TenantId;
 
 use super::access_args::{Tenants, Tokens};
 use super::exit::EXIT_CODES;
+pub use super::ingest_args::Ingest;
 use super::output::Format;
 
 const EXAMPLES: &str = "\
@@ -167,8 +168,8 @@ pub struct Top {
     #[arg(long, value_name = "FILE", env = "TIDEGATE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// Believe the certificates in this PEM file, instead of those that this machine believes
-    #[arg(long, value_name = "FILE")]
+    /// Who signed the certificate of an https:// URL, PEM; without it, those whom this machine believes
+    #[arg(long, value_name = "FILE", requires = "url")]
     pub ca_file: Option<PathBuf>,
 
     /// Send the token to another machine without TLS: whoever is in between reads it
@@ -199,7 +200,7 @@ pub struct Health {
     #[arg(long, value_name = "FILE", requires = "ready")]
     pub token_file: Option<PathBuf>,
 
-    /// Who signed the certificate of an https:// URL, PEM
+    /// Who signed the certificate of an https:// URL, PEM; without it, those whom this machine believes
     #[arg(long, value_name = "FILE", requires = "url")]
     pub ca_file: Option<PathBuf>,
 
@@ -210,50 +211,6 @@ pub struct Health {
     /// Seconds until it must have answered
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub timeout_seconds: u64,
-}
-
-/// `tidegate ingest`
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Reads newline-delimited CloudEvents (JSON) from files, or from standard input for `-`, until their end. \
-Run again, it goes on at its checkpoint: nothing is lost, and nothing takes effect twice within the \
-dedupe window. Without FILE, \
-the sources of the configuration are read. Machines are those given here or in the configuration; \
-without any, the ones that are active in the store. Without -c, everything is kept in ./tidegate.db.
-
-Files need --tenant, which says whose they are, or --tenant-from-event-unsafe, which believes each event.
-
-Each file is a source of its own, named after its path. With --source, all files together are one source \
-with one partition a file: keep their order then.")]
-pub struct Ingest {
-    /// Files of one JSON event a line, or `-` for standard input
-    #[arg(value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-
-    /// Whose the events are: one whose `tenantid` names another is refused
-    #[arg(
-        long,
-        value_name = "TENANT",
-        requires = "files",
-        conflicts_with = "tenant_from_event_unsafe"
-    )]
-    pub tenant: Option<TenantId>,
-
-    /// Believe each event's `tenantid`: whoever wrote the files chooses whose state they move
-    #[arg(long, requires = "files")]
-    pub tenant_from_event_unsafe: bool,
-
-    /// The name their log gets
-    #[arg(long, value_name = "STREAM", default_value = "events")]
-    pub stream: StreamName,
-
-    /// The name their checkpoint is kept under
-    #[arg(long, value_name = "NAME")]
-    pub source: Option<SourceName>,
-
-    /// A machine definition, or a directory of *.yaml; repeat it for more
-    #[arg(long, value_name = "PATH")]
-    pub machines: Vec<PathBuf>,
 }
 
 /// `tidegate validate`

@@ -25,7 +25,7 @@ use super::check::none_there;
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped};
 use super::session::{self, Session};
-use crate::config::{Config, SourceKind, StartAt};
+use crate::config::{Config, Limits, SourceKind, StartAt, UnknownTenants};
 use crate::ingest::{self, Ended, Plan, UpkeepPlan};
 use crate::machines::{self, MachinesError};
 use crate::progress::{Bar, Unit};
@@ -164,7 +164,7 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
     if wanted.files.is_empty() {
         return configured(config);
     }
-    let tenant = tenant_of(wanted)?;
+    let tenant = tenant_of(wanted, &config.limits)?;
     if wanted.stream.is_internal() {
         return Err(Failure::usage(
             "--stream internal: what machines emit is kept under this name; take another",
@@ -198,10 +198,19 @@ fn named(wanted: &Ingest, config: &Config) -> Result<Vec<Named>, Failure> {
 }
 
 /// Who says whose the events of the command line's files are (R02): nobody is believed silently.
-fn tenant_of(wanted: &Ingest) -> Result<TenantBinding, Failure> {
+fn tenant_of(wanted: &Ingest, limits: &Limits) -> Result<TenantBinding, Failure> {
     match &wanted.tenant {
         Some(tenant) => Ok(TenantBinding::Fixed(tenant.clone())),
-        None if wanted.tenant_from_event_unsafe => Ok(TenantBinding::TrustedField),
+        None if wanted.tenant_from_event_unsafe => {
+            let unknown = if wanted.create_tenants {
+                UnknownTenants::Create
+            } else {
+                UnknownTenants::DeadLetter
+            };
+            Ok(TenantBinding::RegisteredField(
+                limits.unknown_tenants(unknown),
+            ))
+        }
         None => Err(Failure::usage(
             "whose are these events? Name their tenant with --tenant NAME; or say \
              --tenant-from-event-unsafe to believe the `tenantid` that each event gives itself, which only \
@@ -258,7 +267,7 @@ fn of_files(config: &Config) -> Vec<Named> {
                 name: name.clone(),
                 paths: source.paths.clone(),
                 stream: stream.clone(),
-                tenant: source.tenant_binding(),
+                tenant: source.tenant_binding(&config.limits),
                 mapping: source.mapping.compiled(name),
                 secrets: source.secrets.policy(),
                 start: match source.start {

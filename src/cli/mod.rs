@@ -12,6 +12,7 @@ pub mod exit;
 mod health;
 mod history;
 mod ingest;
+pub mod ingest_args;
 mod look;
 mod migrate;
 pub mod output;

@@ -1,7 +1,7 @@
 //! `tidegate validate --sample`: what a configured source would make of each line of a file. Opens no store
 //! and keeps nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
@@ -14,12 +14,12 @@ use tidegate_engine::event::{Event, Unreadable};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::headers::Headers;
 use tidegate_engine::limits::DELIVERY_BYTES_MAX;
-use tidegate_engine::position::{Offset, SourceName};
-use tidegate_engine::tenant::{TenantBinding, TenantId};
+use tidegate_engine::position::{Incarnation, Offset, SourceInstance, SourceName, SourcePartition};
+use tidegate_engine::tenant::{TenantBinding, TenantId, UNASSIGNED, UnknownTenants};
 
 use super::exit::{Exit, Failure};
 use super::output::{Format, Output};
-use crate::config::{Config, Source, SourceKind};
+use crate::config::{Config, Limits, Source, SourceKind};
 use crate::say::counted;
 
 /// Bytes kept of a line: one more than is accepted, so that a longer one is refused for its length.
@@ -30,6 +30,9 @@ const KEYS_MAX: usize = 100_000;
 
 /// Repetitions that are told one by one, at most.
 const REPEATED_TOLD_MAX: u64 = 5;
+
+/// Stands for the source's instance, which only the source itself knows.
+const INCARNATION: &str = "sample";
 
 /// Stands for the tenant that a request's token names.
 const ANY_TENANT: &str = "tenant-of-the-token";
@@ -48,36 +51,40 @@ pub fn run(
     };
     let config = Config::load(config)?;
     let source = chosen(&config, name)?;
-    let binding = binding(source)?;
-    if source.kind == SourceKind::Http {
-        crate::say!("`{ANY_TENANT}` stands for the tenant of each request's token");
-    }
+    let binding = binding(source, &config.limits)?;
+    say_stand_ins(source, &binding);
     let mut input = open(file)?;
+    let instance = instance(source)?;
     let (mut number, mut records, mut refused) = (0_u64, 0_u64, 0_u64);
+    let mut begins = 0;
     let mut repeated = Repeated::default();
-    while let Some(line) = next_line(&mut input)
+    let mut named = Named::of(&binding.tenant);
+    while let Some((line, bytes)) = next_line(&mut input)
         .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))?
     {
         number += 1;
+        let offset = Offset(begins);
+        begins += bytes;
         // As with files that are ingested: a blank line is no record.
         if line.trim_ascii().is_empty() {
             continue;
         }
         records += 1;
         let delivery = Delivery {
-            offset: Offset(number),
-            next: Offset(number + 1),
+            offset,
+            next: Offset(begins),
             payload: line,
             headers: Headers::NONE,
         };
-        let (_, received) = admission::read(&delivery, &binding);
+        let (_, received) = admission::read_at(Some(&instance), &delivery, &binding);
         match received.content {
             Content::Event {
                 event,
                 key,
                 conflict,
             } => {
-                tell(number, &event, output)?;
+                tell(number, &event, named.unknown, output)?;
+                named.look(&event.tenant);
                 repeated.look(number, (event.tenant, key), conflict);
             }
             Content::Unreadable { fault, .. } => {
@@ -91,12 +98,81 @@ pub fn run(
         return Err(Failure::usage(message));
     }
     let conflicts = repeated.tell();
+    named.tell();
     crate::say!("{}, {refused} refused", counted(records, "record"));
     Ok(if refused == 0 && conflicts == 0 {
         Exit::Done
     } else {
         Exit::Differs
     })
+}
+
+/// What of the events below only a request or the source itself would say.
+fn say_stand_ins(source: &Source, binding: &Binding) {
+    if source.kind == SourceKind::Http {
+        crate::say!("`{ANY_TENANT}` stands for the tenant of each request's token");
+    }
+    if binding
+        .mapping
+        .as_ref()
+        .is_some_and(|it| it.uses_position())
+    {
+        crate::say!(
+            "ids are positions, SOURCE/INCARNATION/PARTITION/POSITION: `{INCARNATION}` stands for the incarnation, \
+             and a line that is sent again is a new event"
+        );
+    }
+}
+
+/// Tenants that events name themselves. Whether they exist only the store knows, which is not asked here.
+struct Named {
+    unknown: Option<UnknownTenants>,
+    tenants: BTreeSet<TenantId>,
+}
+
+impl Named {
+    fn of(binding: &TenantBinding) -> Self {
+        Self {
+            unknown: match binding {
+                TenantBinding::RegisteredField(unknown) => Some(*unknown),
+                TenantBinding::Fixed(_) | TenantBinding::TrustedField => None,
+            },
+            tenants: BTreeSet::new(),
+        }
+    }
+
+    fn look(&mut self, tenant: &TenantId) {
+        if self.unknown.is_some() && self.tenants.len() < KEYS_MAX && !self.tenants.contains(tenant)
+        {
+            self.tenants.insert(tenant.clone());
+        }
+    }
+
+    fn tell(&self) {
+        let named = self.tenants.len();
+        match self.unknown {
+            Some(_) if named == 0 => {}
+            None => {}
+            Some(UnknownTenants::DeadLetter) => crate::say!(
+                "{} named; a sample does not ask the store which exist. Events of those that do not would be \
+                 kept as dead letters of `{UNASSIGNED}`: `tidegate tenants create`, or `unknown_tenants: create`",
+                counted(named as u64, "tenant")
+            ),
+            Some(UnknownTenants::Create { created_max }) => crate::say!(
+                "{} named; a sample does not ask the store which exist. Those that do not would be created, up \
+                 to {created_max} by all sources (`limits.created_tenants_max`); a closed one would not",
+                counted(named as u64, "tenant")
+            ),
+        }
+    }
+}
+
+/// What becomes of an event whose tenant does not exist, in a word for programs.
+fn word(unknown: UnknownTenants) -> &'static str {
+    match unknown {
+        UnknownTenants::DeadLetter => "dead_letter",
+        UnknownTenants::Create { .. } => "create",
+    }
 }
 
 /// Lines with the idempotency key of an earlier one: where a mapping takes the id from the wrong place, every
@@ -179,13 +255,13 @@ fn chosen<'c>(config: &'c Config, name: Option<&SourceName>) -> Result<&'c Sourc
     })
 }
 
-fn binding(source: &Source) -> Result<Binding, Failure> {
+fn binding(source: &Source, limits: &Limits) -> Result<Binding, Failure> {
     // The configuration is checked: both are there.
     let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
         return Err(Failure::usage("a source needs a name and a stream"));
     };
     let tenant = match source.kind {
-        SourceKind::File => source.tenant_binding(),
+        SourceKind::File => source.tenant_binding(limits),
         SourceKind::Http => TenantBinding::Fixed(TenantId::new(ANY_TENANT).map_err(|error| {
             Failure::usage(format!("`{ANY_TENANT}` is no tenant's name: {error}"))
         })?),
@@ -195,6 +271,20 @@ fn binding(source: &Source) -> Result<Binding, Failure> {
         tenant,
         mapping: source.mapping.compiled(name),
         secrets: source.secrets.policy(),
+    })
+}
+
+/// As if the sample were the first input of its source.
+fn instance(source: &Source) -> Result<SourceInstance, Failure> {
+    let Some(name) = &source.name else {
+        return Err(Failure::usage("a source needs a name"));
+    };
+    Ok(SourceInstance {
+        source_partition: SourcePartition {
+            source: name.clone(),
+            partition: 0,
+        },
+        incarnation: Incarnation::new(INCARNATION)?,
     })
 }
 
@@ -211,43 +301,54 @@ fn open(file: &Path) -> Result<Box<dyn BufRead>, Failure> {
     }
 }
 
-/// The next line without its end, cut when it is longer than any record may be; `None` at the end.
-fn next_line(input: &mut Box<dyn BufRead>) -> io::Result<Option<Bytes>> {
+/// The next line without its end, cut when it is longer than any record may be, and how many bytes it is in
+/// the file; `None` at the end.
+fn next_line(input: &mut Box<dyn BufRead>) -> io::Result<Option<(Bytes, u64)>> {
     let mut line = Vec::new();
-    if input
+    let mut bytes = input
         .by_ref()
         .take(LINE_BYTES_MAX)
-        .read_until(b'\n', &mut line)?
-        == 0
-    {
+        .read_until(b'\n', &mut line)? as u64;
+    if bytes == 0 {
         return Ok(None);
     }
     if line.last() == Some(&b'\n') {
         line.pop();
     } else if line.len() as u64 == LINE_BYTES_MAX {
-        input.skip_until(b'\n')?;
+        bytes += input.skip_until(b'\n')? as u64;
     }
     if line.last() == Some(&b'\r') {
         line.pop();
     }
-    Ok(Some(Bytes::from(line)))
+    Ok(Some((Bytes::from(line), bytes)))
 }
 
 /// One event: its envelope, with the data byte for byte as it came.
-fn tell(number: u64, event: &Event, output: &mut Output) -> io::Result<()> {
+fn tell(
+    number: u64,
+    event: &Event,
+    unknown: Option<UnknownTenants>,
+    output: &mut Output,
+) -> io::Result<()> {
     if output.format() == Format::Json {
         let mut text = format!("{{\"line\":{number},\"event\":");
         event.write_json(&mut text);
+        if let Some(unknown) = unknown {
+            text.push_str(&format!(",\"unknown_tenant\":\"{}\"", word(unknown)));
+        }
         text.push('}');
         return output.json_line(&text);
     }
     let mut fields: Vec<(&str, Value)> = vec![
         ("line", json!(number)),
         ("tenant", json!(event.tenant.as_str())),
+    ];
+    fields.extend(unknown.map(|it| ("if_unknown", json!(word(it)))));
+    fields.extend([
         ("id", json!(event.id.as_str())),
         ("type", json!(event.event_type.as_str())),
         ("source", json!(event.source.as_str())),
-    ];
+    ]);
     let optional = [
         ("subject", event.subject.as_ref().map(AsRef::as_ref)),
         ("time", event.time.as_ref().map(|time| time.text.as_str())),
@@ -308,11 +409,14 @@ mod tests {
             for line_end in ["\n", "\r\n"] {
                 let long = "x".repeat(DELIVERY_BYTES_MAX + excess);
                 let text = format!("a\r\n\n{long}{line_end}b");
+                let whole = text.len() as u64;
                 let mut input: Box<dyn BufRead> = Box::new(std::io::Cursor::new(text));
-                let mut lines = Vec::new();
-                while let Some(line) = next_line(&mut input).unwrap() {
+                let (mut lines, mut bytes) = (Vec::new(), 0);
+                while let Some((line, length)) = next_line(&mut input).unwrap() {
                     lines.push(line);
+                    bytes += length;
                 }
+                assert_eq!(bytes, whole);
                 assert_eq!(lines.len(), 4, "{excess} {line_end:?}");
                 assert_eq!((&lines[0][..], &lines[1][..]), (&b"a"[..], &b""[..]));
                 assert_eq!(lines[2].len() > DELIVERY_BYTES_MAX, excess > 0);

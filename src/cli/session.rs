@@ -98,6 +98,12 @@ impl Session {
             for option in config.unsafe_options() {
                 warn_unsafe(&option);
             }
+            for source in config.known_by_position() {
+                tracing::warn!(
+                    %source,
+                    "its records are known by their position: one that a producer sends again is a new event"
+                );
+            }
         }
         let runtime = runtime()?;
         // A person waits for a command that only looks, and can see to the store at once.

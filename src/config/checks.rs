@@ -14,12 +14,12 @@ use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::position::{SourceName, StreamName};
 use tidegate_engine::retry::BackOff;
 use tidegate_engine::secrets::SecretPolicy;
-use tidegate_engine::tenant::TenantBinding;
+use tidegate_engine::tenant::{self, TenantBinding};
 
 use super::problem::Problems;
 use super::sections::{
     Config, Dedupe, Http, Limits, Log, Machines, Node, PostgresSection, Retention, Secrets, Source,
-    SourceKind, SqliteSection, Store, StoreKind, Telemetry,
+    SourceKind, SqliteSection, Store, StoreKind, Telemetry, UnknownTenants,
 };
 use super::setting::Check;
 use crate::telemetry::Collector;
@@ -143,10 +143,22 @@ impl Check for Source {
             none("paths", !self.paths.is_empty());
             none("tenant", self.tenant.is_some());
             none("tenant_from_event_unsafe", self.tenant_from_event_unsafe);
+            none(
+                "unknown_tenants",
+                self.unknown_tenants == UnknownTenants::Create,
+            );
             self.mapping.check_in(self, path, problems);
             return;
         }
         needed("paths", !self.paths.is_empty());
+        if self.unknown_tenants == UnknownTenants::Create && !self.tenant_from_event_unsafe {
+            problems.add(
+                line,
+                &format!("{path}.unknown_tenants"),
+                "is for sources whose events name their tenant (`tenant_from_event_unsafe: true`); here all \
+                 belong to the source's `tenant`, which its first event creates: leave it out",
+            );
+        }
         match (&self.tenant, self.tenant_from_event_unsafe) {
             (Some(_), true) => problems.add(
                 line,
@@ -277,12 +289,24 @@ impl Secrets {
     }
 }
 
+impl Limits {
+    /// What becomes of unknown tenants, with the bound on it.
+    pub fn unknown_tenants(&self, wanted: UnknownTenants) -> tenant::UnknownTenants {
+        match wanted {
+            UnknownTenants::DeadLetter => tenant::UnknownTenants::DeadLetter,
+            UnknownTenants::Create => tenant::UnknownTenants::Create {
+                created_max: self.created_tenants_max,
+            },
+        }
+    }
+}
+
 impl Source {
     /// Where the tenant of its events comes from.
-    pub fn tenant_binding(&self) -> TenantBinding {
+    pub fn tenant_binding(&self, limits: &Limits) -> TenantBinding {
         match &self.tenant {
             Some(tenant) => TenantBinding::Fixed(tenant.clone()),
-            None => TenantBinding::TrustedField,
+            None => TenantBinding::RegisteredField(limits.unknown_tenants(self.unknown_tenants)),
         }
     }
 }
@@ -305,6 +329,15 @@ impl Config {
             sampled_per_mille: self.telemetry.otlp_sampled_per_mille,
             node: self.node.name.clone(),
         })
+    }
+
+    /// Sources whose records are known by their place alone.
+    pub fn known_by_position(&self) -> Vec<SourceName> {
+        let mappings = self.mappings().into_iter();
+        mappings
+            .filter(|(_, mapping)| mapping.uses_position())
+            .map(|(name, _)| name)
+            .collect()
     }
 
     /// Every option that is in force and gives a protection up. Each says `unsafe` in its name, and

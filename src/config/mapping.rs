@@ -18,6 +18,9 @@ use crate::section;
 /// The key that says how `time` is written.
 const FORMAT: &str = "format";
 
+/// The id of records that have none.
+const POSITION: &str = "position";
+
 /// What people look for here and do not find, and why.
 const NOT_HERE: [(&str, &str); 4] = [
     (
@@ -42,8 +45,9 @@ const NOT_HERE: [(&str, &str); 4] = [
 section! {
     /// Where each attribute is taken from.
     pub struct MappingKeys {
-        /// The event's id, which is needed: the same one from the same source is the same event.
-        id: Option<Rule> = None;
+        /// The event's id, which is needed: the same one from the same source is the same event. For records
+        /// without any, `position`: their place in the source, so that what a producer sends again is new.
+        id: Option<IdRule> = None;
         /// What happened, which is needed: the name that machines listen to.
         r#type: Option<Rule> = None;
         /// What it happened to.
@@ -91,7 +95,7 @@ impl MappingKeys {
     fn rules(&self) -> Vec<(Field, &Rule)> {
         let time = self.time.as_ref().map(|time| &time.rule);
         [
-            (Field::Id, self.id.as_ref()),
+            (Field::Id, self.id.as_ref().map(|id| &id.0)),
             (Field::Type, self.r#type.as_ref()),
             (Field::Subject, self.subject.as_ref()),
             (Field::Time, time),
@@ -153,6 +157,12 @@ impl Mapping {
                 let message = "the lines of a file have no headers; take it from the payload";
                 problems.add(rule.line, &at, message);
             }
+            if rule.selector == Selector::Position && source.kind == SourceKind::Http {
+                let message = "a request that is sent again has another position, so that each of its effects \
+                               would happen again: take the id from what its sender repeats, like \
+                               `{ header: x-id }`";
+                problems.add(rule.line, &at, message);
+            }
             if *field == Field::Tenant && source.kind == SourceKind::Http {
                 let message = "the tenant of a request is that of its token; leave it out";
                 problems.add(rule.line, &at, message);
@@ -209,6 +219,34 @@ pub struct Rule {
 pub struct TimeRule {
     rule: Rule,
     format: TimeFormat,
+}
+
+/// Where the id is taken from, which may be the record's place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IdRule(Rule);
+
+impl Setting for IdRule {
+    fn read(tree: &Tree, path: &str, problems: &mut Problems) -> Option<Self> {
+        match &tree.value {
+            Value::Text { text, .. } if text == POSITION => Some(Self(Rule {
+                line: tree.line,
+                selector: Selector::Position,
+            })),
+            Value::Text { .. } => {
+                let message = format!(
+                    "expected a map like `{{ pointer: /id }}`, or `{POSITION}`: a record's place in its source"
+                );
+                problems.add(tree.line, path, message);
+                None
+            }
+            _ => Rule::read(tree, path, problems).map(Self),
+        }
+    }
+
+    /// Only ever written when it is absent, as null.
+    fn write(&self, key: &str, reference: &mut Reference) {
+        reference.line(&format!("{key}: {{}}"));
+    }
 }
 
 impl Setting for Rule {

@@ -20,7 +20,7 @@ pub use problem::{Problem, Problems};
 pub use sections::{
     Config, Dedupe, Http, Limits, Log, LogFormat, LogLevel, LogStream, Machines, Node, PoolerKind,
     PostgresSection, Publish, Retention, Secrets, Source, SourceKind, SqliteSection, StartAt,
-    Store, StoreKind, Telemetry,
+    Store, StoreKind, Telemetry, UnknownTenants,
 };
 pub use setting::Secret;
 

@@ -56,6 +56,14 @@ choice! {
         Off = "off",
     }
 
+    /// What becomes of events whose tenant nobody created.
+    pub enum UnknownTenants {
+        /// They are kept as dead letters of `_unassigned`.
+        DeadLetter = "dead_letter",
+        /// The first of them creates it.
+        Create = "create",
+    }
+
     /// Where a source begins that has no checkpoint yet.
     pub enum StartAt {
         /// With the oldest record.
@@ -213,6 +221,10 @@ section! {
         tenant: Option<TenantId> = None;
         /// Believe the `tenantid` of each event instead. Only for sources no client writes to directly.
         tenant_from_event_unsafe: bool = false;
+        /// With `tenant_from_event_unsafe`: what becomes of an event whose tenant does not exist.
+        /// `dead_letter` keeps it under `_unassigned` until somebody creates the tenant and retries it;
+        /// `create` creates the tenant, up to `limits.created_tenants_max`. A closed one stays closed.
+        unknown_tenants: UnknownTenants = UnknownTenants::DeadLetter;
         /// How records that are no CloudEvents become events (docs/mapping.md). Each key says where its
         /// attribute is taken from, in exactly one way: `{ header: x-id }`, `{ pointer: /order/id }` (a
         /// JSON pointer), `{ cel: "'order.' + payload.kind" }` or `{ literal: order.placed }`. Without any
@@ -286,6 +298,9 @@ section! {
         tenant_events_max: usize [1..=10_000_000] = 25_000;
         /// Bytes of those events.
         tenant_bytes_max: usize [4_194_304..=4_294_967_295] = 67_108_864;
+        /// Tenants that sources with `unknown_tenants: create` may create, all together, ever: whoever
+        /// writes what they read chooses the names. Events of further ones are kept as dead letters.
+        created_tenants_max: u32 [0..=1_000_000] = 1_000;
         /// Events asked of a source at once.
         receive_events_max: usize [1..=limits::RECEIVE_EVENTS_MAX as u64] = 2_000;
         /// Payload bytes asked of a source at once. One event may have 1 MiB.

@@ -414,6 +414,79 @@ fn a_mapping_has_to_fit_its_source() {
 }
 
 #[test]
+fn a_record_is_known_by_its_position_where_that_is_said_and_no_sender_repeats_it() {
+    let mapping = "id: position\ntype: { literal: t }";
+    assert!(mapped("tenant: a", mapping).is_ok());
+    for (of, mapping, says) in [
+        (
+            "kind: http",
+            mapping,
+            "sources[0].mapping.id: a request that is sent again has another position",
+        ),
+        (
+            "tenant: a",
+            "id: offset\ntype: { literal: t }",
+            "sources[0].mapping.id: expected a map like `{ pointer: /id }`, or `position`",
+        ),
+        (
+            "tenant: a",
+            "id: position\ntype: { literal: t }\nidempotency_key: position",
+            "sources[0].mapping.idempotency_key: expected a map, found text",
+        ),
+        (
+            "tenant: a",
+            "type: { literal: t }",
+            "sources[0].mapping.id: is needed; like `id: { pointer: /id }`; for records that have none, `id: position`",
+        ),
+    ] {
+        let problems = mapped(of, mapping).unwrap_err();
+        assert!(problems.contains(says), "{says} not in:\n{problems}");
+    }
+}
+
+#[test]
+fn unknown_tenants_are_created_only_where_events_name_them() {
+    use tidegate_engine::tenant::{TenantBinding, UnknownTenants};
+    let source = |keys: &str| {
+        let text = format!(
+            "limits: {{ created_tenants_max: 7 }}\nsources:\n  - {{ name: a, stream: s, {keys} }}\n"
+        );
+        let parsed = parse(&text).map_err(|problems| problems.to_string());
+        parsed.map(|it| it.sources[0].tenant_binding(&it.limits))
+    };
+    let named = "paths: [x], tenant_from_event_unsafe: true";
+    let create = TenantBinding::RegisteredField(UnknownTenants::Create { created_max: 7 });
+    let keep = TenantBinding::RegisteredField(UnknownTenants::DeadLetter);
+    assert_eq!(source(named), Ok(keep.clone()));
+    assert_eq!(
+        source(&format!("{named}, unknown_tenants: dead_letter")),
+        Ok(keep)
+    );
+    assert_eq!(
+        source(&format!("{named}, unknown_tenants: create")),
+        Ok(create)
+    );
+    for (keys, says) in [
+        (
+            "paths: [x], tenant: acme, unknown_tenants: create",
+            "t.yaml:3: sources[0].unknown_tenants: is for sources whose events name their tenant",
+        ),
+        (
+            "kind: http, unknown_tenants: create",
+            "t.yaml:3: sources[0].unknown_tenants: is not for requests: their tenant is that of their token",
+        ),
+        (
+            "paths: [x], tenant_from_event_unsafe: true, unknown_tenants: made",
+            "sources[0].unknown_tenants: expected one of",
+        ),
+    ] {
+        let problems = source(keys).unwrap_err();
+        assert!(problems.contains(says), "{says} not in:\n{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
 fn r32_r49_an_address_that_others_reach_needs_tls_or_says_that_it_is_unsafe() {
     let http = |keys: &str| {
         let parsed = parse(&format!("http: {{ {keys} }}\n"));

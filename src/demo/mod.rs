@@ -137,7 +137,8 @@ impl Place {
              store:\n  kind: sqlite\n  sqlite:\n    path: tidegate.db\n\
              machines:\n  paths: [order.yaml]\n\
              sources:\n  - name: demo\n    kind: file\n    paths: [{}]\n    stream: orders\n    \
-             # Each event names its tenant: these files are ours.\n    tenant_from_event_unsafe: true\n",
+             # Each event names its tenant: these files are ours.\n    tenant_from_event_unsafe: true\n    \
+             unknown_tenants: create\n",
             paths.join(", ")
         );
         std::fs::write(directory.join(MARKER), "").map_err(failed)?;

@@ -18,13 +18,14 @@ use tidegate_engine::partition::{
     Allowance, Head, Heads, Part, Partition, PartitionLimits, Prepared,
 };
 use tidegate_engine::position::{
-    RecordPosition, SourceName, SourcePartition, StreamName, StreamPartition,
+    Offset, RecordPosition, SourceInstance, SourceName, SourcePartition, StreamName,
+    StreamPartition,
 };
 use tidegate_engine::record::{Effect, RecordBody};
 use tidegate_engine::secrets::SecretPolicy;
 use tidegate_engine::state::{EntityKey, MachineName};
 use tidegate_engine::store::{StateStore, StoreError, StreamHead};
-use tidegate_engine::tenant::{TenantBinding, TenantId};
+use tidegate_engine::tenant::{TenantBinding, TenantId, TenantsAsked};
 use tidegate_engine::transition;
 use tidegate_engine::verify::stored_record;
 
@@ -74,13 +75,14 @@ impl Draft<'_> {
             (
                 DeadLetterSource::Raw {
                     source_partition,
-                    payload,
                     offset,
+                    payload,
                 },
                 Decision::Retry { stream },
             ) => {
                 let raw = Raw {
                     source_partition,
+                    offset: *offset,
                     payload,
                     stream: stream.as_ref(),
                     // An emitted event, or one whose record the store refused: kept as a stored event is.
@@ -167,9 +169,11 @@ impl Draft<'_> {
         } else {
             TenantBinding::Fixed(self.desk.tenant.clone())
         };
+        // Where it stood, for a mapping that takes that for its id.
+        let offset = raw.offset.unwrap_or_else(|| self.desk.offset());
         let delivery = Delivery {
-            offset: self.desk.offset(),
-            next: self.desk.offset().next(),
+            offset,
+            next: offset.next(),
             payload: raw.payload.clone(),
             headers: Headers::NONE,
         };
@@ -192,7 +196,12 @@ impl Draft<'_> {
         // The stream is only known when the event is.
         let any = StreamName::new(follow_up::OPERATOR)
             .map_err(|error| Unmade::Impossible(error.to_string()))?;
-        let (tenant, received) = admission::read(
+        let instance = match &mapping {
+            Some(mapping) if mapping.uses_position() => self.instance(raw).await?,
+            _ => None,
+        };
+        let (tenant, mut received) = admission::read_at(
+            instance.as_ref(),
             &delivery,
             &Binding {
                 stream: any,
@@ -202,12 +211,16 @@ impl Draft<'_> {
                 secrets: SecretPolicy::Off,
             },
         );
+        received.offset = self.desk.offset();
         if let Content::Unreadable { fault, .. } = &received.content {
             let fault = Fault {
                 reason: DeadReason::Unreadable,
                 detail: format!("{}: {}", fault.field, fault.reason),
             };
             return Ok(follow_up::in_vain(self.desk, self.letter, fault));
+        }
+        if self.desk.tenant.is_unassigned() {
+            self.check_registered(&tenant).await?;
         }
         let stream_partition = StreamPartition {
             stream: self.stream_of(raw, &tenant).await?,
@@ -216,6 +229,31 @@ impl Draft<'_> {
         };
         let part = self.part(stream_partition, received).await?;
         Ok(follow_up::admit(self.desk, self.letter, part))
+    }
+
+    /// Which instance of its source a letter came from: a source partition in which anything was ever
+    /// committed stays of one.
+    async fn instance(&self, raw: &Raw<'_>) -> Result<Option<SourceInstance>, Unmade> {
+        let checkpoint = self.store.checkpoint(raw.source_partition).await?;
+        let found = raw.offset.and(checkpoint);
+        Ok(found.map(|checkpoint| SourceInstance {
+            source_partition: raw.source_partition.clone(),
+            incarnation: checkpoint.incarnation,
+        }))
+    }
+
+    /// A retry creates no tenant, whatever its source may: who decides about a letter can.
+    async fn check_registered(&self, tenant: &TenantId) -> Result<(), Unmade> {
+        let asked = TenantsAsked {
+            names: vec![tenant.clone()],
+            create: None,
+        };
+        let standings = self.store.tenant_standings(asked).await?;
+        let refused = standings.first().and_then(|it| it.refusal(tenant));
+        match refused {
+            Some(refusal) => Err(Unmade::Impossible(refusal.reason)),
+            None => Ok(()),
+        }
     }
 
     /// Takes the event through admission and its machines, in a partition of its own.
@@ -309,6 +347,7 @@ impl Draft<'_> {
 /// A delivery that is offered again.
 struct Raw<'r> {
     source_partition: &'r SourcePartition,
+    offset: Option<Offset>,
     payload: &'r bytes::Bytes,
     stream: Option<&'r StreamName>,
     /// It is an event as logs have it, whatever its source's records look like.

@@ -2,7 +2,7 @@
 //! client does, and changes nothing.
 
 pub mod exposition;
-pub mod fetch;
+mod fetch;
 mod picture;
 
 use std::io::{IsTerminal as _, stdout};
@@ -15,7 +15,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::config::Config;
 use exposition::Exposition;
-use fetch::Target;
+use fetch::Metrics;
 use picture::Picture;
 
 /// Between two looks.
@@ -32,20 +32,20 @@ struct Look {
 
 /// Shows the node until it is interrupted, or once.
 pub async fn run(wanted: &Top, config: &Config, output: &mut Output) -> Result<Exit, Failure> {
-    let target = Target::of(wanted, config).map_err(Failure::usage)?;
+    let node = Metrics::of(wanted, config).map_err(Failure::usage)?;
     let watch = async {
-        let mut before = look(&target).await;
+        let mut before = look(&node).await;
         loop {
             tokio::time::sleep(INTERVAL).await;
-            let now = look(&target).await;
+            let now = look(&node).await;
             if wanted.once {
                 let (before, now) = (before?, now?);
-                return output.text(&picture(&target, &before, &now)).map_err(lost);
+                return output.text(&picture(&node, &before, &now)).map_err(lost);
             }
             let text = match (&before, &now) {
-                (Ok(before), Ok(now)) => picture(&target, before, now),
-                (_, Err(error)) => format!("{}\n\n  {error}; trying again\n", target.shown()),
-                (Err(_), Ok(_)) => format!("{}\n\n  it answers\n", target.shown()),
+                (Ok(before), Ok(now)) => picture(&node, before, now),
+                (_, Err(error)) => format!("{}\n\n  {error}; trying again\n", node.shown()),
+                (Err(_), Ok(_)) => format!("{}\n\n  it answers\n", node.shown()),
             };
             let clear = if stdout().is_terminal() { CLEAR } else { "" };
             output.text(&format!("{clear}{text}\n")).map_err(lost)?;
@@ -59,17 +59,17 @@ pub async fn run(wanted: &Top, config: &Config, output: &mut Output) -> Result<E
     }
 }
 
-async fn look(target: &Target) -> Result<Look, String> {
-    let text = target.metrics().await?;
+async fn look(node: &Metrics) -> Result<Look, String> {
+    let text = node.read().await?;
     Ok(Look {
         at: Instant::now(),
         metrics: Exposition::read(&text),
     })
 }
 
-fn picture(target: &Target, before: &Look, now: &Look) -> String {
+fn picture(node: &Metrics, before: &Look, now: &Look) -> String {
     let picture = Picture {
-        title: target.shown(),
+        title: node.shown(),
         before: &before.metrics,
         now: &now.metrics,
         seconds: (now.at - before.at).as_secs_f64().max(1e-3),

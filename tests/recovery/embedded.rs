@@ -73,7 +73,7 @@ impl Scene {
         std::fs::write(path("account.yaml"), MACHINE).unwrap();
         let config = format!(
             "store:\n  kind: sqlite\n  sqlite:\n    path: {}\nmachines:\n  paths:\n    - {}\n\
-             sources:\n  - name: deposits\n    kind: file\n    stream: deposits\n    tenant_from_event_unsafe: true\n\
+             sources:\n  - name: deposits\n    kind: file\n    stream: deposits\n    tenant_from_event_unsafe: true\n    unknown_tenants: create\n\
              \x20   paths:\n      - {}\nlimits:\n  batch_events_max: 40\n",
             path("tidegate.db").display(),
             path("account.yaml").display(),

@@ -52,7 +52,7 @@ pub fn write_config(directory: &Path, files: &[PathBuf]) -> PathBuf {
     let text = format!(
         "store:\n  kind: postgres\n  postgres:\n    url: ${{env:RECOVERY_POSTGRES_URL}}\n\
          machines:\n  paths:\n    - {machine}\n\
-         sources:\n  - name: deposits\n    kind: file\n    stream: deposits\n    tenant_from_event_unsafe: true\n    paths:\n{}\
+         sources:\n  - name: deposits\n    kind: file\n    stream: deposits\n    tenant_from_event_unsafe: true\n    unknown_tenants: create\n    paths:\n{}\
          limits:\n  batch_events_max: 40\n  restarts_max: 1000\n",
         paths.concat()
     );

@@ -22,6 +22,7 @@ use crate::headers::Headers;
 use crate::json_text;
 use crate::limits;
 use crate::machine::{DeliveryPlan, DeliveryScope, Objection};
+use crate::position::{Offset, SourceInstance};
 use crate::tenant::TenantId;
 
 pub use pointer::Pointer;
@@ -113,6 +114,7 @@ pub struct Mapping {
     pointers: PointerPlan,
     plan: DeliveryPlan,
     uses_headers: bool,
+    uses_position: bool,
 }
 
 impl Mapping {
@@ -131,8 +133,17 @@ impl Mapping {
             pointers: PointerPlan::default(),
             plan: DeliveryPlan::default(),
             uses_headers: false,
+            uses_position: false,
         };
         for (field, selector) in fields {
+            if *selector == Selector::Position {
+                mapping.uses_position = true;
+                if *field != Field::Id {
+                    let message =
+                        "`position` is what tells a record from every other: it is for `id` alone";
+                    faults.push(fault(*field, message, None));
+                }
+            }
             match selector.compile(&mut mapping.pointers, &mut mapping.plan) {
                 Ok(compiled) => {
                     mapping.uses_headers |= compiled.uses_headers();
@@ -149,7 +160,8 @@ impl Mapping {
         for (field, example) in [
             (
                 Field::Id,
-                "`id: { pointer: /id }`; what has none cannot be told from its repetition",
+                "`id: { pointer: /id }`; for records that have none, `id: position` takes their place in the \
+                 source, and takes what is sent again for new",
             ),
             (Field::Type, "`type: { pointer: /type }`, or a literal"),
         ] {
@@ -171,6 +183,7 @@ impl Mapping {
         let nothing = Opened {
             payload: &Bytes::new(),
             headers: &Headers::NONE,
+            place: None,
             pointed: Vec::new(),
             scope: DeliveryScope::new(&self.plan, &EventData::Absent, &Headers::NONE),
         };
@@ -198,6 +211,11 @@ impl Mapping {
         self.uses_headers
     }
 
+    /// True when a record's place in its source is its id, so that what is sent again is a new event.
+    pub fn uses_position(&self) -> bool {
+        self.uses_position
+    }
+
     /// True when the tenant is taken from what was delivered.
     pub fn maps_tenant(&self) -> bool {
         self.rule(Field::Tenant).is_some()
@@ -210,6 +228,16 @@ impl Mapping {
         input: Input<'_>,
         bound: Option<&TenantId>,
     ) -> Result<Event, Unreadable> {
+        self.envelope_at(None, input, bound)
+    }
+
+    /// The same of a delivery whose place in its source is known, for a mapping whose `id` is that.
+    pub fn envelope_at(
+        &self,
+        place: Option<(&SourceInstance, Offset)>,
+        input: Input<'_>,
+        bound: Option<&TenantId>,
+    ) -> Result<Event, Unreadable> {
         let json = self.json(input)?;
         let data = EventData::Json(input.payload.slice_ref(json.as_bytes()));
         let pointed = self.pointers.read(json).map_err(|error| {
@@ -219,6 +247,9 @@ impl Mapping {
         let opened = Opened {
             payload: input.payload,
             headers: input.headers,
+            place: place
+                .filter(|_| self.uses_position)
+                .map(|(instance, offset)| ByteString::from(instance.place(offset))),
             pointed,
             scope: DeliveryScope::new(&self.plan, &data, input.headers),
         };

@@ -29,6 +29,8 @@ pub enum Selector {
     },
     /// The same text for every event.
     Literal(Box<str>),
+    /// The record's place in its source: for `id` alone, where nothing in a record tells it from another.
+    Position,
 }
 
 impl Selector {
@@ -74,7 +76,7 @@ impl Selector {
                 DeliveryExpression::compile(text, *line, &mut DeliveryPlan::default())
                     .is_ok_and(|expression| expression.uses_headers())
             }
-            Selector::Pointer(_) | Selector::Literal(_) => false,
+            Selector::Pointer(_) | Selector::Literal(_) | Selector::Position => false,
         }
     }
 
@@ -93,6 +95,7 @@ impl Selector {
                 Compiled::Cel(DeliveryExpression::compile(text, *line, plan)?)
             }
             Selector::Literal(text) => Compiled::Literal(ByteString::from(&**text)),
+            Selector::Position => Compiled::Position,
         })
     }
 }
@@ -104,12 +107,15 @@ pub(super) enum Compiled {
     Pointer { slot: usize, pointer: Pointer },
     Cel(DeliveryExpression),
     Literal(ByteString),
+    Position,
 }
 
 /// One delivery, opened for the selectors of one mapping.
 pub(super) struct Opened<'d> {
     pub(super) payload: &'d Bytes,
     pub(super) headers: &'d Headers,
+    /// Its place in its source, where that is known.
+    pub(super) place: Option<ByteString>,
     /// What the pointers found.
     pub(super) pointed: Vec<Option<&'d RawValue>>,
     pub(super) scope: DeliveryScope<'d>,
@@ -132,7 +138,7 @@ impl Compiled {
         match self {
             Compiled::Literal(_) => true,
             Compiled::Cel(expression) => expression.is_constant(),
-            Compiled::Header(_) | Compiled::Pointer { .. } => false,
+            Compiled::Header(_) | Compiled::Pointer { .. } | Compiled::Position => false,
         }
     }
 
@@ -140,7 +146,7 @@ impl Compiled {
         match self {
             Compiled::Header(_) => true,
             Compiled::Cel(expression) => expression.uses_headers(),
-            Compiled::Literal(_) | Compiled::Pointer { .. } => false,
+            Compiled::Literal(_) | Compiled::Pointer { .. } | Compiled::Position => false,
         }
     }
 
@@ -151,6 +157,7 @@ impl Compiled {
             Compiled::Pointer { pointer, .. } => format!("pointer `{}`", pointer.as_str()),
             Compiled::Cel(expression) => format!("expression `{}`", expression.shown()),
             Compiled::Literal(_) => "the literal".to_owned(),
+            Compiled::Position => "`position`".to_owned(),
         }
     }
 
@@ -179,6 +186,11 @@ impl Compiled {
                 Computed::Other(kind) => Err(format!("comes to a {kind}")),
             },
             Compiled::Literal(text) => Ok(Found::Text(text.clone())),
+            Compiled::Position => {
+                let unknown = "is not known where this record is read";
+                let place = delivery.place.clone().ok_or_else(|| unknown.to_owned())?;
+                Ok(Found::Text(place))
+            }
         }
     }
 }

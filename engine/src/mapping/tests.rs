@@ -8,6 +8,7 @@ use super::{Field, Input, Mapping, MappingFault, Selector, TimeFormat};
 use crate::event::{Event, EventData, EventSource, Unreadable};
 use crate::headers::Headers;
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DELIVERY_BYTES_MAX, HEADERS_MAX};
+use crate::position::{Incarnation, Offset, SourceInstance, SourceName, SourcePartition};
 use crate::tenant::TenantId;
 
 type Rules<'r> = &'r [(Field, (&'r str, &'r str))];
@@ -534,4 +535,55 @@ proptest! {
         prop_assert_eq!(field_text(&made, Field::CorrelationId), Some(correlation));
         prop_assert_eq!(field_text(&made, Field::CausationId), Some(cause));
     }
+}
+
+#[test]
+fn a_position_is_an_id_that_no_other_record_has() {
+    let fields = [
+        (Field::Id, Selector::Position),
+        (Field::Type, Selector::Literal("t".into())),
+    ];
+    let source = || EventSource::new("/s").unwrap();
+    let by_position = Mapping::compile(&fields, TimeFormat::Rfc3339, source()).unwrap();
+    assert!(by_position.uses_position());
+    let instance = |partition, incarnation| SourceInstance {
+        source_partition: SourcePartition {
+            source: SourceName::new("shop").unwrap(),
+            partition,
+        },
+        incarnation: Incarnation::new(incarnation).unwrap(),
+    };
+    let payload = Bytes::from_static(b"{}");
+    let input = Input {
+        headers: &Headers::NONE,
+        payload: &payload,
+    };
+    let read = |place: Option<(SourceInstance, u64)>| {
+        let place = place.as_ref();
+        let place = place.map(|(instance, offset)| (instance, Offset(*offset)));
+        by_position.envelope_at(place, input, Some(&acme()))
+    };
+    let mut keys = std::collections::BTreeSet::new();
+    for (partition, incarnation, offset) in [
+        (0, "one", 7),
+        (0, "one", 8),
+        (1, "one", 7),
+        (0, "two", 7),
+        (0, "one/0", 7),
+    ] {
+        let instance = instance(partition, incarnation);
+        let event = read(Some((instance.clone(), offset))).unwrap();
+        let place = format!("shop/{incarnation}/{partition}/{offset}");
+        assert_eq!(event.id.as_str(), place);
+        assert!(keys.insert(event.idempotency_hash()), "{place}");
+        // The same place is the same event.
+        let again = read(Some((instance, offset))).unwrap();
+        assert!(!keys.insert(again.idempotency_hash()));
+    }
+    // Where the place is not known there is no id, and none is made up.
+    assert_eq!(read(None).unwrap_err().field, "id");
+    let elsewhere = [fields.as_slice(), &[(Field::Subject, Selector::Position)]].concat();
+    let faults = Mapping::compile(&elsewhere, TimeFormat::Rfc3339, source()).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert_eq!(faults[0].field, Field::Subject);
 }

@@ -32,7 +32,7 @@ use crate::store::{
     Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
-use crate::tenant::{TenantBinding, TenantId};
+use crate::tenant::{TenantBinding, TenantId, TenantStanding, TenantsAsked};
 
 /// Runs a future that never waits.
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
@@ -335,6 +335,9 @@ impl StateStore for Shelf {
         names: Vec<EntityName>,
     ) -> Result<Vec<StoredEntity>, StoreError> {
         Ok(self.find(&names))
+    }
+    async fn tenant_standings(&self, _: TenantsAsked) -> Result<Vec<TenantStanding>, StoreError> {
+        unreachable!("verify only reads what is stored")
     }
     async fn definitions(&self) -> Result<Vec<StoredDefinition>, StoreError> {
         Ok(Vec::new())

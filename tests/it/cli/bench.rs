@@ -101,7 +101,7 @@ fn bench_plays_the_tests_of_the_configured_machines_into_the_configured_store() 
         "one.ndjson",
         &event("1", "order.placed", 1, &json!({"total_cents": 5})),
     );
-    desk.run("ingest one.ndjson --tenant-from-event-unsafe -c node.yaml")
+    desk.run("ingest one.ndjson --tenant-from-event-unsafe --create-tenants -c node.yaml")
         .ended_with(0);
     let refused = desk
         .run("bench -c node.yaml --events 1000 --rounds 1")

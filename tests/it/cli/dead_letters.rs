@@ -23,7 +23,7 @@ fn id_of(letters: &[Value], reason: &str) -> String {
 #[test]
 fn dead_letters_are_seen_and_retried() {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml --source shop")
         .ended_with(0);
     let letters = letters(&desk);
     let reasons: Vec<&str> = letters
@@ -57,7 +57,7 @@ fn dead_letters_are_seen_and_retried() {
         .replace("total_cents: event.data.total_cents", "total_cents: 0");
     let (fixed, _tests) = fixed.split_once("tests:").unwrap();
     desk.write("order.yaml", fixed);
-    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml --source shop")
         .ended_with(0);
     let retried = desk
         .run(&format!("dead-letters retry {dead} --by ada -o json"))
@@ -79,7 +79,7 @@ fn dead_letters_are_seen_and_retried() {
 #[test]
 fn dead_letters_are_given_up() {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml --source shop")
         .ended_with(0);
     let letters = letters(&desk);
     let conflict = id_of(&letters, "conflict");
@@ -111,8 +111,7 @@ fn a_retry_that_the_machine_refuses_is_decided_and_said() {
     let opened = event("opened", "door.opened", 1, &json!({"turns": "many"}));
     let shut = event("shut", "door.shut", 2, &json!({}));
     desk.write("doors.ndjson", &format!("{opened}{shut}"));
-    let ingest =
-        "ingest doors.ndjson --tenant-from-event-unsafe --machines door.yaml --source doors";
+    let ingest = "ingest doors.ndjson --tenant-from-event-unsafe --create-tenants --machines door.yaml --source doors";
     desk.run(ingest).ended_with(0);
     assert_eq!(letters(&desk).len(), 2);
     let fixed = DOOR
@@ -168,7 +167,7 @@ fn all_dead_letters_are_retried_in_the_order_of_their_events() {
     // Of two sources, the later one first by name.
     let ingest = |source: &str| {
         format!(
-            "ingest {source}.ndjson --tenant-from-event-unsafe --machines door.yaml --source {source}"
+            "ingest {source}.ndjson --tenant-from-event-unsafe --create-tenants --machines door.yaml --source {source}"
         )
     };
     for (event_type, source) in [("door.opened", "morning"), ("door.shut", "evening")] {

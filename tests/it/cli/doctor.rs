@@ -128,7 +128,7 @@ fn r19_a_postgres_is_looked_at_and_each_thing_that_is_wrong_is_told_with_what_to
             .contains("the next start activates it")
     );
     served
-        .run("ingest orders.ndjson --tenant-from-event-unsafe")
+        .run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants")
         .ended_with(0);
     assert_eq!(about(&doctor().ended_with(0), "machines").0, "ok");
 

@@ -10,7 +10,7 @@ use super::{Desk, event};
 
 fn ingested() -> Desk {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml --source shop")
         .ended_with(0);
     desk
 }
@@ -34,7 +34,7 @@ fn r16_an_export_without_caused_by_makes_the_same_state_elsewhere() {
         }
     }
     desk.write("orders.ndjson", &text);
-    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml --source shop")
         .ended_with(0);
     let whole = desk.run("events export --tenant acme").ended_with(0);
     assert_eq!(whole.out.matches("ada-7").count(), 40);

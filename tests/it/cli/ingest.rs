@@ -64,7 +64,7 @@ fn a_file_becomes_state_once_however_often_it_is_read() {
 fn a_file_that_was_empty_is_read_once_events_are_in_it() {
     let desk = Desk::new();
     desk.write("later.ndjson", "");
-    let line = "ingest later.ndjson --tenant-from-event-unsafe --machines order.yaml -o json";
+    let line = "ingest later.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml -o json";
     for _ in 0..2 {
         let nothing = desk.run(line).ended_with(0);
         assert_eq!(nothing.lines()[0]["received"], json!(0));

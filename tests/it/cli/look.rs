@@ -9,7 +9,7 @@ use super::{Desk, Said};
 #[test]
 fn what_is_stored_is_shown_to_people_and_programs() {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml --source shop")
         .ended_with(0);
     let tail = desk
         .run("events tail --tenant acme --stream events -n 3 -o json")
@@ -47,7 +47,7 @@ fn what_is_stored_is_shown_to_people_and_programs() {
 #[test]
 fn r20_what_was_changed_behind_our_back_is_found_and_named() {
     let desk = Desk::with_orders();
-    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml --source shop")
+    desk.run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml --source shop")
         .ended_with(0);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

@@ -167,7 +167,7 @@ fn r02_r51_no_event_is_believed_about_its_tenant_unless_that_is_asked_for() {
         desk.run(&format!("ingest {flag}")).ended_with(2);
     }
     let believed = desk
-        .run("ingest orders.ndjson --machines order.yaml --tenant-from-event-unsafe")
+        .run("ingest orders.ndjson --machines order.yaml --tenant-from-event-unsafe --create-tenants")
         .ended_with(0);
     assert!(
         believed.err.contains("an unsafe option is in force")

@@ -2,6 +2,7 @@
 
 mod access;
 mod bench;
+mod by_position;
 mod dead_letters;
 mod demo;
 mod doctor;
@@ -17,6 +18,7 @@ mod own_machines;
 mod postgres;
 mod reload;
 mod tenant;
+mod unknown_tenants;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -48,6 +48,16 @@ impl Served {
         command
     }
 
+    pub(super) fn write(&self, name: &str, text: &str) {
+        self.desk.write(name, text);
+    }
+
+    /// Adds lines to a file.
+    pub(super) fn append(&self, name: &str, text: &str) {
+        let before = std::fs::read_to_string(self.desk.path(name)).unwrap();
+        self.desk.write(name, &format!("{before}{text}"));
+    }
+
     pub(super) fn runtime(&self) -> &Runtime {
         &self.runtime
     }
@@ -101,7 +111,7 @@ fn postgres_is_migrated_by_hand_and_the_message_says_what_is_next() {
         admin.execute("drop schema tidegate cascade").await.unwrap();
     });
     let refused = served
-        .run("ingest orders.ndjson --tenant-from-event-unsafe")
+        .run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants")
         .ended_with(3);
     assert!(refused.err.contains("tidegate migrate"), "{}", refused.err);
     let unset = served.desk.run("verify -c node.yaml").ended_with(2);
@@ -120,11 +130,11 @@ fn postgres_is_filled_and_looked_at_by_the_same_commands() {
     };
     served.migrate();
     let first = served
-        .run("ingest orders.ndjson --tenant-from-event-unsafe -o json")
+        .run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants -o json")
         .ended_with(0);
     assert_eq!(first.lines()[0]["admitted"], json!(32));
     let again = served
-        .run("ingest orders.ndjson --tenant-from-event-unsafe -o json")
+        .run("ingest orders.ndjson --tenant-from-event-unsafe --create-tenants -o json")
         .ended_with(0);
     assert_eq!(again.lines()[0]["received"], json!(0));
     let state = served.run("state get order o-3 --tenant acme -o json");
@@ -148,7 +158,7 @@ fn postgres_is_filled_and_looked_at_by_the_same_commands() {
         &event("more", "order.placed", 91, &json!({"total_cents": 5})),
     );
     served
-        .run("ingest more.ndjson --tenant-from-event-unsafe --source more")
+        .run("ingest more.ndjson --tenant-from-event-unsafe --create-tenants --source more")
         .ended_with(0);
     let next = line();
     assert!(next.starts_with("events:more/0:0"), "{next}");

@@ -24,7 +24,7 @@ fn r01_a_line_without_a_tenant_is_kept_as_unreadable_and_moves_nothing() {
         text.push_str(&line);
     }
     desk.write("orders.ndjson", &text);
-    let line = "ingest orders.ndjson --tenant-from-event-unsafe --machines order.yaml -o json";
+    let line = "ingest orders.ndjson --tenant-from-event-unsafe --create-tenants --machines order.yaml -o json";
     let counts = &desk.run(line).ended_with(0).lines()[0];
     let of = |what: &str| counts[what].as_u64().unwrap();
     assert_eq!(

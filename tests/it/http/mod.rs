@@ -15,7 +15,7 @@ mod hostile_clients;
 mod ingest;
 pub mod nodes;
 mod spans;
-mod watch;
+pub mod watch;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

@@ -119,7 +119,7 @@ fn values_max(label: &str, tenants_max: usize) -> usize {
         "partition" => 1,
         "outcome" => 11,
         "verb" | "result" => 7,
-        "call" => 7,
+        "call" => 8,
         "kind" => 8,
         "route" | "reason" | "status" => 20,
         "actor" | "found" | "state" | "method" => 3,
@@ -147,8 +147,9 @@ fn with_tenants(directory: &Path, tenants: usize, tenants_max: usize) -> (Served
 http: {{ listen: '127.0.0.1:0' }}
 machines: {{ paths: [order.yaml] }}
 telemetry: {{ tenants_max: {tenants_max} }}
+limits: {{ created_tenants_max: 20000 }}
 sources:
-  - {{ name: lines, paths: [events.ndjson], stream: lines, tenant_from_event_unsafe: true }}
+  - {{ name: lines, paths: [events.ndjson], stream: lines, tenant_from_event_unsafe: true, unknown_tenants: create }}
   - {{ name: api, kind: http, stream: orders }}
 "
     );
@@ -211,7 +212,7 @@ fn r46_ten_thousand_tenants_have_no_more_series_than_the_cap_and_no_ids_are_in_l
 }
 
 /// Runs `tidegate top --once` and gives its exit code, its picture and what it says else.
-fn top(directory: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+pub fn top(directory: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let ended = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(["top", "--once"])
         .args(arguments)

@@ -13,6 +13,7 @@ mod late_answers;
 mod looked_at;
 mod reset;
 mod stopping;
+mod unknown_tenants;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -203,13 +203,13 @@ async fn a_node_never_migrates_and_names_the_command() {
     };
     let mut admin = database.admin().await;
     admin
-        .execute("delete from tidegate.migrations where number = 7")
+        .execute("delete from tidegate.migrations where number = 8")
         .await
         .unwrap();
     let why = refusal(PostgresOptions::new(database.engine_url())).await;
     assert!(why.contains("tidegate migrate"), "{why}");
     admin
-        .execute("insert into tidegate.migrations values (8, 'later', 'x', 8), (7, 'y', 'z', 7), (9, 'a', 'b', 9)")
+        .execute("insert into tidegate.migrations values (9, 'later', 'x', 9), (8, 'y', 'z', 8), (10, 'a', 'b', 10)")
         .await
         .unwrap();
     let why = refusal(PostgresOptions::new(database.engine_url())).await;

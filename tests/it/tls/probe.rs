@@ -6,6 +6,7 @@ use std::process::Command;
 use super::listener::configure;
 use super::{Authority, Node};
 use crate::http::client::request;
+use crate::http::watch::top;
 use crate::http::{Served, pause};
 
 /// Its exit code and its one line.
@@ -137,4 +138,44 @@ fn a_node_with_tls_is_probed_by_its_own_certificate_or_by_its_authority() {
         probed = health(directory, &["-c", "probe.yaml"]);
     }
     assert_eq!(probed, live);
+}
+
+#[test]
+fn a_node_with_tls_is_looked_at_by_those_who_know_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    ours.certify("localhost", directory);
+    configure(directory);
+    std::fs::write(directory.join("ours.crt"), ours.pem()).unwrap();
+    std::fs::write(directory.join("other.crt"), other.pem()).unwrap();
+    let created = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["tokens", "create", "-c", "node.yaml", "--installation"])
+        .args(["--scope", "observe", "--label", "oncall", "--out", "token"])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(created.status.success(), "{created:?}");
+    let node = Node::run(directory);
+    let config = std::fs::read_to_string(directory.join("node.yaml")).unwrap();
+    let config = config.replace("127.0.0.1:0", &node.address);
+    std::fs::write(directory.join("probe.yaml"), config).unwrap();
+    let port = node.address.rsplit(':').next().unwrap();
+    let url = format!("https://localhost:{port}");
+    let token = ["--token-file", "token"];
+    for at in [
+        &["-c", "probe.yaml"][..],
+        &["--url", &url, "--ca-file", "ours.crt"],
+        &["--url", &format!("{url}/metrics"), "--ca-file", "ours.crt"],
+    ] {
+        let (code, picture, said) = top(directory, &[at, &token].concat());
+        assert_eq!((code, &*said), (Some(0), ""), "{at:?}");
+        assert!(picture.contains("https://"), "{picture}");
+    }
+    let stranger = ["--url", &url, "--ca-file", "other.crt"];
+    let (code, _, said) = top(directory, &[&stranger[..], &token].concat());
+    assert!(code == Some(3) && said.contains("UnknownIssuer"), "{said}");
+    // Whom this machine believes: nobody who signed that.
+    let (code, _, said) = top(directory, &[&["--url", &url], &token[..]].concat());
+    assert!(code != Some(0) && !said.contains("tg_"), "{said}");
 }

@@ -2,6 +2,7 @@
 //! makes an empty subject; every case gets one of its own.
 
 mod leases;
+mod standings;
 mod tenants;
 mod tokens;
 
@@ -44,6 +45,11 @@ pub fn cases() -> Vec<Case<AccessUnderTest>> {
         tenants::a_tenant_is_created_once_and_listed_in_order,
         tenants::a_closed_tenant_stays_closed_and_keeps_its_time,
         tenants::a_tenant_is_registered_by_its_first_commit_and_stored_by_no_other_means,
+        standings::r02_who_only_asks_registers_nobody,
+        standings::r02_a_source_registers_whom_it_names_once_and_nobody_else,
+        standings::sources_register_no_more_than_they_may_and_administrators_do,
+        standings::of_sixteen_that_register_a_tenant_at_once_one_does,
+        standings::sixteen_that_register_others_at_once_stay_within_the_bound,
         tokens::a_token_is_looked_up_with_its_hash_and_its_tenants_state,
         tokens::a_token_of_the_installation_has_no_tenant,
         tokens::a_token_needs_its_tenant,

@@ -11,9 +11,9 @@ use tidegate_engine::access::{
 };
 use tidegate_engine::clock::Timestamp;
 use tidegate_engine::limits::VALID_TOKENS_MAX;
-use tidegate_engine::position::SourcePartition;
+use tidegate_engine::position::{SourceName, SourcePartition};
 use tidegate_engine::store::StoreError;
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::tenant::{CreateTenants, TenantId, TenantStanding, TenantsAsked};
 
 use super::MemoryStore;
 
@@ -21,6 +21,8 @@ use super::MemoryStore;
 #[derive(Debug, Default)]
 pub(super) struct AccessTables {
     tenants: BTreeMap<TenantId, StoredTenant>,
+    /// Those that a source registered.
+    created_by_source: BTreeMap<TenantId, SourceName>,
     tokens: BTreeMap<TokenId, NewToken>,
     revoked: BTreeMap<TokenId, Timestamp>,
 }
@@ -46,6 +48,30 @@ impl AccessTables {
                 TenantCreation::Created
             }
         }
+    }
+
+    pub(super) fn standings(&mut self, asked: &TenantsAsked) -> Vec<TenantStanding> {
+        let standing = |name| self.standing(name, asked.create.as_ref());
+        asked.names.iter().map(standing).collect()
+    }
+
+    fn standing(&mut self, name: &TenantId, create: Option<&CreateTenants>) -> TenantStanding {
+        if let Some(stored) = self.tenants.get(name) {
+            return match stored.state {
+                TenantState::Open => TenantStanding::Open,
+                TenantState::Closed => TenantStanding::Closed,
+            };
+        }
+        let Some(create) = create else {
+            return TenantStanding::Unknown;
+        };
+        if self.created_by_source.len() >= create.created_max as usize {
+            return TenantStanding::TooMany;
+        }
+        self.register(name, create.at);
+        self.created_by_source
+            .insert(name.clone(), create.source.clone());
+        TenantStanding::Created
     }
 
     fn close_tenant(&mut self, tenant: &TenantId) -> Option<StoredTenant> {

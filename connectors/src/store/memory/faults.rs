@@ -18,6 +18,7 @@ pub enum StoreOperation {
     Commit,
     StreamHeads,
     LoadEntities,
+    TenantStandings,
     Definitions,
     ActivateDefinition,
     EntitiesByStatus,

@@ -37,7 +37,7 @@ use tidegate_engine::store::{
     Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
 
 pub use faults::{AtEnd, AtStart, CallOutcome, NoFaults, StoreCall, StoreFaults, StoreOperation};
 use tables::Tables;
@@ -271,6 +271,16 @@ impl StateStore for MemoryStore {
     ) -> Result<Vec<StoredEntity>, StoreError> {
         self.plain(StoreOperation::LoadEntities, None, |tables| {
             tables.load_entities(tenant, &names)
+        })
+        .await
+    }
+
+    async fn tenant_standings(
+        &self,
+        asked: TenantsAsked,
+    ) -> Result<Vec<TenantStanding>, StoreError> {
+        self.plain(StoreOperation::TenantStandings, None, |tables| {
+            Ok(tables.access.standings(&asked))
         })
         .await
     }

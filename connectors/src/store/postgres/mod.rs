@@ -17,6 +17,7 @@ mod reads;
 mod reply;
 mod session;
 mod settings;
+mod standings;
 mod startup;
 mod upkeep;
 
@@ -35,7 +36,7 @@ use tidegate_engine::store::{
     Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
 
 pub use access::PostgresAccess;
 pub use checkup::checkup;
@@ -205,6 +206,14 @@ impl StateStore for PostgresStore {
     ) -> Result<Vec<StoredEntity>, StoreError> {
         let tenant = tenant.clone();
         self.run(|inner| async move { inner.load_entities(&tenant, &names).await })
+            .await
+    }
+
+    async fn tenant_standings(
+        &self,
+        asked: TenantsAsked,
+    ) -> Result<Vec<TenantStanding>, StoreError> {
+        self.run(|inner| async move { inner.tenant_standings(&asked).await })
             .await
     }
 

@@ -51,7 +51,7 @@ async fn create_tenant(
 }
 
 /// A tenant as it is registered.
-async fn find_tenant<'e, E>(
+pub(super) async fn find_tenant<'e, E>(
     executor: E,
     tenant: &TenantId,
 ) -> Result<Option<StoredTenant>, StoreError>

@@ -26,6 +26,7 @@ mod ownership;
 mod reads;
 mod rows;
 mod settings;
+mod standings;
 mod surprises;
 mod upkeep;
 mod writer;
@@ -48,7 +49,7 @@ use tidegate_engine::store::{
     Capabilities, ChainAnchor, Claim, DeadLetterFilter, EventLookup, NewDefinition, StateStore,
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
 use tokio::sync::Mutex;
 
 use self::errors::store_error;
@@ -217,6 +218,13 @@ impl StateStore for SqliteStore {
         names: Vec<EntityName>,
     ) -> Result<Vec<StoredEntity>, StoreError> {
         reads::load_entities(&self.readers, tenant, &names).await
+    }
+
+    async fn tenant_standings(
+        &self,
+        asked: TenantsAsked,
+    ) -> Result<Vec<TenantStanding>, StoreError> {
+        standings::of(&self.writer, &self.readers, asked).await
     }
 
     async fn definitions(&self) -> Result<Vec<StoredDefinition>, StoreError> {
