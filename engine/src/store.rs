@@ -304,12 +304,13 @@ pub trait StateStore: Send + Sync + 'static {
     ) -> Result<Vec<Segment>, StoreError>;
 
     /// Where a tenant's events stand that have that id or correlation, in order of stream, source
-    /// partition and sequence, at most `limit`. From an index that upkeep carries on behind the log:
+    /// partition and sequence, behind `after`, at most `limit`. From an index that upkeep carries on behind the log:
     /// [`UpkeepDone::index_lag_records`] says how far.
     async fn event_positions(
         &self,
         tenant: &TenantId,
         wanted: &EventLookup,
+        after: Option<&RecordPosition>,
         limit: u32,
     ) -> Result<Vec<RecordPosition>, StoreError>;
 

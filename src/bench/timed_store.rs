@@ -201,9 +201,11 @@ impl StateStore for TimedStore {
         &self,
         tenant: &TenantId,
         wanted: &EventLookup,
+        after: Option<&RecordPosition>,
         limit: u32,
     ) -> Result<Vec<RecordPosition>, StoreError> {
-        self.store.event_positions(tenant, wanted, limit).await
+        let store = &self.store;
+        store.event_positions(tenant, wanted, after, limit).await
     }
 
     async fn upkeep(&self, upkeep: Upkeep) -> Result<UpkeepDone, StoreError> {

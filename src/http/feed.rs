@@ -11,8 +11,11 @@ use tidegate_engine::record::{Record, split_segment};
 use tidegate_engine::store::{StateStore, StoreError, StreamHead};
 use tidegate_engine::tenant::TenantId;
 
-/// Logs that marks may name: their text is the id of every event that is sent.
+/// Logs that marks may name: a client that comes back names them all in a header.
 pub const LOGS_MAX: usize = 1_000;
+
+/// Up to so many logs their marks are the id of every event; of more they stand once in a while.
+const LOGS_EACH_EVENT_MAX: usize = 32;
 
 /// The mark of a reader who has read nothing. An empty text would be no id.
 const START: &str = "start";
@@ -27,31 +30,66 @@ impl std::fmt::Display for Marks {
         if self.0.is_empty() {
             return f.write_str(START);
         }
-        for (index, ((stream, source_partition), next)) in self.0.iter().enumerate() {
-            let comma = if index > 0 { "," } else { "" };
-            write!(f, "{comma}{stream}:{source_partition}:{next}")?;
+        let mut before = None;
+        for ((stream, at), next) in &self.0 {
+            let comma = if before.is_some() { "," } else { "" };
+            let of = Some((stream, &at.source));
+            if of == before {
+                write!(f, "{comma}{}:{next}", at.partition)?;
+            } else {
+                write!(f, "{comma}{stream}:{at}:{next}")?;
+            }
+            before = of;
         }
         Ok(())
     }
 }
 
 impl Marks {
-    /// `start`, or positions with commas between.
+    /// `start`, or positions with commas between. What is the same as in the one before may be left out:
+    /// `orders:api/0:17,1:5`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut marks = Self::default();
         if text == START {
             return Some(marks);
         }
+        let mut before: Option<(StreamName, SourcePartition)> = None;
         for text in text.split(',') {
-            let at: RecordPosition = text.parse().ok()?;
-            let is_second = marks
-                .0
-                .insert((at.stream, at.source_partition), at.sequence);
+            let (log, next) = match (text.split_once(':')?, &before) {
+                ((partition, next), Some((stream, at))) if !next.contains(':') => {
+                    let at = SourcePartition {
+                        source: at.source.clone(),
+                        partition: partition.parse().ok()?,
+                    };
+                    ((stream.clone(), at), Sequence(next.parse().ok()?))
+                }
+                _ => {
+                    let at: RecordPosition = text.parse().ok()?;
+                    ((at.stream, at.source_partition), at.sequence)
+                }
+            };
+            before = Some(log.clone());
+            let is_second = marks.0.insert(log, next);
             if is_second.is_some() || marks.0.len() > LOGS_MAX {
                 return None;
             }
         }
         Some(marks)
+    }
+
+    /// Names a log, from its beginning if it did not yet. False when there are too many.
+    pub fn name(&mut self, log: &StreamPartition) -> bool {
+        let log = (log.stream.clone(), log.source_partition.clone());
+        if !self.0.contains_key(&log) && self.0.len() >= LOGS_MAX {
+            return false;
+        }
+        self.0.entry(log).or_default();
+        true
+    }
+
+    /// Short enough to stand at every event.
+    pub fn are_short(&self) -> bool {
+        self.0.len() <= LOGS_EACH_EVENT_MAX
     }
 
     /// Behind everything that is there.
@@ -150,12 +188,20 @@ mod tests {
             "start",
             "orders:api/0:12",
             "internal:api/0:0,orders:api/1:5",
+            "internal:api/0:3,orders:api/0:17,1:5,11:0,orders:files/0:9,1:9",
         ] {
             let marks = Marks::parse(text).expect("marks");
             assert_eq!(marks.to_string(), text);
         }
+        let written_out = "orders:api/0:17,orders:api/1:5";
+        let marks = Marks::parse(written_out).expect("marks");
+        assert_eq!(marks.to_string(), "orders:api/0:17,1:5");
         for wrong in [
             "",
+            "1:5",
+            "a:b/0:1,0:2",
+            "a:b/0:1,x:2",
+            "a:b/0:1,1:",
             "now",
             "a:b/0",
             "a:b/0:1,",

@@ -3,6 +3,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
+use actix_web::http::header::RETRY_AFTER;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tidegate_engine::access::Operation;
@@ -335,6 +336,35 @@ fn respond(form: &Form, mut said: Vec<Said>) -> HttpResponse {
         true => StatusCode::OK,
         false => StatusCode::MULTI_STATUS,
     };
+    let problems = said.iter().filter_map(|said| said.problem.as_ref());
+    let retry_after = problems.filter_map(|problem| problem.retry_after).max();
     let items: Vec<Value> = said.into_iter().map(|said| said.body).collect();
-    HttpResponse::build(status).json(json!({ "items": items }))
+    let mut response = HttpResponse::build(status);
+    if let Some(seconds) = retry_after {
+        response.insert_header((RETRY_AFTER, seconds.to_string()));
+    }
+    response.json(json!({ "items": items }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Form, Kind, Problem, RETRY_AFTER, Said, respond};
+
+    #[test]
+    fn a_batch_with_an_item_that_is_worth_another_try_says_when() {
+        let wait = |said: Vec<Said>| {
+            let response = respond(&Form::Batch, said);
+            let wait = response.headers().get(RETRY_AFTER).cloned();
+            (
+                response.status().as_u16(),
+                wait.map(|wait| wait.to_str().map(str::to_owned).ok()),
+            )
+        };
+        let said = |kind: Kind| Said::problem(Problem::new(kind, "why"));
+        let one = Some(Some("1".to_owned()));
+        assert_eq!(wait(vec![said(Kind::OutcomeUnknown)]), (207, one.clone()));
+        let some = vec![said(Kind::Conflict), said(Kind::Unavailable)];
+        assert_eq!(wait(some), (207, one));
+        assert_eq!(wait(vec![said(Kind::Conflict)]), (207, None));
+    }
 }

@@ -81,14 +81,17 @@ pub async fn event(call: Call) -> Result<HttpResponse, Problem> {
 pub async fn events(call: Call) -> Result<HttpResponse, Problem> {
     let tenant = call.tenant()?;
     let limit = call.number("limit", 100, PAGE_MAX)?;
+    let after = match call.parameter("after")? {
+        None => None,
+        Some(text) => Some(
+            text.parse::<RecordPosition>()
+                .map_err(|_| Problem::invalid("after", "expected the `next` of the page before"))?,
+        ),
+    };
     if let Some(lookup) = lookup(&call)? {
-        let found = by_lookup(&call, tenant.clone(), lookup, limit).await?;
-        let whole = !found.is_full(limit);
-        return Ok(page(
-            &tenant,
-            &found,
-            &json!({ "next": null, "complete": whole }),
-        ));
+        let (found, next) = by_lookup(&call, tenant.clone(), lookup, after, limit).await?;
+        let next = next.map(|position| position.to_string());
+        return Ok(page(&tenant, &found, &json!({ "next": next })));
     }
     let Some(stream) = call.parameter("stream")? else {
         return Err(Problem::invalid(
@@ -98,13 +101,6 @@ pub async fn events(call: Call) -> Result<HttpResponse, Problem> {
     };
     let stream =
         StreamName::new(&stream).map_err(|error| Problem::invalid("stream", error.to_string()))?;
-    let after = match call.parameter("after")? {
-        None => None,
-        Some(text) => Some(
-            text.parse::<RecordPosition>()
-                .map_err(|_| Problem::invalid("after", "expected the `next` of the page before"))?,
-        ),
-    };
     let of = tenant.clone();
     let found = call
         .api
@@ -153,23 +149,29 @@ impl Found {
     }
 }
 
+/// Records that the index names behind `after`, and behind which the next page begins, if there may be one.
 async fn by_lookup(
     call: &Call,
     tenant: TenantId,
     lookup: EventLookup,
+    after: Option<RecordPosition>,
     limit: u32,
-) -> Result<Found, Problem> {
+) -> Result<(Found, Option<RecordPosition>), Problem> {
     let ask = move |store: std::sync::Arc<dyn StateStore>| async move {
         let mut found = Found::default();
-        for position in store.event_positions(&tenant, &lookup, limit).await? {
-            if found.is_full(limit) {
+        let positions = store.event_positions(&tenant, &lookup, after.as_ref(), limit);
+        let positions = positions.await?;
+        let mut next = positions.last().filter(|_| positions.len() as u32 >= limit);
+        for (index, position) in positions.iter().enumerate() {
+            if let Some(record) = stored_record(store.as_ref(), &tenant, position).await? {
+                found.push(position.clone(), record);
+            }
+            if found.is_full(limit) && index + 1 < positions.len() {
+                next = Some(position);
                 break;
             }
-            if let Some(record) = stored_record(store.as_ref(), &tenant, &position).await? {
-                found.push(position, record);
-            }
         }
-        Ok(found)
+        Ok((found, next.cloned()))
     };
     call.api.ask(ask).await
 }
@@ -238,8 +240,8 @@ pub async fn trace(call: Call) -> Result<HttpResponse, Problem> {
     let tenant = call.tenant()?;
     let id = call.segment("correlation_id")?;
     let lookup = EventLookup::Correlation(correlation(&id)?);
-    let found = by_lookup(&call, tenant.clone(), lookup, PAGE_MAX).await?;
-    let complete = !found.is_full(PAGE_MAX);
+    let (found, next) = by_lookup(&call, tenant.clone(), lookup, None, PAGE_MAX).await?;
+    let complete = next.is_none();
     let found = found.records;
     if found.is_empty() {
         return Err(not_found(

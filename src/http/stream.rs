@@ -30,6 +30,9 @@ const WAITING_BYTES_MAX: usize = 256 * 1024;
 /// Bytes that are put together before they are handed on.
 const CHUNK_BYTES: usize = 32 * 1024;
 
+/// What a segment that ends in events that are left out counts towards the next id.
+const PASSED_OVER_BYTES: usize = CHUNK_BYTES / 8;
+
 /// Without anything to send, a comment goes out so often: what stands between may close what is silent.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -174,6 +177,7 @@ pub async fn stream(call: Call) -> Result<HttpResponse, Problem> {
         filter,
         marks,
         text: String::new(),
+        unmarked: 0,
         undecided: 0,
         undecided_why: String::new(),
         _seat: seat,
@@ -233,6 +237,7 @@ enum End {
     Unauthorized,
     Stopping,
     Unavailable,
+    TooManyLogs,
 }
 
 impl End {
@@ -245,6 +250,10 @@ impl End {
             End::Unavailable => (
                 "unavailable",
                 "the store does not answer now; come back with Last-Event-ID",
+            ),
+            End::TooManyLogs => (
+                "too-many-logs",
+                "there are more logs than an id can name; follow one stream of fewer, with ?stream=",
             ),
         }
     }
@@ -259,6 +268,8 @@ struct Pump {
     marks: Marks,
     /// What is put together for the next chunk.
     text: String,
+    /// Bytes of events since the last id.
+    unmarked: usize,
     /// Events since the last heartbeat of which the filter could not tell.
     undecided: u64,
     undecided_why: String,
@@ -307,6 +318,10 @@ impl Pump {
             let Ok(news) = self.news().await else {
                 return End::Unavailable;
             };
+            if news.is_empty() && self.unmarked > 0 {
+                self.mark();
+                continue;
+            }
             for head in &news {
                 if let Err(end) = self.take(out, head).await {
                     return end;
@@ -337,6 +352,9 @@ impl Pump {
     /// The next segment of one log: then it is the next log's turn.
     async fn take(&mut self, out: &Outbox, head: &StreamHead) -> Result<(), End> {
         let log = &head.stream_partition;
+        if !self.marks.name(log) {
+            return Err(End::TooManyLogs);
+        }
         let next = self.marks.next(log);
         let (of, end) = (log.clone(), head.next_sequence);
         let piece = self
@@ -364,8 +382,11 @@ impl Pump {
             }
         }
         if !is_told {
-            // An id alone: what the filter left out is not read again.
-            self.text.push_str(&format!("id: {}\n\n", self.marks));
+            // What the filter left out is not read again.
+            self.unmarked += PASSED_OVER_BYTES;
+            if self.marks.are_short() || self.unmarked >= CHUNK_BYTES {
+                self.mark();
+            }
         }
         self.hand_on(out).await
     }
@@ -413,18 +434,33 @@ impl Pump {
         })
     }
 
-    /// An event of the protocol with the marks behind it as its id. A payload may have lines of its own.
+    /// An id alone, which clients keep.
+    fn mark(&mut self) {
+        self.text.push_str(&format!("id: {}\n\n", self.marks));
+        self.unmarked = 0;
+    }
+
+    /// An event of the protocol, with the marks behind it as its id. Marks of many logs would be more than the
+    /// events: they stand once a chunk, and who is cut off between gets some events again.
     fn say(&mut self, name: Option<&str>, data: &str) {
+        let began = self.text.len();
         if let Some(name) = name {
             self.text.push_str(&format!("event: {name}\n"));
         }
-        self.text.push_str(&format!("id: {}\n", self.marks));
+        let is_marked = self.marks.are_short() || self.unmarked >= CHUNK_BYTES;
+        if is_marked {
+            self.text.push_str(&format!("id: {}\n", self.marks));
+        }
         for line in data.split(['\n', '\r']) {
             self.text.push_str("data: ");
             self.text.push_str(line);
             self.text.push('\n');
         }
         self.text.push('\n');
+        self.unmarked = match is_marked {
+            true => 0,
+            false => self.unmarked + self.text.len() - began,
+        };
     }
 
     /// A comment, which clients pass over.

@@ -410,6 +410,7 @@ impl StateStore for Shelf {
         &self,
         _: &TenantId,
         _: &EventLookup,
+        _: Option<&RecordPosition>,
         _: u32,
     ) -> Result<Vec<RecordPosition>, StoreError> {
         unreachable!("verify reads the log itself")

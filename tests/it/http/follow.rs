@@ -1,8 +1,9 @@
 //! Following a tenant's logs: nothing missed, nothing twice, and an end that says why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -223,6 +224,74 @@ fn a_filter_chooses_and_one_that_is_none_is_refused_with_its_place() {
         let refused = node.get(&format!("/v1/stream?{query}")).with_status(422);
         assert_eq!(refused.json()["faults"][0]["at"], at, "{query}");
     }
+}
+
+#[test]
+fn of_many_logs_each_event_comes_with_a_short_id_or_none_and_too_many_end_the_stream() {
+    const LOGS: usize = 1_000;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    std::fs::write(directory.join("order.yaml"), ORDER).unwrap();
+    let config = "
+http: { listen: '127.0.0.1:0' }
+machines: { paths: [order.yaml] }
+sources: [{ name: api, kind: http, stream: orders }]
+";
+    std::fs::write(directory.join("node.yaml"), config).unwrap();
+    let whose = ("acme", "publish:fact,read,observe", "all");
+    let token = token(directory, "node.yaml", whose, &[]);
+    let files = (0..LOGS).map(|n| {
+        let line = placed(&n.to_string(), "o").to_string() + "\n";
+        std::fs::write(directory.join(format!("{n}.ndjson")), line).unwrap();
+        format!("{n}.ndjson")
+    });
+    let files: Vec<String> = files.collect();
+    let ended = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args([
+            "ingest",
+            "-c",
+            "node.yaml",
+            "--tenant",
+            "acme",
+            "--source",
+            "many",
+        ])
+        .args(files)
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let node = Served::run(directory, "node.yaml", &token, &[]);
+    let mut seen = Seen::default();
+    let mut follower = Follower::open(&node, &token, "/v1/stream?from=start", None);
+    let mut ids = BTreeSet::new();
+    for _ in 0..LOGS {
+        seen.add(&follower.next().unwrap());
+        ids.insert(follower.last_id.clone());
+    }
+    assert_eq!(seen.0.len(), LOGS, "each log once");
+    // Some kilobytes each: at every event they would be many times what is told.
+    let bytes: usize = ids.iter().map(String::len).sum();
+    assert!(bytes < 200 * LOGS, "{bytes} bytes in {} ids", ids.len());
+    // The last one names them all, and is short enough to come back with.
+    while follower.last_id.split(',').count() < LOGS {
+        let line = follower.line().unwrap();
+        follower.keep_id(&line);
+    }
+    assert!(follower.last_id.len() < 8 * LOGS, "{}", follower.last_id);
+    let mut back = Follower::open(&node, &token, "/v1/stream", Some(&follower.last_id));
+    node.event(&placed("new", "o")).with_status(200);
+    for one in [&mut follower, &mut back] {
+        let last = one.next().unwrap();
+        assert_eq!(
+            (&*last.name, &last.data["reason"]),
+            ("closed", &json!("too-many-logs"))
+        );
+    }
+    let refused = node.get("/v1/stream").with_status(422).json();
+    assert_eq!(refused["faults"][0]["at"], "stream");
+    let one = Follower::open(&node, &token, "/v1/stream?stream=orders&from=start", None).next();
+    assert_eq!(one.unwrap().data["id"], "new");
 }
 
 #[test]

@@ -90,13 +90,19 @@ fn a_page_ends_by_its_bytes_and_the_next_one_goes_on() {
     // Five are the first that have 4 MiB.
     assert_eq!(pages, [5, 2]);
     // The index follows the log.
+    let by_visit = |after: &str| {
+        let target = format!("/v1/events?correlation_id=visit{after}");
+        let page = node.get(&target).with_status(200).json();
+        let events = page["events"].as_array().unwrap().len();
+        (events, page["next"].as_str().map(str::to_owned))
+    };
     let found = (0..600).find_map(|_| {
         pause(50);
-        let page = node.get("/v1/events?correlation_id=visit").json();
-        let events = page["events"].as_array()?.len();
-        (events == 5).then(|| page["complete"].clone())
+        let (first, next) = by_visit("");
+        let (second, last) = by_visit(&format!("&after={}", next?));
+        (second > 1).then_some((first, second, last))
     });
-    assert_eq!(found, Some(json!(false)));
+    assert_eq!(found, Some((5, 2, None)));
 }
 
 #[test]

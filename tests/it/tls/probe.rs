@@ -149,13 +149,20 @@ fn a_node_with_tls_is_looked_at_by_those_who_know_it() {
     configure(directory);
     std::fs::write(directory.join("ours.crt"), ours.pem()).unwrap();
     std::fs::write(directory.join("other.crt"), other.pem()).unwrap();
-    let created = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["tokens", "create", "-c", "node.yaml", "--installation"])
-        .args(["--scope", "observe", "--label", "oncall", "--out", "token"])
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    assert!(created.status.success(), "{created:?}");
+    let whose = ["--installation", "--scope", "observe", "--label", "oncall"];
+    let create = ["tokens", "create", "--out", "token"];
+    for arguments in [
+        &["tenants", "create", "acme"][..],
+        &[&create[..], &whose].concat(),
+    ] {
+        let created = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["-c", "node.yaml"])
+            .args(arguments)
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert!(created.status.success(), "{created:?}");
+    }
     let node = Node::run(directory);
     let config = std::fs::read_to_string(directory.join("node.yaml")).unwrap();
     let config = config.replace("127.0.0.1:0", &node.address);

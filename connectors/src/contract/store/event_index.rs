@@ -1,6 +1,7 @@
 //! The index of events: follows the log by upkeep, says how far, and knows a tenant's own events alone.
 
 use tidegate_engine::event::{CorrelationId, EventId};
+use tidegate_engine::position::RecordPosition;
 use tidegate_engine::store::{EventLookup, StateStore};
 
 use super::retention::upkeep_with;
@@ -14,8 +15,18 @@ async fn found(
     wanted: &EventLookup,
     limit: u32,
 ) -> Vec<String> {
-    let positions = store.event_positions(&tenant(name), wanted, limit).await;
-    let positions = positions.unwrap();
+    behind(store, name, wanted, None, limit).await
+}
+
+async fn behind(
+    store: &dyn StateStore,
+    name: &str,
+    wanted: &EventLookup,
+    after: Option<&RecordPosition>,
+    limit: u32,
+) -> Vec<String> {
+    let positions = store.event_positions(&tenant(name), wanted, after, limit);
+    let positions = positions.await.unwrap();
     positions.iter().map(ToString::to_string).collect()
 }
 
@@ -86,6 +97,14 @@ pub(super) async fn the_index_of_events_follows_the_log(subject: StoreUnderTest)
     assert_eq!(found(store, "acme", &correlation("c"), 10).await, of_acme);
     let first = found(store, "acme", &correlation("c"), 3).await;
     assert_eq!(first, of_acme[..3]);
+    for (index, after) in of_acme.iter().enumerate() {
+        let after = after.parse().unwrap();
+        let rest = behind(store, "acme", &correlation("c"), Some(&after), 10).await;
+        assert_eq!(rest, of_acme[index + 1..]);
+    }
+    let gap = "orders:orders/0:1".parse().unwrap();
+    let rest = behind(store, "acme", &correlation("c"), Some(&gap), 2).await;
+    assert_eq!(rest, of_acme[1..3]);
     let of_bolt = found(store, "bolt", &correlation("c"), 10).await;
     assert_eq!(of_bolt.len(), 4);
     assert_eq!(found(store, "bolt", &id("r0-0"), 10).await, none);

@@ -357,10 +357,11 @@ impl StateStore for MemoryStore {
         &self,
         tenant: &TenantId,
         wanted: &EventLookup,
+        after: Option<&RecordPosition>,
         limit: u32,
     ) -> Result<Vec<RecordPosition>, StoreError> {
         self.plain(StoreOperation::EventPositions, None, |tables| {
-            Ok(tables.event_positions(tenant, wanted, limit))
+            Ok(tables.event_positions(tenant, wanted, after, limit))
         })
         .await
     }

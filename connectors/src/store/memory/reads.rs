@@ -162,6 +162,7 @@ impl Tables {
         &self,
         tenant: &TenantId,
         wanted: &EventLookup,
+        after: Option<&RecordPosition>,
         limit: u32,
     ) -> Vec<RecordPosition> {
         let streams = self.tenants.get(tenant).map(|tables| &tables.streams);
@@ -172,12 +173,13 @@ impl Tables {
                     let Ok((record, _)) = Record::read(text.get()) else {
                         continue;
                     };
-                    if is_wanted(&record, wanted) {
-                        found.push(RecordPosition {
-                            stream: place.stream.clone(),
-                            source_partition: place.source_partition.clone(),
-                            sequence: record.sequence,
-                        });
+                    let position = RecordPosition {
+                        stream: place.stream.clone(),
+                        source_partition: place.source_partition.clone(),
+                        sequence: record.sequence,
+                    };
+                    if is_wanted(&record, wanted) && Some(&position) > after {
+                        found.push(position);
                     }
                 }
             }

@@ -274,11 +274,15 @@ impl StateStore for PostgresStore {
         &self,
         tenant: &TenantId,
         wanted: &EventLookup,
+        after: Option<&RecordPosition>,
         limit: u32,
     ) -> Result<Vec<RecordPosition>, StoreError> {
-        let (tenant, wanted) = (tenant.clone(), wanted.clone());
-        self.run(|inner| async move { inner.event_positions(&tenant, &wanted, limit).await })
-            .await
+        let (tenant, wanted, after) = (tenant.clone(), wanted.clone(), after.cloned());
+        self.run(|inner| async move {
+            let after = after.as_ref();
+            inner.event_positions(&tenant, &wanted, after, limit).await
+        })
+        .await
     }
 
     async fn entities(

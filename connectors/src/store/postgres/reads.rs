@@ -144,6 +144,7 @@ impl Inner {
         &self,
         tenant: &TenantId,
         wanted: &EventLookup,
+        after: Option<&RecordPosition>,
         limit: u32,
     ) -> Result<Vec<RecordPosition>, StoreError> {
         // One statement for each index, so that each is planned for it.
@@ -159,7 +160,9 @@ impl Inner {
                        on s.source_partition_id = p.source_partition_id \
                      where x.tenant_id = $1 and x.",
                     $column,
-                    " = $2 order by p.stream, s.source, s.partition, x.sequence limit $3"
+                    " = $2 and ($4::text is null \
+                       or (p.stream, s.source, s.partition, x.sequence) > ($4, $5, $6, $7)) \
+                     order by p.stream, s.source, s.partition, x.sequence limit $3"
                 )
             };
         }
@@ -173,6 +176,11 @@ impl Inner {
                     .bind(number)
                     .bind(text)
                     .bind(i64::from(limit))
+                    .bind(after.map(|it| it.stream.as_str().to_owned()))
+                    .bind(after.map(|it| it.source_partition.source.as_str().to_owned()))
+                    .bind(after.map(|it| i64::from(it.source_partition.partition)))
+                    // Behind the last that there can be stands nothing.
+                    .bind(after.map(|it| i64::try_from(it.sequence.0).unwrap_or(i64::MAX)))
             })
             .await?;
         rows.iter()

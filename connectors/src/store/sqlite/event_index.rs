@@ -247,7 +247,8 @@ macro_rules! by {
               CROSS JOIN source_partitions s ON s.source_partition_id = p.source_partition_id
               WHERE t.name = ?1 AND x.",
             $column,
-            " = ?2 ORDER BY p.stream, s.source, s.partition, x.sequence LIMIT ?3"
+            " = ?2 AND (?4 = '' OR (p.stream, s.source, s.partition, x.sequence) > (?4, ?5, ?6, ?7))
+              ORDER BY p.stream, s.source, s.partition, x.sequence LIMIT ?3"
         )
     };
 }
@@ -257,6 +258,7 @@ pub(super) async fn positions(
     readers: &SqlitePool,
     tenant: &TenantId,
     wanted: &EventLookup,
+    after: Option<&RecordPosition>,
     limit: u32,
 ) -> Result<Vec<RecordPosition>, StoreError> {
     let (sql, text) = match wanted {
@@ -268,6 +270,13 @@ pub(super) async fn positions(
         sql,
         |binds| {
             binds.text(tenant.as_str()).text(text).int(limit.into());
+            let at = after.map(|it| &it.source_partition);
+            binds
+                .text(after.map_or("", |it| it.stream.as_str()))
+                .text(at.map_or("", |at| at.source.as_str()))
+                .int(at.map_or(0, |at| at.partition.into()))
+                // Behind the last that there can be stands nothing.
+                .int(after.map_or(0, |it| i64::try_from(it.sequence.0).unwrap_or(i64::MAX)));
         },
         |row| {
             Ok(RecordPosition {

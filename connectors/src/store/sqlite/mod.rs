@@ -274,9 +274,10 @@ impl StateStore for SqliteStore {
         &self,
         tenant: &TenantId,
         wanted: &EventLookup,
+        after: Option<&RecordPosition>,
         limit: u32,
     ) -> Result<Vec<RecordPosition>, StoreError> {
-        event_index::positions(&self.readers, tenant, wanted, limit).await
+        event_index::positions(&self.readers, tenant, wanted, after, limit).await
     }
 
     async fn entities(
