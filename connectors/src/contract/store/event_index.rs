@@ -25,7 +25,8 @@ async fn behind(
     after: Option<&RecordPosition>,
     limit: u32,
 ) -> Vec<String> {
-    let positions = store.event_positions(&tenant(name), wanted, after, limit);
+    let tenant = tenant(name);
+    let positions = store.event_positions(&tenant, wanted, after, limit);
     let positions = positions.await.unwrap();
     positions.iter().map(ToString::to_string).collect()
 }
