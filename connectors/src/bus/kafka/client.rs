@@ -59,6 +59,18 @@ impl Callbacks {
         complaint.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn complain(&self, code: RDKafkaErrorCode, words: &str) {
+        let complaint = self.heard.complaint.lock();
+        let mut complaint = complaint.unwrap_or_else(PoisonError::into_inner);
+        // That all brokers are down says less than why the last one is.
+        if code != RDKafkaErrorCode::AllBrokersDown || complaint.is_none() {
+            *complaint = Some(Complaint {
+                code,
+                words: words.to_owned(),
+            });
+        }
+    }
+
     pub(super) fn forget_complaint(&self) {
         let complaint = self.heard.complaint.lock();
         *complaint.unwrap_or_else(PoisonError::into_inner) = None;
@@ -72,6 +84,10 @@ impl Callbacks {
 
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Why TLS failed is logged and no more: the error that follows says that all brokers are down.
+        if facility == "FAIL" && message.contains("SSL handshake failed") {
+            self.complain(RDKafkaErrorCode::SSL, message);
+        }
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -95,19 +111,7 @@ impl ClientContext for Callbacks {
             return;
         }
         tracing::debug!(target: "librdkafka", ?code, "{reason}");
-        let mut complaint = self
-            .heard
-            .complaint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // That all brokers are down says less than why the last one is.
-        let says_more = code != RDKafkaErrorCode::AllBrokersDown || complaint.is_none();
-        if says_more {
-            *complaint = Some(Complaint {
-                code,
-                words: reason.to_owned(),
-            });
-        }
+        self.complain(code, reason);
     }
 }
 
