@@ -15,6 +15,7 @@ mod rates;
 mod read;
 mod room;
 pub mod route;
+mod seats;
 mod stream;
 pub mod tls;
 
@@ -111,7 +112,7 @@ pub struct Api {
     rates: Rates,
     body_room: BodyRoom,
     decisions: letters::Decisions,
-    open_streams: stream::Open,
+    open_streams: seats::Open,
     /// True once they have to end.
     streams_stop: watch::Sender<bool>,
 }
@@ -161,7 +162,7 @@ impl Api {
             decisions: letters::Decisions::default(),
             limits: parts.limits,
             alone: parts.alone,
-            open_streams: stream::Open::default(),
+            open_streams: seats::Open::default(),
             streams_stop: watch::Sender::new(false),
         }
     }

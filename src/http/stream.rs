@@ -2,8 +2,6 @@
 //! now on. What a node commits another one sees in the store alone, so the store is what is followed: the heads
 //! are read again and again. Owns when a stream ends; what it reads is the feed's.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::web::Bytes;
@@ -23,6 +21,7 @@ use super::outbox::{Outbox, outbox};
 use super::problem::{Fault, Kind, Problem};
 use super::read::{push_raw, told};
 use super::route::{Call, bearer};
+use super::seats::Seat;
 
 /// Bytes that wait for one client, beside the segment that is being read.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
@@ -56,68 +55,6 @@ pub struct StreamLimits {
     pub poll: Duration,
     /// How long a client may let what waits for it wait.
     pub slow_max: Duration,
-}
-
-/// Who has how many streams open.
-#[derive(Default)]
-pub struct Open(Mutex<BTreeMap<TenantId, usize>>);
-
-impl Open {
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.values().sum()
-    }
-}
-
-/// One open stream's place among them.
-struct Seat {
-    api: web::Data<Api>,
-    tenant: TenantId,
-}
-
-impl Seat {
-    fn take(api: &web::Data<Api>, tenant: &TenantId) -> Result<Self, Problem> {
-        let limits = api.limits.streams;
-        let mut open = api
-            .open_streams
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        if all >= limits.open_max {
-            return Err(Problem::new(
-                Kind::Unavailable,
-                "this node has as many streams open as it may; ask another one, or later",
-            ));
-        }
-        let its = open.entry(tenant.clone()).or_default();
-        if *its >= limits.tenant_open_max {
-            let most = limits.tenant_open_max;
-            return Err(Problem::new(
-                Kind::RateLimited,
-                format!("this tenant has {most} streams open here already; close one"),
-            ));
-        }
-        *its += 1;
-        Ok(Self {
-            api: api.clone(),
-            tenant: tenant.clone(),
-        })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let open = &self.api.open_streams.0;
-        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(its) = open.get_mut(&self.tenant) {
-            *its = its.saturating_sub(1);
-            if *its == 0 {
-                open.remove(&self.tenant);
-            }
-        }
-    }
 }
 
 /// `GET /v1/stream`

@@ -88,10 +88,12 @@ fn what_librdkafka_does_not_take_is_named_without_its_value() {
     KafkaBus::open(options).unwrap();
 }
 
+type Change = Box<dyn Fn(&mut KafkaOptions)>;
+
 #[test]
 fn what_cannot_work_is_refused_by_name() {
     let path = PathBuf::from("/no/such/file.pem");
-    let changes: Vec<(&str, Box<dyn Fn(&mut KafkaOptions)>)> = vec![
+    let changes: Vec<(&str, Change)> = vec![
         ("`brokers` is empty", Box::new(|it| it.brokers.clear())),
         (
             "`brokers` is `host`",
