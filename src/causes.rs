@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 50;
 
 /// The records as trees: each event under the one whose id it names in `causationid`, a decision about a
 /// dead letter under the record it is about. One whose cause is not among them is a root, and of events
-/// that name each other, a client's doing, the first is. Below [`DEPTH_MAX`] a new tree begins.
+/// that name each other, a client's doing, the first is. What is deeper than 50 begins a new tree.
 pub fn trees(found: &[(RecordPosition, Record)]) -> Vec<Cause> {
     let mut by_id: HashMap<&str, usize> = HashMap::new();
     let mut by_position: HashMap<&RecordPosition, usize> = HashMap::new();
