@@ -34,7 +34,7 @@ test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed 
 
 test-kafka: toolchain ## the Kafka bus against a real broker, which needs a container engine, or a JDK and Maven
 	@$(WITH_SERVICES) --only kafka $(OR_WITHOUT) \
-	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES),kafka --test it -- kafka
+	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) --test it -- kafka
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
 	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write

@@ -194,7 +194,7 @@ impl Poller {
                 match queue.poll(Duration::ZERO) {
                     None => break,
                     Some(Ok(message)) => {
-                        let delivery = copied(&message);
+                        let delivery = copied(&message, self.options.record_headers);
                         at_end = false;
                         events -= 1;
                         bytes =
