@@ -1,7 +1,7 @@
 //! The node itself on sources of Kafka, as its users meet it: a configuration, the binary, and what its
 //! commands say.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{Stage, name};
+use crate::support::database::TestDatabase;
 
 const ORDER: &str = include_str!("../../../deploy/examples/order.yaml");
 
-/// A directory with a configuration, and the binary started there.
+/// A directory with a configuration over a database of its own, and the binary started there.
 struct Desk {
     directory: tempfile::TempDir,
     config: PathBuf,
+    database: TestDatabase,
 }
 
 /// A node; killed when it is dropped.
@@ -40,17 +42,22 @@ impl Running {
 
 impl Desk {
     /// A source of that stage's brokers and group; `source` and `kafka` are its other keys.
-    fn set(stage: &Stage, source: &str, kafka: &str) -> Self {
+    async fn set(stage: &Stage, source: &str, kafka: &str) -> Option<Self> {
+        let database = TestDatabase::create("kafka::node").await?;
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("order.yaml"), ORDER).unwrap();
         let (brokers, group) = (&stage.brokers, &stage.topic);
         let text = format!(
-            "machines: {{ paths: [order.yaml] }}\nsources:\n  - name: shop\n    kind: kafka\n    stream: orders\n    \
+            "store: {{ kind: postgres, postgres: {{ url: '${{env:ENGINE_URL}}' }} }}\nmachines: {{ paths: [order.yaml] }}\nsources:\n  - name: shop\n    kind: kafka\n    stream: orders\n    \
              {source}\n    kafka: {{ brokers: ['{brokers}'], group: {group}, {kafka} }}\n"
         );
         let config = directory.path().join("node.yaml");
         std::fs::write(&config, text).unwrap();
-        Self { directory, config }
+        Some(Self {
+            directory,
+            config,
+            database,
+        })
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -60,6 +67,7 @@ impl Desk {
             .arg(&self.config)
             .args(arguments)
             .current_dir(self.directory.path())
+            .env("ENGINE_URL", self.database.engine_url())
             .stdin(Stdio::null());
         command
     }
@@ -118,17 +126,15 @@ fn placed(id: &str, order: &str) -> String {
     .to_string()
 }
 
-fn table_exists(path: &Path) -> bool {
-    path.join("tidegate.db").exists()
-}
-
 #[tokio::test]
 async fn a_topic_becomes_state_whatever_form_its_events_have() {
     let Some(stage) = Stage::set("becomes-state", 2).await else {
         return;
     };
     let topics = format!("topics: [{}]", stage.topic);
-    let desk = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics);
+    let Some(desk) = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics).await else {
+        return;
+    };
     stage.write(0, &placed("1", "structured")).await;
     let binary: [(&str, &[u8]); 6] = [
         ("ce_specversion", b"1.0"),
@@ -166,12 +172,13 @@ async fn r41_lag_is_the_computed_truth_while_no_node_runs() {
         return;
     };
     let topics = format!("topics: [{}]", stage.topic);
-    let desk = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics);
+    let Some(desk) = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics).await else {
+        return;
+    };
     stage.write(0, &placed("0", "first")).await;
     let node = desk.start();
     desk.drained().await;
     node.stop();
-    assert!(table_exists(desk.directory.path()));
     let records = (0..BEHIND).map(|number| Bytes::from(placed(&format!("n{number}"), "many")));
     let all = records.collect();
     stage.client.write_all(&stage.topic, 2, all).await;
@@ -208,7 +215,9 @@ async fn a_topic_may_be_a_tenants_own() {
         "topics: ['{}', '{}'], tenant_of_topic: '{prefix}.{{tenant}}'",
         topics[0], topics[1]
     );
-    let desk = Desk::set(&stage, "start: earliest", &kafka);
+    let Some(desk) = Desk::set(&stage, "start: earliest", &kafka).await else {
+        return;
+    };
     for topic in &topics {
         let payload = Bytes::from(placed("1", "same"));
         stage.client.write(topic, 0, payload).await;
@@ -242,7 +251,9 @@ async fn a_records_key_and_time_can_be_mapped_and_an_older_consumer_is_taken_ove
         "topics: [{}], record_headers: true, start_group: '{old}'",
         stage.topic
     );
-    let desk = Desk::set(&stage, source, &kafka);
+    let Some(desk) = Desk::set(&stage, source, &kafka).await else {
+        return;
+    };
     for number in 0..4 {
         let payload = Bytes::from(json!({"no": format!("{number}"), "total_cents": 1}).to_string());
         let key = format!("order-{number}");
@@ -271,17 +282,23 @@ async fn doctor_asks_the_brokers() {
         return;
     };
     let topics = format!("topics: [{}]", stage.topic);
-    let desk = Desk::set(&stage, "tenant: acme\n    start: latest", &topics);
+    let Some(desk) = Desk::set(&stage, "tenant: acme\n    start: latest", &topics).await else {
+        return;
+    };
     let (_, rows, _) = desk.asked(&["doctor"]);
     let of_kafka = |rows: &[Value]| rows.iter().find(|row| row["about"] == "kafka").cloned();
     let found = of_kafka(&rows).unwrap();
     assert_eq!(found["result"], "ok");
     assert!(found["says"].to_string().contains("3 partitions"));
-    let desk = Desk::set(
+    let Some(desk) = Desk::set(
         &stage,
         "tenant: acme\n    start: latest",
         "topics: [nowhere]",
-    );
+    )
+    .await
+    else {
+        return;
+    };
     let (code, rows, _) = desk.asked(&["doctor"]);
     assert_eq!(code, 1);
     let found = of_kafka(&rows).unwrap();

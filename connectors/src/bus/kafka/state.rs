@@ -250,14 +250,16 @@ impl Shared {
 
     // --- assignments ----------------------------------------------------------------------------
 
-    /// A partition is ours.
-    pub(super) fn assigned(&self, partition: u32, incarnation: Incarnation) {
+    /// These partitions are ours. Who hears of one hears of all.
+    pub(super) fn assigned(&self, partitions: Vec<(u32, Incarnation)>) {
         let mut state = self.lock();
-        state.slots.insert(partition, Slot::default());
-        state.untold.push_back(BusEvent::Assigned {
-            partition,
-            incarnation,
-        });
+        for (partition, incarnation) in partitions {
+            state.slots.insert(partition, Slot::default());
+            state.untold.push_back(BusEvent::Assigned {
+                partition,
+                incarnation,
+            });
+        }
         drop(state);
         self.tell();
     }
