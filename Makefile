@@ -26,15 +26,15 @@ TEST_FEATURES = planted,failpoints,otel
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEFAULT_BINARY = $(or $(TIDEGATE_DEFAULT_BINARY),$(TARGET_DIR)/debug/tidegate-default)
 
-test: toolchain ## all tests, with PostgreSQL and pgbouncer started and removed around them
+test: toolchain ## all tests, with PostgreSQL, pgbouncer and Kafka started and removed around them
 	@[ -n "$(TIDEGATE_DEFAULT_BINARY)" ] || { $(CARGO) build --locked --bin tidegate && \
 	  cp $(TARGET_DIR)/debug/tidegate $(DEFAULT_BINARY); }
-	@TIDEGATE_DEFAULT_BINARY=$(DEFAULT_BINARY) $(WITH_POSTGRES) $(OR_WITHOUT) \
+	@TIDEGATE_DEFAULT_BINARY=$(DEFAULT_BINARY) $(WITH_SERVICES) $(OR_WITHOUT) \
 	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) $(TEST_ARGS)
 
-test-kafka: toolchain ## the Kafka bus against a real broker, which needs a container engine, or a JDK and Maven
-	@$(WITH_SERVICES) --only kafka $(OR_WITHOUT) \
-	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES),kafka --test it -- kafka
+test-kafka: toolchain ## what needs a Kafka broker alone
+	@$(WITH_SERVICES) $(OR_WITHOUT) \
+	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) --test it -- kafka
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
 	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write

@@ -64,6 +64,7 @@ fn main() -> Result<()> {
             next: Offset(u64::from(number) + 1),
             payload: Bytes::copy_from_slice(load.event(number)),
             headers: Headers::NONE,
+            recorded_at: None,
         })
         .collect();
     let (_, paid) = deliveries.split_at(ORDERS as usize);

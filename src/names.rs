@@ -14,7 +14,7 @@ metrics_of_crate! {
     LAG_BYTES = Gauge "tidegate_consumer_lag_bytes", "bytes", ["source", "partition"],
         "The same where the bus counts bytes: files";
     LAG_SECONDS = Gauge "tidegate_consumer_lag_seconds", "seconds", ["source", "partition"],
-        "Time since the oldest record that is not settled was first known of: received, or behind the last end that the bus told. 0 when everything known is settled";
+        "Time since the oldest record that is not settled was written, where the bus says when, else since it was first known of: received, or behind the last end that the bus told. 0 when everything known is settled";
     EPOCH = Gauge "tidegate_ownership_epoch", "epoch", ["source", "partition"],
         "The epoch of the current ownership: it grows with each claim, of any node";
     SOURCE_UP = Gauge "tidegate_source_up", "boolean", ["source"],

@@ -8,12 +8,21 @@ use std::time::Duration;
 
 use tidegate_connectors::bus::file::{FileBus, FileInput};
 use tidegate_connectors::bus::http::{HttpBus, HttpIntake, IntakeLimits};
+#[cfg(feature = "kafka")]
+use tidegate_connectors::bus::kafka::{
+    KafkaAssignment, KafkaBus, KafkaIdentity, KafkaLogin, KafkaMechanism, KafkaOptions, KafkaTls,
+    KafkaView,
+};
 use tidegate_engine::access::Leases;
-use tidegate_engine::bus::{BusError, EventBus, Intake};
+use tidegate_engine::bus::{BusError, EventBus, Intake, SourceView};
 use tidegate_engine::position::{SourceName, SourcePartition};
 use tidegate_engine::store::{StateStore, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+#[cfg(feature = "kafka")]
+use crate::config::kafka::{Assignment, Mechanism};
+use crate::config::{self, SourceKind};
 
 /// Files that are read as one source.
 #[derive(Clone)]
@@ -56,6 +65,110 @@ fn input(path: &Path) -> FileInput {
     } else {
         FileInput::Path(path.to_owned())
     }
+}
+
+/// The bus of a source of Kafka. No broker is waited for: while none answers, its polls say so.
+#[cfg(feature = "kafka")]
+pub fn kafka(source: &config::Source, node: &str) -> Option<Result<Arc<dyn EventBus>, BusError>> {
+    let bus = KafkaBus::open(kafka_options(source, node)?);
+    Some(bus.map(|bus| Arc::new(bus) as Arc<dyn EventBus>))
+}
+
+/// The source seen from outside, where its bus can be.
+#[cfg(feature = "kafka")]
+pub fn source_view(
+    source: &config::Source,
+    node: &str,
+) -> Option<Result<Box<dyn SourceView>, BusError>> {
+    let view = KafkaView::open(kafka_options(source, node)?);
+    Some(view.map(|view| Box::new(view) as Box<dyn SourceView>))
+}
+
+/// This binary knows none.
+#[cfg(not(feature = "kafka"))]
+pub fn source_view(
+    source: &config::Source,
+    node: &str,
+) -> Option<Result<Box<dyn SourceView>, BusError>> {
+    check_kafka(source, node).err().map(Err)
+}
+
+#[cfg(not(feature = "kafka"))]
+fn check_kafka(source: &config::Source, _node: &str) -> Result<(), BusError> {
+    let Some(source_name) = source
+        .name
+        .clone()
+        .filter(|_| source.kind == SourceKind::Kafka)
+    else {
+        return Ok(());
+    };
+    Err(BusError::Unreadable {
+        source_name,
+        detail: "this binary was built without Kafka: build it with `cargo build --release`, whose default \
+                 features have it"
+            .to_owned(),
+    })
+}
+
+/// This binary knows none.
+#[cfg(not(feature = "kafka"))]
+pub fn kafka(source: &config::Source, node: &str) -> Option<Result<Arc<dyn EventBus>, BusError>> {
+    check_kafka(source, node).err().map(Err)
+}
+
+#[cfg(feature = "kafka")]
+fn kafka_options(source: &config::Source, node: &str) -> Option<KafkaOptions> {
+    let section = &source.kafka;
+    let name = source
+        .name
+        .clone()
+        .filter(|_| source.kind == SourceKind::Kafka)?;
+    let (topics, tenants) = section.topics().into_iter().unzip();
+    let group = section.group.clone().unwrap_or_default();
+    let options = KafkaOptions::new(name, node, group, section.brokers.clone(), topics);
+    let identity = |certificate: &PathBuf, key: &PathBuf| KafkaIdentity {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    };
+    let tls = section.tls.enabled.then(|| KafkaTls {
+        ca: section.tls.ca.clone(),
+        identity: match (&section.tls.certificate, &section.tls.key) {
+            (Some(certificate), Some(key)) => Some(identity(certificate, key)),
+            _ => None,
+        },
+    });
+    let login = match (
+        &section.login.mechanism,
+        &section.login.user,
+        &section.login.password,
+    ) {
+        (Some(mechanism), Some(user), Some(password)) => Some(KafkaLogin {
+            mechanism: match mechanism {
+                Mechanism::Plain => KafkaMechanism::Plain,
+                Mechanism::ScramSha256 => KafkaMechanism::ScramSha256,
+                Mechanism::ScramSha512 => KafkaMechanism::ScramSha512,
+            },
+            user: user.clone(),
+            password: password.expose().to_owned(),
+        }),
+        _ => None,
+    };
+    Some(KafkaOptions {
+        tenants,
+        start_group: section.start_group.clone(),
+        record_headers: section.record_headers,
+        assignment: match section.assignment {
+            Assignment::Eager => KafkaAssignment::Eager,
+            Assignment::Cooperative => KafkaAssignment::Cooperative,
+        },
+        tls,
+        login,
+        fetched_bytes_max: section.fetched_bytes_max,
+        buffered_bytes_max: section.buffered_bytes_max,
+        buffered_events_max: section.buffered_events_max,
+        librdkafka: section.librdkafka.0.clone(),
+        ..options
+    })
 }
 
 /// A source that requests hand events to.

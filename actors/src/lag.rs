@@ -9,19 +9,27 @@ use tidegate_engine::position::Offset;
 /// said too large, never too small.
 const MARKS_MAX: usize = 1_024;
 
-/// When offsets of a source partition came to be known.
+/// When offsets of a source partition came to be known, and when they were written.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
-    /// Everything before the offset was known at the moment. Both grow.
-    marks: VecDeque<(Offset, Timestamp)>,
+    /// When each was known.
+    known: Line,
+    /// When each was written, as far as the bus says so: a backlog is older than what is known of it.
+    recorded: Line,
     /// The end of the source partition, as the bus said it last.
     end: Option<Offset>,
 }
 
-impl Marks {
-    /// Everything before `end` is known now, since it was received or since the bus says where it ends.
-    /// Everything before `settled` is settled.
-    pub fn known(&mut self, end: Offset, at: Timestamp, settled: Offset) {
+/// Offsets and moments.
+#[derive(Debug, Default)]
+struct Line {
+    /// Everything before the offset, and not before the offset of an earlier one, is of the moment or later.
+    /// Offsets grow.
+    marks: VecDeque<(Offset, Timestamp)>,
+}
+
+impl Line {
+    fn add(&mut self, end: Offset, at: Timestamp, settled: Offset) {
         self.forget(settled);
         let is_full = self.marks.len() >= MARKS_MAX;
         match self.marks.back_mut() {
@@ -32,27 +40,47 @@ impl Marks {
         }
     }
 
-    /// Where the source partition ends, as the bus says.
-    pub fn ends(&mut self, end: Offset, at: Timestamp, settled: Offset) {
-        self.end = Some(end);
-        self.known(end, at, settled);
-    }
-
-    /// Since when the oldest record that is not settled has been known of.
-    pub fn oldest(&mut self, settled: Offset) -> Option<Timestamp> {
+    fn oldest(&mut self, settled: Offset) -> Option<Timestamp> {
         self.forget(settled);
         self.marks.front().map(|(_, at)| *at)
-    }
-
-    /// The end of the source partition, as the bus said it last.
-    pub fn end(&self) -> Option<Offset> {
-        self.end
     }
 
     fn forget(&mut self, settled: Offset) {
         while self.marks.front().is_some_and(|(end, _)| *end <= settled) {
             self.marks.pop_front();
         }
+    }
+}
+
+impl Marks {
+    /// Everything before `end` is known now, since it was received or since the bus says where it ends.
+    /// Everything before `settled` is settled.
+    pub fn known(&mut self, end: Offset, at: Timestamp, settled: Offset) {
+        self.known.add(end, at, settled);
+    }
+
+    /// What was received up to `end` was written then, or later.
+    pub fn recorded(&mut self, end: Offset, at: Timestamp, settled: Offset) {
+        self.recorded.add(end, at, settled);
+    }
+
+    /// Where the source partition ends, as the bus says.
+    pub fn ends(&mut self, end: Offset, at: Timestamp, settled: Offset) {
+        self.end = Some(end);
+        self.known(end, at, settled);
+    }
+
+    /// Since when the oldest record that is not settled has been waiting: since it was written, where that is
+    /// known, else since it has been known of.
+    pub fn oldest(&mut self, settled: Offset) -> Option<Timestamp> {
+        let known = self.known.oldest(settled)?;
+        let recorded = self.recorded.oldest(settled);
+        Some(recorded.map_or(known, |recorded| recorded.min(known)))
+    }
+
+    /// The end of the source partition, as the bus said it last.
+    pub fn end(&self) -> Option<Offset> {
+        self.end
     }
 }
 
@@ -90,8 +118,21 @@ mod tests {
         for number in 1..=10 * MARKS_MAX as u64 {
             marks.known(Offset(number), Timestamp(number as i64), Offset(0));
         }
-        assert_eq!(marks.marks.len(), MARKS_MAX);
+        assert_eq!(marks.known.marks.len(), MARKS_MAX);
         let last = Offset(10 * MARKS_MAX as u64 - 1);
         assert_eq!(marks.oldest(last), Some(Timestamp(MARKS_MAX as i64)));
+    }
+
+    #[test]
+    fn r41_a_backlog_is_as_old_as_its_oldest_record() {
+        let mut marks = Marks::default();
+        marks.ends(Offset(100), Timestamp(5_000), Offset(0));
+        marks.recorded(Offset(10), Timestamp(1_000), Offset(0));
+        marks.recorded(Offset(20), Timestamp(2_000), Offset(0));
+        assert_eq!(marks.oldest(Offset(0)), Some(Timestamp(1_000)));
+        assert_eq!(marks.oldest(Offset(10)), Some(Timestamp(2_000)));
+        // Of what was not received yet it is only known that it is there.
+        assert_eq!(marks.oldest(Offset(20)), Some(Timestamp(5_000)));
+        assert_eq!(marks.oldest(Offset(100)), None);
     }
 }

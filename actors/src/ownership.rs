@@ -92,10 +92,14 @@ impl Ownership {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything before `next` was received by now.
-    pub fn received(&self, next: Offset, at: Timestamp) {
+    /// Everything before `next` was received by now; the first of it was written then, where that is known.
+    pub fn received(&self, next: Offset, at: Timestamp, recorded: Option<Timestamp>) {
         let settled = self.tracker().low_watermark();
-        self.marks().known(next, at, settled);
+        let mut marks = self.marks();
+        marks.known(next, at, settled);
+        if let Some(recorded) = recorded {
+            marks.recorded(next, recorded.min(at), settled);
+        }
     }
 
     /// The bus says now where the source partition ends.
@@ -104,7 +108,7 @@ impl Ownership {
         self.marks().ends(end, at, settled);
     }
 
-    /// Since when the oldest record that is not settled has been known of, and where the bus says that the
+    /// Since when the oldest record that is not settled has been waiting, as far as is known, and where the bus says that the
     /// source partition ends.
     pub fn lag(&self) -> (Option<Timestamp>, Option<Offset>) {
         let settled = self.tracker().low_watermark();

@@ -3,6 +3,7 @@
 
 mod claim;
 mod look_after;
+mod news;
 mod receipt;
 mod register;
 mod slot;
@@ -55,11 +56,15 @@ pub struct Source {
 }
 
 impl Source {
-    /// What its deliveries are read with.
-    fn binding(&self) -> Binding {
+    /// What the deliveries of a partition are read with.
+    fn binding(&self, partition: u32) -> Binding {
+        let known = match self.tenant {
+            TenantBinding::OfPartition => self.bus.tenant_of(partition),
+            _ => None,
+        };
         Binding {
             stream: self.stream.clone(),
-            tenant: self.tenant.clone(),
+            tenant: known.map_or_else(|| self.tenant.clone(), TenantBinding::Fixed),
             mapping: self.mapping.clone(),
             secrets: self.secrets,
         }
@@ -165,13 +170,15 @@ impl SourceTask {
             if self.receiving.is_none() && command == Command::Run {
                 self.receiving = Some(self.receive(failures));
             }
-            let (moved, due) = (self.moved.clone(), self.due());
+            let (moved, due, bus) = (self.moved.clone(), self.due(), self.source.bus.clone());
             tokio::select! {
                 biased;
                 changed = self.commands.changed() => if changed.is_err() { break },
                 Some(done) = claimed.recv() => self.take_claim(done).await,
                 _ = moved.notified() => {}
                 () = until(due) => {}
+                // Also while what is received waits for permits, or nothing is to be received any more.
+                news = bus.news() => news.into_iter().for_each(|event| self.take_news(event)),
                 _ = watch.tick() => {}
                 (allowance, received) = next(&mut self.receiving) => {
                     self.receiving = None;
@@ -231,34 +238,6 @@ impl SourceTask {
     ) {
         for event in events {
             match event {
-                BusEvent::Assigned {
-                    partition,
-                    incarnation,
-                } => {
-                    let named = self.source_partition(partition);
-                    let meters = self.meters.clone();
-                    let mut slot = Slot::new(named, incarnation, &self.context.options, meters);
-                    if let Some(reason) = &self.failed {
-                        slot.quarantine(reason.clone());
-                    }
-                    if let Some(old) = self.lock().insert(partition, slot) {
-                        old.end("assigned anew");
-                    }
-                    // A claim under way was made for an assignment that is over.
-                    if let Some(wanted) = self.claiming.get_mut(&partition) {
-                        *wanted = None;
-                    }
-                }
-                BusEvent::Revoked { partition } => {
-                    if let Some(slot) = self.lock().get_mut(&partition) {
-                        slot.revoke(Instant::now());
-                    }
-                }
-                BusEvent::Lost { partition } => {
-                    if let Some(slot) = self.lock().remove(&partition) {
-                        slot.end("lost to another consumer");
-                    }
-                }
                 BusEvent::Delivered {
                     partition,
                     deliveries,
@@ -269,11 +248,7 @@ impl SourceTask {
                         .instrument(span)
                         .await
                 }
-                BusEvent::Ended { partition, end } => {
-                    if let Some(slot) = self.lock().get_mut(&partition) {
-                        slot.ended = Some(end);
-                    }
-                }
+                news => self.take_news(news),
             }
         }
     }
@@ -296,24 +271,11 @@ impl SourceTask {
             // Not claimed (any more): the claim will seek to where it has to go on.
             return;
         };
-        // A delivery may be larger than a whole poll. It waits here and not beside the bus: no claim may
-        // seek between receipt and routing, or it would be routed for a position that is over.
+        let bus = self.source.bus.clone();
         let bytes = deliveries.iter().map(admission::bytes_held).sum();
-        let (mut commands, node) = (self.commands.clone(), self.node.clone());
-        let mut raised = Box::pin(node.raise(allowance, bytes));
-        loop {
-            tokio::select! {
-                biased;
-                _ = commands.wait_for(|command| *command == Command::Stop) => return,
-                () = &mut raised => break,
-                () = until(self.due()) => {}
-            }
-            self.look_after(claims).await;
-            if !ownership.is_owned() {
-                return;
-            }
+        if !self.raise(&ownership, allowance, bytes, claims).await {
+            return;
         }
-        drop(raised);
         let admitted_at = self.context.seams.clock.now();
         let began = Instant::now();
         let (groups, fresh) = self.take_note(&ownership, deliveries, admitted_at);
@@ -335,7 +297,8 @@ impl SourceTask {
                         // A full lane stops the source; only the end of the node goes past it, …
                         _ = commands.wait_for(|command| *command == Command::Stop) => return,
                         taken = &mut lane_taken => break taken,
-                        // … and what is due to be given back.
+                        // … and what is asked back, or due to be given back.
+                        news = bus.news() => news.into_iter().for_each(|event| self.take_news(event)),
                         () = until(self.due()) => {}
                     }
                     self.look_after(claims).await;
@@ -369,11 +332,12 @@ impl SourceTask {
     ) -> (BTreeMap<TenantId, Vec<Received>>, Vec<Delivery>) {
         let delivered = deliveries.len();
         if let Some(last) = deliveries.last() {
-            ownership.received(last.next, at);
+            let recorded = deliveries.first().and_then(|first| first.recorded_at);
+            ownership.received(last.next, at, recorded);
         }
         let fresh = note_receipt(ownership, deliveries);
         self.meters.received(delivered, delivered - fresh.len());
-        let binding = self.source.binding();
+        let binding = self.source.binding(ownership.source_partition.partition);
         let instance = self.instance(&ownership.source_partition);
         // Asked once: a line an event is for somebody who looks for one.
         let is_traced = tracing::enabled!(tracing::Level::TRACE);

@@ -108,6 +108,7 @@ impl BenchBus {
                 next: Offset(place as u64 + 1),
                 payload: Bytes::copy_from_slice(self.load.event(*event)),
                 headers: Headers::NONE,
+                recorded_at: None,
             });
             return Some(BusEvent::Delivered {
                 partition: number as u32,

@@ -48,6 +48,16 @@ kafka_download() { # DIR
     -DincludeScope=runtime -DoutputDirectory="$1" </dev/null >"$state/maven.log" 2>&1 9<&-
 }
 
+# As root, what is missing of Java and Maven comes as Debian's packages.
+kafka_packages() {
+  local wanted=''
+  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then return 0; fi
+  local_java >/dev/null || wanted='openjdk-17-jre-headless '
+  if ! kafka_jars_are_right "$cache"; then command -v mvn >/dev/null || wanted="${wanted}maven"; fi
+  # shellcheck disable=SC2086 # a list of names
+  [ -z "$wanted" ] || install_packages $wanted
+}
+
 # Fails with a line that says what is missing. A jar with another checksum ends everything.
 kafka_obtain() {
   local cache missing='' fresh=$state/kafka-jars
@@ -55,8 +65,9 @@ kafka_obtain() {
     java=java
     return 0
   fi
-  java=$(local_java) || missing="java ($java_major_min or later) "
   cache=$(kafka_cache)
+  kafka_packages
+  java=$(local_java) || missing="java ($java_major_min or later) "
   if [ -z "$missing" ] && kafka_jars_are_right "$cache"; then return 0; fi
   command -v mvn >/dev/null || missing="${missing}mvn "
   if [ -n "$missing" ]; then

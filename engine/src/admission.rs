@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::bus::Delivery;
-use crate::event::{Event, Unreadable};
+use crate::event::{Event, Unreadable, binary};
 use crate::hash::{Hash128, hash_fields};
 use crate::mapping::{Input, Mapping};
 use crate::position::{Offset, SourceInstance, SourcePartition, StreamName};
@@ -58,7 +58,8 @@ pub struct Binding {
     pub stream: StreamName,
     /// Where the tenant comes from.
     pub tenant: TenantBinding,
-    /// How a delivery becomes an event; without it, a delivery is one: a CloudEvents object.
+    /// How a delivery becomes an event; without it, a delivery is one: a CloudEvents object, or its data with
+    /// its attributes as headers.
     pub mapping: Option<Arc<Mapping>>,
     /// What is done with payloads that hold what looks like a secret.
     pub secrets: SecretPolicy,
@@ -78,7 +79,10 @@ pub fn read_at(
 ) -> (TenantId, Received) {
     let bound = binding.tenant.fixed();
     let read = match &binding.mapping {
-        None => Event::read_json_for(&delivery.payload, bound),
+        None => match binary::structured(&delivery.headers, &delivery.payload) {
+            None => Event::read_json_for(&delivery.payload, bound),
+            Some(text) => text.and_then(|text| Event::read_json_for(&Bytes::from(text), bound)),
+        },
         Some(mapping) => {
             let input = Input {
                 headers: &delivery.headers,
@@ -222,6 +226,7 @@ mod tests {
             next: Offset(1),
             payload: Bytes::from(text),
             headers: Headers::NONE,
+            recorded_at: None,
         };
         let binding = Binding {
             stream: StreamName::new("orders").unwrap(),
@@ -275,6 +280,7 @@ mod tests {
                 next: Offset(1),
                 payload: payload.clone(),
                 headers: Headers::NONE,
+                recorded_at: None,
             };
             let (of, received) = read(&delivery, &mapped);
             match received.content {

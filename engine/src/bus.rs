@@ -11,6 +11,7 @@ use crate::hash::Hash128;
 use crate::headers::Headers;
 use crate::position::{Incarnation, Offset, RecordPosition, SourceName};
 use crate::record::Effect;
+use crate::tenant::TenantId;
 
 /// One attempt of a bus to hand us an event.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +24,8 @@ pub struct Delivery {
     pub payload: Bytes,
     /// What stood beside it. Files have none.
     pub headers: Headers,
+    /// When it was written, where the broker says so: lag goes by it.
+    pub recorded_at: Option<Timestamp>,
 }
 
 /// What a bus has to tell.
@@ -79,6 +82,8 @@ pub enum Start {
     Latest,
     /// With the first record of that time or later.
     Time(Timestamp),
+    /// Where the consumer group that the bus was told of has got to.
+    OffsetsOfGroup,
 }
 
 /// What became of a delivery, once that is durable.
@@ -203,6 +208,13 @@ pub trait EventBus: Send + Sync + 'static {
     /// have returned comes with the next call.
     async fn receive(&self, limit: ReceiveLimit) -> Result<Vec<BusEvent>, BusError>;
 
+    /// Waits for news of assignments alone, for who has no room for records: what is asked back must not
+    /// wait for it. Each is told once, here or by [`EventBus::receive`]. Dropped before it returns, it has
+    /// taken nothing.
+    async fn news(&self) -> Vec<BusEvent> {
+        std::future::pending().await
+    }
+
     /// The offset at which a partition without checkpoint starts.
     async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError>;
 
@@ -212,6 +224,13 @@ pub trait EventBus: Send + Sync + 'static {
         partition: u32,
         offset: Offset,
     ) -> Result<Option<Hash128>, BusError>;
+
+    /// Asked when no record stands at `offset`, the last settled one: true when the source takes records away
+    /// by rules of its own and may have taken this one, so that its absence says nothing. Whether everything
+    /// behind it is still there says [`EventBus::seek`].
+    async fn takes_records_away(&self, _partition: u32, _offset: Offset) -> Result<bool, BusError> {
+        Ok(false)
+    }
 
     /// From now on delivers the partition's records from `offset`. Also called again after a re-claim:
     /// once this has returned, nothing is received of the partition that was fetched for an earlier
@@ -229,6 +248,12 @@ pub trait EventBus: Send + Sync + 'static {
     /// after the call: an owner that was fenced asks here before it claims again, and what its client
     /// remembers from before it was fenced would say yes to a zombie.
     async fn still_assigned(&self, partition: u32) -> Result<bool, BusError>;
+
+    /// The tenant of everything in a partition, where the bus was told: see
+    /// [`TenantBinding::OfPartition`](crate::tenant::TenantBinding::OfPartition).
+    fn tenant_of(&self, _partition: u32) -> Option<TenantId> {
+        None
+    }
 
     /// False for a bus whose senders keep what is not settled, and send it again: there is no record to
     /// recognise it by.
@@ -256,4 +281,36 @@ pub trait EventBus: Send + Sync + 'static {
 
     /// The offset behind the last record known, for lag; `None` while unknown.
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError>;
+}
+
+/// A source partition as it is seen from outside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Its number.
+    pub partition: u32,
+    /// What people call it, like `orders/3`.
+    pub name: String,
+    /// The tenant of everything in it, where the bus was told.
+    pub tenant: Option<TenantId>,
+}
+
+/// How a source partition lies behind a place in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Behind {
+    /// The first offset that there is.
+    pub begin: Offset,
+    /// The offset behind the last record; the place itself when no record lies behind it.
+    pub end: Offset,
+    /// When the first record behind it was written, where there is one and the broker says so.
+    pub first_at: Option<Timestamp>,
+}
+
+/// A source seen from outside: by no member of anything, so that nothing moves by a look.
+#[async_trait::async_trait]
+pub trait SourceView: Send + Sync + 'static {
+    /// Its partitions, of now.
+    async fn partitions(&self) -> Result<Vec<Seen>, BusError>;
+
+    /// How a partition lies behind `from`; from its beginning when there is none.
+    async fn behind(&self, partition: u32, from: Option<Offset>) -> Result<Behind, BusError>;
 }

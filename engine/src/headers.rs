@@ -69,6 +69,12 @@ impl Headers {
         }
     }
 
+    /// The names that are kept, in the order of the bus, each as often as it stands there.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let all = self.0.iter().flat_map(|kept| &kept.all);
+        all.map(|(name, _)| &name[..])
+    }
+
     /// Bytes of all names and values that are kept.
     pub fn bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |kept| kept.bytes)

@@ -38,6 +38,10 @@ pub enum TenantBinding {
     /// The envelope's `tenantid` is trusted, if the store knows such a tenant: only for sources that no
     /// client writes to directly.
     RegisteredField(UnknownTenants),
+    /// Each partition of the source belongs to one tenant, which its bus knows; see
+    /// [`EventBus::tenant_of`](crate::bus::EventBus::tenant_of). Of one whose tenant it does not know,
+    /// nothing is taken.
+    OfPartition,
 }
 
 /// What becomes of an event whose tenant is not registered.
@@ -136,9 +140,9 @@ impl TenantBinding {
     pub fn tenant_of_unreadable(&self) -> TenantId {
         match self {
             TenantBinding::Fixed(tenant) => tenant.clone(),
-            TenantBinding::TrustedField | TenantBinding::RegisteredField(_) => {
-                TenantId::unassigned()
-            }
+            TenantBinding::TrustedField
+            | TenantBinding::RegisteredField(_)
+            | TenantBinding::OfPartition => TenantId::unassigned(),
         }
     }
 
@@ -146,7 +150,9 @@ impl TenantBinding {
     pub fn fixed(&self) -> Option<&TenantId> {
         match self {
             TenantBinding::Fixed(tenant) => Some(tenant),
-            TenantBinding::TrustedField | TenantBinding::RegisteredField(_) => None,
+            TenantBinding::TrustedField
+            | TenantBinding::RegisteredField(_)
+            | TenantBinding::OfPartition => None,
         }
     }
 
@@ -156,6 +162,11 @@ impl TenantBinding {
             TenantBinding::Fixed(bound) if *bound != event.tenant => Err(InvalidValue::new(
                 "tenantid",
                 format!("`{bound}`, the tenant this source is bound to"),
+                event.tenant.as_str(),
+            )),
+            TenantBinding::OfPartition => Err(InvalidValue::new(
+                "tenantid",
+                "a partition whose tenant is known",
                 event.tenant.as_str(),
             )),
             _ if event.tenant.is_unassigned() => Err(InvalidValue::new(

@@ -1,6 +1,7 @@
 //! The command line as it is typed: every command and flag, with its help.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_engine::event::CorrelationId;
@@ -82,6 +83,8 @@ pub enum Command {
     Dev(Dev),
     /// Show a running node live: rates, tenants, lag, commit times, dead letters
     Top(Top),
+    /// Show how far each source partition is behind, also while no node runs
+    Lag(Lag),
     /// Look at everything that a node needs, and say what to type where something is wrong
     Doctor,
     /// Ask a running node whether it lives or is ready
@@ -211,6 +214,37 @@ pub struct Health {
     /// Seconds until it must have answered
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub timeout_seconds: u64,
+}
+
+/// `tidegate lag`
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Asks the brokers of the configured sources where their partitions end, and the store what is settled. Nothing \
+moves by that, and no node has to run. It looks twice, a second apart, to say whether a partition moves: `ok`, \
+`slow` (more arrives than is settled), `stalled` (records wait and nothing is settled), `unclaimed` or \
+`rewound`. Ends with 0, or with 1 where --fail-over is exceeded.")]
+pub struct Lag {
+    /// Go on showing it, until interrupted
+    #[arg(long, conflicts_with = "fail_over")]
+    pub watch: bool,
+
+    /// A row for each source partition, or for each tenant
+    #[arg(long, value_enum, default_value_t)]
+    pub by: LagBy,
+
+    /// End with 1 when the oldest record of a partition that is not settled is older, like 60s, 15m or 2h
+    #[arg(long, value_name = "SPAN", value_parser = super::lag::span)]
+    pub fail_over: Option<Duration>,
+}
+
+/// What a row of `tidegate lag` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LagBy {
+    /// A source partition.
+    #[default]
+    Partition,
+    /// A tenant.
+    Tenant,
 }
 
 /// `tidegate validate`

@@ -22,6 +22,7 @@ use crate::machines;
 use crate::runtime::SystemClock;
 use crate::say::counted;
 use crate::stores::{self, WhenAbsent};
+use crate::wiring;
 
 /// A certificate that ends sooner is worth a word: most are renewed a month before.
 const EXPIRY_SECONDS_WARN: i64 = 21 * 24 * 3_600;
@@ -50,6 +51,7 @@ pub fn run(
     let of_store = runtime.block_on(stores::checkup(&config.store));
     let is_open = of_store.iter().all(|it| it.grade != Grade::Fail);
     found.extend(of_store);
+    found.extend(runtime.block_on(topics(&config)));
     found.extend(definitions(&config, own, is_open, &runtime));
     let rows: Vec<_> = found
         .iter()
@@ -102,6 +104,34 @@ fn configuration(global: &Global, config: &Config) -> Vec<Finding> {
                 ),
             ));
         }
+    }
+    found
+}
+
+/// What the brokers of each source say.
+async fn topics(config: &Config) -> Vec<Finding> {
+    let about = "kafka";
+    let mut found = Vec::new();
+    for source in &config.sources {
+        let (Some(name), Some(view)) =
+            (&source.name, wiring::source_view(source, &config.node.name))
+        else {
+            continue;
+        };
+        let seen = match view {
+            Ok(view) => view.partitions().await,
+            Err(error) => Err(error),
+        };
+        found.push(match seen {
+            Ok(seen) => {
+                let partitions = counted(seen.len() as u64, "partition");
+                Finding::ok(
+                    about,
+                    format!("`{name}` reads {partitions}; the login may see them"),
+                )
+            }
+            Err(error) => Finding::fail(about, error.to_string()),
+        });
     }
     found
 }

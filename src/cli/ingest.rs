@@ -25,7 +25,7 @@ use super::check::none_there;
 use super::exit::{Exit, Failure};
 use super::output::{Output, grouped};
 use super::session::{self, Session};
-use crate::config::{Config, Limits, SourceKind, StartAt, UnknownTenants};
+use crate::config::{Config, Limits, SourceKind, UnknownTenants};
 use crate::ingest::{self, Ended, Plan, UpkeepPlan};
 use crate::machines::{self, MachinesError};
 use crate::progress::{Bar, Unit};
@@ -270,10 +270,7 @@ fn of_files(config: &Config) -> Vec<Named> {
                 tenant: source.tenant_binding(&config.limits),
                 mapping: source.mapping.compiled(name),
                 secrets: source.secrets.policy(),
-                start: match source.start {
-                    StartAt::Earliest => Start::Earliest,
-                    StartAt::Latest => Start::Latest,
-                },
+                start: source.start(),
             });
         }
     }

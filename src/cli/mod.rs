@@ -13,6 +13,7 @@ mod health;
 mod history;
 mod ingest;
 pub mod ingest_args;
+pub mod lag;
 mod look;
 mod migrate;
 pub mod output;
@@ -91,6 +92,7 @@ fn run(cli: Cli, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
             let config = session::config(global)?;
             session::runtime()?.block_on(top::run(&wanted, &config, output))
         }
+        Command::Lag(wanted) => lag::run(global, &wanted, output),
         Command::Ingest(wanted) => ingest::run(global, &wanted, own, output),
         Command::State(wanted) => state(global, &wanted, output),
         Command::Events(wanted) => events(global, &wanted, output),

@@ -23,6 +23,7 @@ use crate::machines;
 use crate::runtime::{RandomIds, SystemClock};
 use crate::serve::{Behind, Front};
 use crate::watch;
+use crate::wiring;
 
 /// One run of a node, from its start to its end.
 pub(super) struct Round {
@@ -78,6 +79,27 @@ fn is_http(source: &crate::config::Source) -> bool {
     source.kind == SourceKind::Http
 }
 
+/// The configured sources that are topics. Their brokers may be away yet.
+fn topic_sources(config: &Config) -> Result<Vec<Source>, Failure> {
+    let mut sources = Vec::new();
+    for source in &config.sources {
+        let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
+            continue;
+        };
+        if let Some(bus) = wiring::kafka(source, &config.node.name) {
+            sources.push(Source {
+                bus: bus?,
+                stream: stream.clone(),
+                tenant: source.tenant_binding(&config.limits),
+                mapping: source.mapping.compiled(name),
+                secrets: source.secrets.policy(),
+                start: source.start(),
+            });
+        }
+    }
+    Ok(sources)
+}
+
 /// The definitions in these files.
 pub(super) fn definitions(paths: &[PathBuf]) -> Result<Vec<Arc<CompiledMachine>>, Failure> {
     let given = machines::load(paths).map_err(machines_failure)?;
@@ -127,6 +149,7 @@ pub(super) fn node(
     let front = Front::of(&config, behind, round.told)
         .map_err(|error| Failure::usage(format!("`http`: {error}")))?;
     let mut sources: Vec<Source> = session.block_on(file_sources(&config))?;
+    sources.extend(topic_sources(&config)?);
     let front = front.map(|(front, of_requests)| {
         sources.extend(of_requests);
         front

@@ -75,6 +75,7 @@ pub fn run(
             next: Offset(begins),
             payload: line,
             headers: Headers::NONE,
+            recorded_at: None,
         };
         let (_, received) = admission::read_at(Some(&instance), &delivery, &binding);
         match received.content {
@@ -112,6 +113,9 @@ fn say_stand_ins(source: &Source, binding: &Binding) {
     if source.kind == SourceKind::Http {
         crate::say!("`{ANY_TENANT}` stands for the tenant of each request's token");
     }
+    if source.kafka.tenant_of_topic.is_some() {
+        crate::say!("`{ANY_TENANT}` stands for the tenant of each record's topic");
+    }
     if binding
         .mapping
         .as_ref()
@@ -135,7 +139,9 @@ impl Named {
         Self {
             unknown: match binding {
                 TenantBinding::RegisteredField(unknown) => Some(*unknown),
-                TenantBinding::Fixed(_) | TenantBinding::TrustedField => None,
+                TenantBinding::Fixed(_)
+                | TenantBinding::TrustedField
+                | TenantBinding::OfPartition => None,
             },
             tenants: BTreeSet::new(),
         }
@@ -255,16 +261,22 @@ fn chosen<'c>(config: &'c Config, name: Option<&SourceName>) -> Result<&'c Sourc
     })
 }
 
+fn any_tenant() -> Result<TenantBinding, Failure> {
+    let tenant = TenantId::new(ANY_TENANT);
+    let tenant = tenant
+        .map_err(|error| Failure::usage(format!("`{ANY_TENANT}` is no tenant's name: {error}")))?;
+    Ok(TenantBinding::Fixed(tenant))
+}
+
 fn binding(source: &Source, limits: &Limits) -> Result<Binding, Failure> {
     // The configuration is checked: both are there.
     let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
         return Err(Failure::usage("a source needs a name and a stream"));
     };
     let tenant = match source.kind {
-        SourceKind::File => source.tenant_binding(limits),
-        SourceKind::Http => TenantBinding::Fixed(TenantId::new(ANY_TENANT).map_err(|error| {
-            Failure::usage(format!("`{ANY_TENANT}` is no tenant's name: {error}"))
-        })?),
+        SourceKind::Kafka if source.kafka.tenant_of_topic.is_some() => any_tenant()?,
+        SourceKind::File | SourceKind::Kafka => source.tenant_binding(limits),
+        SourceKind::Http => any_tenant()?,
     };
     Ok(Binding {
         stream: stream.clone(),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_actors::NodeOptions;
+use tidegate_engine::bus::Start;
+use tidegate_engine::clock::Timestamp;
 use tidegate_engine::follow_up;
 use tidegate_engine::limits;
 use tidegate_engine::mapping;
@@ -19,7 +21,7 @@ use tidegate_engine::tenant::{self, TenantBinding};
 use super::problem::Problems;
 use super::sections::{
     Config, Dedupe, Http, Limits, Log, Machines, Node, PostgresSection, Retention, Secrets, Source,
-    SourceKind, SqliteSection, Store, StoreKind, Telemetry, UnknownTenants,
+    SourceKind, SqliteSection, StartAt, Store, StoreKind, Telemetry, UnknownTenants,
 };
 use super::setting::Check;
 use crate::telemetry::Collector;
@@ -147,10 +149,22 @@ impl Check for Source {
                 "unknown_tenants",
                 self.unknown_tenants == UnknownTenants::Create,
             );
+            none("start", self.start.is_some());
+            self.kafka.check_in(self, line, path, problems);
             self.mapping.check_in(self, path, problems);
             return;
         }
-        needed("paths", !self.paths.is_empty());
+        if self.kind == SourceKind::File {
+            needed("paths", !self.paths.is_empty());
+        } else if !self.paths.is_empty() {
+            problems.add(line, &format!("{path}.paths"), "is for `kind: file`");
+        }
+        self.kafka.check_in(self, line, path, problems);
+        self.check_start(line, path, problems);
+        self.mapping.check_in(self, path, problems);
+        if self.kafka.tenant_of_topic.is_some() {
+            return;
+        }
         if self.unknown_tenants == UnknownTenants::Create && !self.tenant_from_event_unsafe {
             problems.add(
                 line,
@@ -172,7 +186,6 @@ impl Check for Source {
             ),
             _ => {}
         }
-        self.mapping.check_in(self, path, problems);
     }
 }
 
@@ -306,7 +319,46 @@ impl Source {
     pub fn tenant_binding(&self, limits: &Limits) -> TenantBinding {
         match &self.tenant {
             Some(tenant) => TenantBinding::Fixed(tenant.clone()),
+            None if self.kafka.tenant_of_topic.is_some() => TenantBinding::OfPartition,
             None => TenantBinding::RegisteredField(limits.unknown_tenants(self.unknown_tenants)),
+        }
+    }
+
+    /// Where a source partition of it begins that has no checkpoint.
+    pub fn start(&self) -> Start {
+        match self.start {
+            None | Some(StartAt::Earliest) => Start::Earliest,
+            Some(StartAt::Latest) => Start::Latest,
+            // A configuration that was read is checked: there is a moment.
+            Some(StartAt::Time) => Start::Time(self.start_moment().unwrap_or(Timestamp(0))),
+            Some(StartAt::OffsetsOfGroup) => Start::OffsetsOfGroup,
+        }
+    }
+
+    fn start_moment(&self) -> Option<Timestamp> {
+        Timestamp::parse_rfc3339(self.start_time.as_deref()?)
+    }
+
+    fn check_start(&self, line: u32, path: &str, problems: &mut Problems) {
+        let mut wrong = |key: &str, what: &str| problems.add(line, &format!("{path}.{key}"), what);
+        let of_broker = matches!(self.start, Some(StartAt::Time | StartAt::OffsetsOfGroup));
+        if of_broker && self.kind == SourceKind::File {
+            wrong(
+                "start",
+                "a file knows neither: expected `earliest` or `latest`",
+            );
+        }
+        let is_time = self.start == Some(StartAt::Time);
+        match (is_time, &self.start_time) {
+            (true, None) => wrong("start_time", "is needed with `start: time`"),
+            (false, Some(_)) => wrong("start_time", "is read with `start: time` alone"),
+            (true, Some(_)) if self.start_moment().is_none() => {
+                wrong(
+                    "start_time",
+                    "expected RFC 3339, such as `2026-11-01T00:00:00Z`",
+                );
+            }
+            _ => {}
         }
     }
 }

@@ -123,7 +123,9 @@ fn fill_leaf(
     outside: &dyn Outside,
     problems: &mut Problems,
 ) -> Value {
-    if has_literal_password(text) {
+    // A key of this name holds one as a whole, a URL may hold one inside.
+    let is_password = path.rsplit('.').next() == Some("password");
+    if has_literal_password(text) || (is_password && !is_only_references(text)) {
         problems.add(
             line,
             path,

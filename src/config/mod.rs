@@ -3,6 +3,7 @@
 
 pub mod checks;
 mod fill;
+pub mod kafka;
 mod macros;
 pub mod mapping;
 pub mod problem;
@@ -15,6 +16,7 @@ use std::path::Path;
 
 use tidegate_engine::yaml;
 
+pub use kafka::Kafka;
 pub use mapping::Mapping;
 pub use problem::{Problem, Problems};
 pub use sections::{
@@ -79,7 +81,10 @@ impl Config {
     /// Takes relative paths as relative to the directory that the file is in, not to wherever the
     /// command was started.
     fn resolve(&mut self, directory: &Path) {
-        let sources = self.sources.iter_mut().flat_map(|source| &mut source.paths);
+        let sources = self
+            .sources
+            .iter_mut()
+            .flat_map(|source| source.paths.iter_mut().chain(source.kafka.files()));
         let tls = [&mut self.http.tls_certificate, &mut self.http.tls_key];
         let paths = [&mut self.store.sqlite.path]
             .into_iter()

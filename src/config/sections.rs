@@ -7,6 +7,7 @@ use tidegate_engine::limits;
 use tidegate_engine::position::{SourceName, StreamName};
 use tidegate_engine::tenant::TenantId;
 
+use super::kafka::Kafka;
 use super::mapping::Mapping;
 use super::setting::Secret;
 use crate::{choice, section};
@@ -34,6 +35,8 @@ choice! {
         File = "file",
         /// Requests to `http.listen`.
         Http = "http",
+        /// Topics of Kafka, as a member of a consumer group.
+        Kafka = "kafka",
     }
 
     /// What the events of a source of requests are, and so which scope a token needs.
@@ -70,6 +73,10 @@ choice! {
         Earliest = "earliest",
         /// With the next record.
         Latest = "latest",
+        /// With the first record of `start_time` or later.
+        Time = "time",
+        /// Where a consumer group has got to.
+        OffsetsOfGroup = "offsets_of_group",
     }
 
     /// How much is logged.
@@ -211,10 +218,12 @@ section! {
         /// Its name, unique in the installation and never changed: its checkpoints are kept under it.
         name: Option<SourceName> = None;
         /// `file`: newline-delimited JSON, one object a line. `http`: what requests to `/v1/events` and
-        /// `/v1/streams/STREAM` hand in; their tenant is that of their token.
+        /// `/v1/streams/STREAM` hand in; their tenant is that of their token. `kafka`: topics of a cluster.
         kind: SourceKind = SourceKind::File;
         /// The files. Each is one source partition, numbered in this order.
         paths: Vec<PathBuf> = Vec::new();
+        /// Read when `kind` is `kafka`.
+        kafka: Kafka = Kafka::default();
         /// The name that the log of these events gets.
         stream: Option<StreamName> = None;
         /// The tenant that every event belongs to. Events that name another are refused.
@@ -236,8 +245,11 @@ section! {
         secrets: Secrets = Secrets::Refuse;
         /// Of requests: `fact` or `intent`. Their tokens need the scope `publish:fact` or `publish:intent`.
         publish: Publish = Publish::Fact;
-        /// Where to begin when there is no checkpoint yet: `earliest` or `latest`.
-        start: StartAt = StartAt::Earliest;
+        /// Where to begin when there is no checkpoint yet. Of files `earliest`, which null means too, or
+        /// `latest`. Of Kafka, where it has to be said, also `time` and `offsets_of_group`.
+        start: Option<StartAt> = None;
+        /// With `start: time`: the moment, RFC 3339.
+        start_time: Option<String> = None;
     }
 
     /// Where `tidegate run` takes requests.

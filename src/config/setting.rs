@@ -328,6 +328,17 @@ impl Setting for Vec<PathBuf> {
     }
 }
 
+impl Setting for Vec<String> {
+    fn read(tree: &Tree, path: &str, problems: &mut Problems) -> Option<Self> {
+        items(tree, path, problems, String::read)
+    }
+
+    fn write(&self, key: &str, reference: &mut Reference) {
+        let list: Vec<String> = self.iter().map(|text| quoted(text)).collect();
+        reference.line(&format!("{key}: [{}]", list.join(", ")));
+    }
+}
+
 impl<S: Section + Check> Setting for Vec<S> {
     fn read(tree: &Tree, path: &str, problems: &mut Problems) -> Option<Self> {
         items(tree, path, problems, read_section::<S>)

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use tidegate_engine::event::{Event, write_json_string};
+use tidegate_engine::event::Event;
+use tidegate_engine::event::binary::Assembly;
 use tidegate_engine::headers::Headers;
 use tidegate_engine::tenant::TenantId;
 
@@ -173,22 +174,12 @@ fn from_headers(
     content_type: Option<&str>,
     body: &Bytes,
 ) -> Result<String, Problem> {
-    let mut json = String::with_capacity(body.len() + 512);
-    json.push('{');
+    let mut assembly = Assembly::new(body.len());
     for name in headers.keys() {
         let Some(attribute) = name.as_str().strip_prefix("ce-") else {
             continue;
         };
         let fault = |detail: &str| Problem::invalid(name.as_str(), detail);
-        let is_name = attribute
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        if attribute.is_empty() || !is_name {
-            return Err(fault("attribute names are lower-case letters and digits"));
-        }
-        if attribute == "datacontenttype" || attribute == "data" {
-            return Err(fault("the body is the data, and content-type its type"));
-        }
         let mut values = headers.get_all(name);
         let (Some(value), None) = (values.next(), values.next()) else {
             return Err(fault("expected once"));
@@ -198,43 +189,13 @@ fn from_headers(
             .ok()
             .and_then(percent_decoded)
             .ok_or_else(|| fault("expected UTF-8, percent-encoded where it is not ASCII"))?;
-        write_json_string(&mut json, attribute);
-        json.push(':');
-        write_json_string(&mut json, &text);
-        json.push(',');
+        assembly
+            .attribute(attribute, &text)
+            .map_err(|detail| fault(&detail))?;
     }
-    if let Some(content_type) = content_type {
-        json.push_str("\"datacontenttype\":");
-        write_json_string(&mut json, content_type);
-        json.push(',');
-    }
-    if body.is_empty() {
-        json.pop();
-    } else if is_json(content_type) {
-        // As one value and no more: what follows it would be attributes of somebody's choice.
-        let data: &RawValue = serde_json::from_slice(body)
-            .map_err(|_| Problem::invalid("", "expected JSON, as content-type says"))?;
-        json.push_str("\"data\":");
-        json.push_str(data.get());
-    } else {
-        json.push_str("\"data_base64\":\"");
-        base64::Engine::encode_string(
-            &base64::engine::general_purpose::STANDARD,
-            body.as_ref(),
-            &mut json,
-        );
-        json.push('"');
-    }
-    json.push('}');
-    Ok(json)
-}
-
-fn is_json(content_type: Option<&str>) -> bool {
-    let Some(whole) = content_type else {
-        return true;
-    };
-    let media = whole.split(';').next().unwrap_or_default().trim();
-    media.eq_ignore_ascii_case("application/json") || media.to_ascii_lowercase().ends_with("+json")
+    assembly
+        .with_body(content_type, body)
+        .map_err(|detail| Problem::invalid("", detail))
 }
 
 /// Undoes `%XX`; `None` when that is no UTF-8.

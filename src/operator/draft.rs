@@ -176,6 +176,7 @@ impl Draft<'_> {
             next: offset.next(),
             payload: raw.payload.clone(),
             headers: Headers::NONE,
+            recorded_at: None,
         };
         let mapping = match raw.is_stored_form {
             true => None,

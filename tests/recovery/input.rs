@@ -8,24 +8,43 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use sqlx::{PgConnection, Row};
 
-/// Source partitions: one a file.
-pub const FILES: usize = 3;
 const TENANTS: usize = 3;
 /// Accounts that every file deposits to, and accounts of one file only.
 const SHARED_ACCOUNTS: usize = 20;
 const OWN_ACCOUNTS: usize = 30;
 
-/// Writes the files: `events` deposits each, a tenth of them twice (in the same or another file), some of
-/// nothing, some unreadable.
+/// How much there is.
+pub struct Shape {
+    /// Source partitions: one a file.
+    pub files: usize,
+    /// Lines of each.
+    pub events_a_file: usize,
+    /// Of 100 lines, how many stand somewhere before.
+    pub repeated_percent: u32,
+}
+
+/// Writes three files, of whose lines a tenth is repeated.
 pub fn write(directory: &Path, events: usize, seed: u64) -> Vec<PathBuf> {
+    let shape = Shape {
+        files: 3,
+        events_a_file: events,
+        repeated_percent: 10,
+    };
+    write_shaped(directory, &shape, seed)
+}
+
+/// Writes the files: some deposits twice (in the same or another file), some of nothing, some unreadable.
+pub fn write_shaped(directory: &Path, shape: &Shape, seed: u64) -> Vec<PathBuf> {
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut files: Vec<String> = vec![String::new(); FILES];
+    let mut files: Vec<String> = vec![String::new(); shape.files];
     let mut earlier: Vec<String> = Vec::new();
-    for number in 0..events * FILES {
-        let file = number % FILES;
+    for number in 0..shape.events_a_file * shape.files {
+        let file = number % shape.files;
         let line = match random.random_range(0..100) {
-            0..10 if !earlier.is_empty() => earlier[random.random_range(0..earlier.len())].clone(),
-            10 => format!("{{\"no\": \"event {number}\""),
+            drawn if drawn < shape.repeated_percent && !earlier.is_empty() => {
+                earlier[random.random_range(0..earlier.len())].clone()
+            }
+            99 => format!("{{\"no\": \"event {number}\""),
             _ => deposit(&mut random, number, file),
         };
         if earlier.len() < 5_000 && line.contains("\"shared-") {
@@ -98,7 +117,7 @@ pub async fn compare(admin: &mut PgConnection, files: &[PathBuf]) -> i64 {
         .fetch_all(&mut *admin)
         .await
         .unwrap();
-    assert_eq!(totals.len(), FILES + 3);
+    assert_eq!(totals.len(), files.len() + 3);
     for total in totals {
         let of = |column: &str| total.get::<Option<i64>, _>(column);
         let what = total.get::<String, _>("what");

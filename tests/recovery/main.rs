@@ -14,6 +14,7 @@ mod support;
 
 mod embedded;
 mod input;
+mod kafka;
 mod node;
 
 use std::os::unix::process::ExitStatusExt as _;
@@ -122,8 +123,8 @@ fn in_runtime(test: impl Future<Output = ()>) {
 }
 
 /// The default binary, or SKIPPED; with TIDEGATE_REQUIRE_SERVICES=1 a failure.
-fn default_binary() -> Option<PathBuf> {
-    support::server("kill_9_loses_nothing_and_repeats_nothing", DEFAULT_BINARY).map(PathBuf::from)
+fn default_binary(test: &str) -> Option<PathBuf> {
+    support::server(test, DEFAULT_BINARY).map(PathBuf::from)
 }
 
 /// Runs the binary until it reaches a failpoint, which ends it with -9.
@@ -173,7 +174,7 @@ fn kill_9_loses_nothing_and_repeats_nothing() {
         let url = scene.database.engine_url();
         let mut admin = scene.database.admin().await;
         let (mut in_flight, mut by_failpoint, mut by_default_binary) = (0, 0, 0);
-        let shipped = default_binary();
+        let shipped = default_binary("kill_9_loses_nothing_and_repeats_nothing");
         for kill in 0..KILLS {
             if kill % 2 == 0 {
                 // Each failpoint in turn, most of them a little later each time.

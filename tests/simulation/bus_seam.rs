@@ -167,6 +167,12 @@ impl EventBus for BusSeam {
         Ok(events)
     }
 
+    async fn news(&self) -> Vec<BusEvent> {
+        let events = self.inner.news().await;
+        events.iter().for_each(|event| self.note(event));
+        events
+    }
+
     async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError> {
         let call = self.inner.start_offset(partition, start);
         self.call(format!("start_offset {partition}"), call, Offset::to_string)

@@ -101,7 +101,7 @@ impl SourceTask {
                 "events name tenants that take none; they are kept as dead letters"
             );
         }
-        let binding = self.source.binding();
+        let binding = self.source.binding(ownership.source_partition.partition);
         let mut kept = Vec::new();
         for (_, _, fault, events) in refused {
             for event in events {

@@ -30,7 +30,13 @@ impl KafkaClient {
         config.set("bootstrap.servers", brokers);
         Self {
             brokers: brokers.to_owned(),
-            producer: config.clone().set("linger.ms", "0").create().unwrap(),
+            // In order, and each once, also when the broker went away in between.
+            producer: config
+                .clone()
+                .set("linger.ms", "0")
+                .set("enable.idempotence", "true")
+                .create()
+                .unwrap(),
             admin: config.create().unwrap(),
         }
     }
@@ -80,6 +86,22 @@ impl KafkaClient {
             .await
     }
 
+    /// Writes many records, in their order, and waits until the broker has all of them.
+    pub async fn write_all(&self, topic: &str, partition: u32, payloads: Vec<Bytes>) {
+        let writing = payloads
+            .iter()
+            .map(|payload| send(&self.producer, topic, partition, &[], payload));
+        futures_util::future::join_all(writing).await;
+    }
+
+    /// The offset behind the last record of a partition.
+    pub fn end(&self, topic: &str, partition: u32) -> Offset {
+        let partition = i32::try_from(partition).unwrap();
+        let member = self.member("none");
+        let (_, end) = member.fetch_watermarks(topic, partition, WITHIN).unwrap();
+        Offset(u64::try_from(end).unwrap())
+    }
+
     /// Writes a record with headers.
     pub async fn write_with_headers(
         &self,
@@ -89,6 +111,16 @@ impl KafkaClient {
         payload: Bytes,
     ) -> Offset {
         send(&self.producer, topic, partition, headers, &payload).await
+    }
+
+    /// Writes a record with a key.
+    pub async fn write_keyed(&self, topic: &str, partition: u32, key: &str, payload: Bytes) {
+        let record = FutureRecord::<str, [u8]>::to(topic)
+            .partition(i32::try_from(partition).unwrap())
+            .key(key)
+            .payload(&payload[..]);
+        let written = self.producer.send(record, WITHIN).await;
+        written.unwrap_or_else(|(error, _)| panic!("not written: {error}"));
     }
 
     /// Writes records in one transaction, and then commits or aborts it.

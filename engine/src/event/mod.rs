@@ -2,6 +2,7 @@
 //! Owns its parts, its identity and its stored JSON form; reading it strictly is `read.rs`. Never looks
 //! inside the payload beyond its shape.
 
+pub mod binary;
 mod emitted;
 mod read;
 #[cfg(test)]

@@ -65,6 +65,7 @@ fn offer(partition: &mut Partition<()>, offset: u64, id: &str, kind: &str, order
         next: Offset(offset + 1),
         payload: Bytes::from(json),
         headers: Headers::NONE,
+        recorded_at: None,
     };
     let binding = Binding {
         stream: StreamName::new("orders").unwrap(),

@@ -211,6 +211,7 @@ impl Shelf {
                 next: offset.next(),
                 payload,
                 headers: Headers::NONE,
+                recorded_at: None,
             };
             let (_, received) = admission::read(&delivery, &binding);
             let ahead = self.clocks_ahead.get(&partition).copied().unwrap_or(0);

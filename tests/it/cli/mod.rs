@@ -12,6 +12,7 @@ mod history;
 mod hostile;
 mod ingest;
 mod look;
+mod manifests;
 mod mapping;
 mod mistakes;
 mod own_machines;

@@ -2,6 +2,7 @@
 
 mod broker;
 mod contract;
+mod node;
 mod options;
 mod reading;
 

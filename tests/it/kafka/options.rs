@@ -122,26 +122,26 @@ fn what_cannot_work_is_refused_by_name() {
             Box::new(|it| it.login = Some(login("user", "", KafkaMechanism::Plain))),
         ),
         (
-            "`tls.authority` is /no/such/file.pem",
+            "`tls.ca` is /no/such/file.pem",
             Box::new({
                 let path = path.clone();
                 move |it| {
                     it.tls = Some(KafkaTls {
-                        authority: Some(path.clone()),
+                        ca: Some(path.clone()),
                         identity: None,
                     })
                 }
             }),
         ),
         (
-            "`tls.identity.certificate` is /no/such/file.pem",
+            "`tls.certificate` is /no/such/file.pem",
             Box::new(move |it| {
                 let identity = KafkaIdentity {
                     certificate: path.clone(),
                     key: path.clone(),
                 };
                 it.tls = Some(KafkaTls {
-                    authority: None,
+                    ca: None,
                     identity: Some(identity),
                 });
             }),
@@ -190,7 +190,7 @@ fn secured(test: &str, topic: &str, mechanism: KafkaMechanism) -> Option<KafkaOp
     );
     options.login = Some(login(&user, &password, mechanism));
     options.tls = Some(KafkaTls {
-        authority: Some(of("TIDEGATE_TEST_KAFKA_CA")?.into()),
+        ca: Some(of("TIDEGATE_TEST_KAFKA_CA")?.into()),
         identity: None,
     });
     Some(options)

@@ -70,6 +70,7 @@ fn a_fenced_owner_that_the_bus_does_not_assign_any_more_never_claims_again() {
                 }
                 _ => (Duration::ZERO, BusFault::Proceed),
             }),
+            is_deaf: true,
             ..Script::default()
         };
         let scene = Scene::new(1, script);

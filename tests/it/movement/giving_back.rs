@@ -172,3 +172,35 @@ fn a_partition_asked_back_goes_in_time_also_while_the_source_waits_for_another_o
         assert_eq!(scene.broker.holders(0), [other.id()]);
     });
 }
+
+/// The store is away, so that nothing settles, no permit comes back and nothing more is received.
+#[test]
+fn what_is_asked_back_is_heard_while_no_record_may_be_received() {
+    on_virtual_time(async {
+        let script = Script {
+            store: Box::new(|call, _| match call.operation {
+                StoreOperation::Commit => (Duration::ZERO, AtStart::Fail(away())),
+                _ => (Duration::ZERO, AtStart::Proceed),
+            }),
+            ..Script::default()
+        };
+        let scene = Scene::new(2, script);
+        scene.append_many(0, 400);
+        scene.append_many(1, 400);
+        let options = NodeOptions {
+            node_events_max: 100,
+            receive_events_max: 50,
+            tenant_events_max: 60,
+            release_limit: 5 * SECOND,
+            ..NodeOptions::default()
+        };
+        let (_node, id) = scene.start(options, &[0, 1]);
+        tokio::time::sleep(10 * SECOND).await;
+        let other = scene.broker.consumer();
+        scene.broker.revoke(0, id, Some(other.id()));
+        until("the other consumer has it", 10 * SECOND, || {
+            scene.broker.holders(0) == [other.id()]
+        })
+        .await;
+    });
+}

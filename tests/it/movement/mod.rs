@@ -75,6 +75,8 @@ struct Script {
     /// Entities of a batch that another transaction holds.
     busy: BusyRule,
     bus: BusRule,
+    /// News are told by `receive` alone.
+    is_deaf: bool,
     seen: Mutex<Seen>,
 }
 
@@ -95,6 +97,7 @@ impl Default for Script {
             reply: Box::new(|_, _| AtEnd::Proceed),
             busy: Box::new(|_| Vec::new()),
             bus: Box::new(|_, _| (Duration::ZERO, BusFault::Proceed)),
+            is_deaf: false,
             seen: Mutex::default(),
         }
     }
@@ -133,6 +136,10 @@ impl StoreFaults for Script {
 }
 
 impl BusFaults for Script {
+    fn hears_news(&self) -> bool {
+        !self.is_deaf
+    }
+
     fn at_start(&self, operation: BusOperation, _: Option<u32>) -> (Duration, BusFault) {
         let mut seen = self.seen.lock().unwrap();
         let count = seen.bus.entry(format!("{operation:?}")).or_default();

@@ -110,6 +110,7 @@ impl Run {
             next: Offset(offset + 1),
             payload: line(offset).into(),
             headers: Headers::NONE,
+            recorded_at: None,
         };
         let binding = Binding {
             stream: StreamName::new("orders").unwrap(),

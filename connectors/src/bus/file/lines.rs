@@ -105,6 +105,7 @@ impl<R: Read> LineReader<R> {
             next: Offset(self.offset),
             payload: payload?,
             headers: Headers::NONE,
+            recorded_at: None,
         })
     }
 
@@ -124,6 +125,7 @@ impl<R: Read> LineReader<R> {
                     next: Offset(self.offset),
                     payload,
                     headers: Headers::NONE,
+                    recorded_at: None,
                 });
             }
         }

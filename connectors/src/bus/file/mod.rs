@@ -232,8 +232,8 @@ impl EventBus for FileBus {
                 "`{}` can be read only from its beginning: start with `earliest`",
                 partition.name
             ))),
-            (Start::Time(_), _) => Err(self.unreadable(format!(
-                "the lines of `{}` have no time of their own: start with `earliest` or `latest`",
+            (Start::Time(_) | Start::OffsetsOfGroup, _) => Err(self.unreadable(format!(
+                "the lines of `{}` have no time of their own, and no group: start with `earliest` or `latest`",
                 partition.name
             ))),
         }

@@ -97,6 +97,7 @@ impl Slot {
                 next: Offset(offset.0 + 1),
                 headers: Headers::NONE,
                 payload: pending.payload.clone(),
+                recorded_at: None,
             });
         }
         if let Some(last) = deliveries.last() {

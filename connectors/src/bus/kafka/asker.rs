@@ -9,6 +9,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use tidegate_engine::clock::Timestamp;
 use tidegate_engine::hash::{Hash128, hash_bytes};
 use tidegate_engine::position::Offset;
 use tokio::time::Instant;
@@ -37,6 +38,8 @@ pub(super) enum NoAnswer {
 pub(super) struct Found {
     pub offset: Offset,
     pub hash: Hash128,
+    /// When it was written, as the broker has it.
+    pub at: Option<Timestamp>,
 }
 
 pub(super) struct Asker {
@@ -125,6 +128,27 @@ impl Asker {
         })
     }
 
+    /// Where the group has got to that a new source takes over; `None` when it never committed.
+    pub(super) fn committed(&self, place: &Place) -> Result<Option<Offset>, NoAnswer> {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(&place.topic, place.partition);
+        let found = self
+            .client
+            .committed_offsets(asked, ANSWER_WITHIN)
+            .map_err(|error| self.no_answer(&error))?;
+        let found = found.find_partition(&place.topic, place.partition);
+        let Some(found) = found else {
+            return Err(NoAnswer::Away(
+                "the broker's answer has no partition".to_owned(),
+            ));
+        };
+        found.error().map_err(|error| self.no_answer(&error))?;
+        Ok(match found.offset() {
+            KafkaOffset::Offset(raw) => u64::try_from(raw).ok().map(Offset),
+            _ => None,
+        })
+    }
+
     /// The first record at `from` or behind it; `None` when there is none up to the end.
     pub(super) fn first_from(
         &self,
@@ -156,7 +180,9 @@ impl Asker {
                         message.topic() == place.topic && message.partition() == place.partition;
                     if is_asked && offset >= from {
                         let hash = hash_bytes(message.payload().unwrap_or_default());
-                        return Ok(Some(Found { offset, hash }));
+                        let millis = message.timestamp().to_millis();
+                        let at = millis.map(|millis| Timestamp(millis.saturating_mul(1_000)));
+                        return Ok(Some(Found { offset, hash, at }));
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) if partition == place.partition => {

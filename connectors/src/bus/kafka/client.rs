@@ -4,13 +4,19 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use rdkafka::client::ClientContext;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
+
+/// How long the answer to a question about a topic may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// A client of this source.
 pub(super) type Client = BaseConsumer<Callbacks>;
@@ -138,6 +144,30 @@ impl ConsumerContext for Callbacks {
             .unwrap_or_else(PoisonError::into_inner)
             .push_back(rebalance);
     }
+}
+
+/// Whether a topic's old records give way to newer ones of their key.
+pub(super) async fn is_compacted(config: &ClientConfig, topic: &str) -> Result<bool, String> {
+    let admin: AdminClient<DefaultClientContext> =
+        config.create().map_err(|error| error.to_string())?;
+    let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN));
+    let asked = [ResourceSpecifier::Topic(topic)];
+    let why = |error: &dyn std::fmt::Display| {
+        format!(
+            "whether `{topic}` is compacted is not known ({error}); grant DESCRIBE_CONFIGS on it if that is refused"
+        )
+    };
+    let answers = admin.describe_configs(&asked, &options).await;
+    let answers = answers.map_err(|error| why(&error))?;
+    let mut policy = None;
+    for answer in answers {
+        let settings = answer.map_err(|code| why(&code))?;
+        let found = settings
+            .get("cleanup.policy")
+            .and_then(|it| it.value.clone());
+        policy = policy.or(found);
+    }
+    Ok(policy.is_some_and(|policy| policy.split(',').any(|it| it.trim() == "compact")))
 }
 
 /// True for what the credentials, and not the network, are the reason of. A connection that breaks during

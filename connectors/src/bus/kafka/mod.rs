@@ -11,19 +11,24 @@ mod poller;
 mod state;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
+use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use tidegate_engine::bus::{BusError, BusEvent, EventBus, ReceiveLimit, Start};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{Offset, SourceName};
+use tidegate_engine::tenant::TenantId;
 use tokio::sync::oneshot;
 
 pub use options::{
     KafkaAssignment, KafkaIdentity, KafkaLogin, KafkaMechanism, KafkaOptions, KafkaTls,
 };
+
+pub use view::KafkaView;
 
 use acknowledger::Acknowledger;
 use asker::{Asker, NoAnswer};
@@ -43,6 +48,10 @@ pub struct KafkaBus {
     asker: Arc<Asker>,
     acknowledger: Arc<Acknowledger>,
     commands: SyncSender<Command>,
+    /// Whose position a new source takes over, when it does.
+    start_group: String,
+    /// How a client is set that asks.
+    asking: ClientConfig,
 }
 
 impl std::fmt::Debug for KafkaBus {
@@ -78,6 +87,12 @@ impl KafkaBus {
             asker: asker.clone(),
             acknowledger: acknowledger.clone(),
             commands,
+            asking: options.asker(),
+            start_group: options
+                .start_group
+                .as_ref()
+                .unwrap_or(&options.group)
+                .clone(),
         };
         let poller = Poller {
             shared: shared.clone(),
@@ -164,7 +179,18 @@ impl EventBus for KafkaBus {
         }
     }
 
+    async fn news(&self) -> Vec<BusEvent> {
+        loop {
+            let told = self.shared.take_news();
+            if !told.is_empty() {
+                return told;
+            }
+            self.shared.told().await;
+        }
+    }
+
     async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError> {
+        let group = self.start_group.clone();
         self.ask(partition, move |asker, place| {
             let (begin, end) = asker.ends(place)?;
             Ok(match start {
@@ -174,6 +200,15 @@ impl EventBus for KafkaBus {
                 Start::Time(at) => {
                     let millis = at.0.div_euclid(1_000) + i64::from(at.0.rem_euclid(1_000) > 0);
                     asker.at_time(place, millis)?.unwrap_or(end)
+                }
+                Start::OffsetsOfGroup => {
+                    let committed = asker
+                        .committed(place)?
+                        .ok_or_else(|| nothing_of(&group, place))?;
+                    if committed < begin || end < committed {
+                        return Err(lost_of(&group, place, committed, begin, end));
+                    }
+                    committed
                 }
             })
         })
@@ -196,6 +231,20 @@ impl EventBus for KafkaBus {
                 .map(|found| found.hash))
         })
         .await
+    }
+
+    async fn takes_records_away(&self, partition: u32, offset: Offset) -> Result<bool, BusError> {
+        let (begin, end) = self
+            .ask(partition, |asker, place| asker.ends(place))
+            .await?;
+        if offset < begin || end <= offset {
+            // What was settled may expire. What is not there yet was never taken away.
+            return Ok(offset < begin);
+        }
+        let topic = self.shared.place(partition)?.topic;
+        client::is_compacted(&self.asking, &topic)
+            .await
+            .map_err(|why| self.shared.away(why))
     }
 
     async fn seek(&self, partition: u32, offset: Offset) -> Result<(), BusError> {
@@ -237,6 +286,10 @@ impl EventBus for KafkaBus {
         self.answered(self.acknowledger.ask(partition)).await
     }
 
+    fn tenant_of(&self, partition: u32) -> Option<TenantId> {
+        self.shared.tenant_of(partition)
+    }
+
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError> {
         let (_, end) = self
             .ask(partition, |asker, place| asker.ends(place))
@@ -271,6 +324,20 @@ impl EventBus for KafkaBus {
         }
         Ok(Some(sought.behind_last))
     }
+}
+
+fn nothing_of(group: &str, place: &Place) -> NoAnswer {
+    NoAnswer::Wrong(format!(
+        "group `{group}` has committed nothing of partition {} of `{}`, so that nobody knows where it has got to.          Correct `kafka.start_group`, or start with `earliest` or `latest`",
+        place.partition, place.topic
+    ))
+}
+
+fn lost_of(group: &str, place: &Place, committed: Offset, begin: Offset, end: Offset) -> NoAnswer {
+    NoAnswer::Wrong(format!(
+        "group `{group}` has got to offset {committed} of partition {} of `{}`, which has {begin} to {end}: records          that it had not read are lost. Start with `earliest` to go on with what is there",
+        place.partition, place.topic
+    ))
 }
 
 fn no_answer(shared: &Shared, none: NoAnswer) -> BusError {

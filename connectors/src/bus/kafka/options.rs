@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rdkafka::ClientConfig;
 use tidegate_engine::bus::BusError;
 use tidegate_engine::position::SourceName;
+use tidegate_engine::tenant::TenantId;
 
 /// Topics of one source. Its partitions are numbered by topic and partition, 16 bits each.
 pub(super) const TOPICS_MAX: usize = 1_000;
@@ -28,7 +29,7 @@ pub enum KafkaAssignment {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KafkaTls {
     /// A file with the certificates that are trusted; those of the machine when there is none.
-    pub authority: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
     /// Who we are, for brokers that ask for a certificate.
     pub identity: Option<KafkaIdentity>,
 }
@@ -88,6 +89,13 @@ pub struct KafkaOptions {
     pub group: String,
     /// Its topics. The place in this list is part of a partition's number: new ones go to its end.
     pub topics: Vec<String>,
+    /// The tenant of each topic, in their order, where topics have one.
+    pub tenants: Vec<Option<TenantId>>,
+    /// The group whose position [`Start::OffsetsOfGroup`](tidegate_engine::bus::Start) takes over; ours when
+    /// there is none.
+    pub start_group: Option<String>,
+    /// A record's topic, key and time stand beside it as headers.
+    pub record_headers: bool,
     /// Assignment.
     pub assignment: KafkaAssignment,
     /// TLS, if any.
@@ -204,6 +212,9 @@ impl KafkaOptions {
             brokers,
             group: group.into(),
             topics,
+            tenants: Vec::new(),
+            start_group: None,
+            record_headers: false,
             assignment: KafkaAssignment::default(),
             tls: None,
             login: None,
@@ -238,8 +249,8 @@ impl KafkaOptions {
         })
     }
 
-    /// Refuses what cannot work, by name.
-    pub(super) fn check(&self) -> Result<(), BusError> {
+    /// Refuses what cannot work, by name. Asks no broker.
+    pub fn check(&self) -> Result<(), BusError> {
         let wrong = |what: &str, found: &str, expected: &str| {
             Err(self.refused(format!("`{what}` is `{found}`: expected {expected}")))
         };
@@ -277,8 +288,14 @@ impl KafkaOptions {
                 return wrong("topics", topic, "each topic once");
             }
         }
-        if self.group.is_empty() || self.group.len() > NAME_BYTES_MAX {
-            return wrong("group", &self.group, "1 to 249 bytes");
+        let groups = [
+            ("group", Some(&self.group)),
+            ("start_group", self.start_group.as_ref()),
+        ];
+        for (what, group) in groups {
+            if let Some(group) = group.filter(|it| it.is_empty() || it.len() > NAME_BYTES_MAX) {
+                return wrong(what, group, "1 to 249 bytes");
+            }
         }
         if !is_name(&self.instance()) {
             return wrong("node.name", &self.node, NAME);
@@ -301,16 +318,9 @@ impl KafkaOptions {
         let tls = self.tls.iter();
         let named = tls.flat_map(|tls| {
             let identity = tls.identity.iter();
-            let own = identity.flat_map(|it| {
-                [
-                    ("tls.identity.certificate", &it.certificate),
-                    ("tls.identity.key", &it.key),
-                ]
-            });
-            tls.authority
-                .iter()
-                .map(|path| ("tls.authority", path))
-                .chain(own)
+            let own = identity
+                .flat_map(|it| [("tls.certificate", &it.certificate), ("tls.key", &it.key)]);
+            tls.ca.iter().map(|path| ("tls.ca", path)).chain(own)
         });
         for (what, path) in named {
             if let Err(error) = std::fs::File::open(path) {
@@ -385,6 +395,10 @@ impl KafkaOptions {
     /// The client that is asked for single records and for ends, and is no member of anything.
     pub(super) fn asker(&self) -> ClientConfig {
         let mut config = self.base();
+        if let Some(group) = &self.start_group {
+            // It commits nothing: what it says of a group is where that one has got to.
+            config.set("group.id", group);
+        }
         config
             .set("fetch.message.max.bytes", FETCH_BYTES_MIN.to_string())
             .set("queued.max.messages.kbytes", "1024")
@@ -405,7 +419,7 @@ impl KafkaOptions {
             // Without a file, where this system has them: our OpenSSL is not the system's.
             config.set(
                 "ssl.ca.location",
-                tls.authority.as_deref().map_or("probe".into(), text),
+                tls.ca.as_deref().map_or("probe".into(), text),
             );
             if let Some(identity) = &tls.identity {
                 config.set("ssl.certificate.location", text(&identity.certificate));

@@ -194,7 +194,7 @@ impl Poller {
                 match queue.poll(Duration::ZERO) {
                     None => break,
                     Some(Ok(message)) => {
-                        let delivery = copied(&message);
+                        let delivery = copied(&message, self.options.record_headers);
                         at_end = false;
                         events -= 1;
                         bytes =
@@ -235,7 +235,7 @@ impl Poller {
         }
         tracing::error!(source = %self.shared.source, partition = number, "the broker does not have what was to be read next: records are lost, or it is another topic of that name");
         self.shared.lost(number);
-        self.tell_assigned(member, number);
+        self.tell_assigned(member, &[number]);
     }
 
     // --- assignments ----------------------------------------------------------------------------
@@ -274,18 +274,17 @@ impl Poller {
                 .trouble(format!("what the group assigned was not taken: {error}"));
             return;
         }
-        for number in numbers {
-            self.tell_assigned(member, number);
-        }
+        self.tell_assigned(member, &numbers);
     }
 
-    fn tell_assigned(&self, member: &Member, number: u32) {
-        let topic = self.shared.place(number).map(|place| place.topic);
-        let named = topic
-            .ok()
-            .and_then(|topic| Incarnation::new(&format!("{}/{topic}", member.cluster)).ok());
-        match named {
-            Some(incarnation) => self.shared.assigned(number, incarnation),
+    fn tell_assigned(&self, member: &Member, numbers: &[u32]) {
+        let named = numbers.iter().map(|number| {
+            let topic = self.shared.place(*number).ok()?.topic;
+            let incarnation = Incarnation::new(&format!("{}/{topic}", member.cluster)).ok()?;
+            Some((*number, incarnation))
+        });
+        match named.collect() {
+            Some(assigned) => self.shared.assigned(assigned),
             None => self.shared.fail(format!(
                 "the cluster's id `{}` is no text that can be kept",
                 member.cluster

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, ReceiveLimit};
 use tidegate_engine::position::{Incarnation, Offset, SourceName};
+use tidegate_engine::tenant::TenantId;
 use tokio::sync::Notify;
 
 /// Bytes that each partition may have waiting, however many there are: two fetches of the smallest size.
@@ -29,11 +30,14 @@ pub(super) struct Place {
 pub(super) struct Shared {
     pub source: SourceName,
     topics: Vec<String>,
+    tenants: Vec<Option<TenantId>>,
     buffered_bytes_max: usize,
     buffered_events_max: usize,
     state: Mutex<State>,
     /// Wakes who receives.
     news: Notify,
+    /// Wakes who waits for assignments alone.
+    told: Notify,
     /// Wakes the polling thread; one token is as good as many.
     wake: SyncSender<()>,
 }
@@ -137,10 +141,12 @@ impl Shared {
         Self {
             source: options.source.clone(),
             topics: options.topics.clone(),
+            tenants: options.tenants.clone(),
             buffered_bytes_max: options.buffered_bytes_max,
             buffered_events_max: options.buffered_events_max,
             state: Mutex::default(),
             news: Notify::new(),
+            told: Notify::new(),
             wake,
         }
     }
@@ -158,6 +164,16 @@ impl Shared {
     pub(super) async fn news(&self) {
         // A stored permit covers what came in between.
         self.news.notified().await;
+    }
+
+    pub(super) async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    /// There is something to be told of assignments.
+    fn tell(&self) {
+        self.told.notify_one();
+        self.news.notify_one();
     }
 
     // --- numbers --------------------------------------------------------------------------------
@@ -184,6 +200,12 @@ impl Shared {
                 self.topics.len()
             ))),
         }
+    }
+
+    /// The tenant of a number's topic.
+    pub(super) fn tenant_of(&self, number: u32) -> Option<TenantId> {
+        let topic = usize::try_from(number >> PARTITION_BITS).ok()?;
+        self.tenants.get(topic)?.clone()
     }
 
     // --- errors ---------------------------------------------------------------------------------
@@ -228,16 +250,18 @@ impl Shared {
 
     // --- assignments ----------------------------------------------------------------------------
 
-    /// A partition is ours.
-    pub(super) fn assigned(&self, partition: u32, incarnation: Incarnation) {
+    /// These partitions are ours. Who hears of one hears of all.
+    pub(super) fn assigned(&self, partitions: Vec<(u32, Incarnation)>) {
         let mut state = self.lock();
-        state.slots.insert(partition, Slot::default());
-        state.untold.push_back(BusEvent::Assigned {
-            partition,
-            incarnation,
-        });
+        for (partition, incarnation) in partitions {
+            state.slots.insert(partition, Slot::default());
+            state.untold.push_back(BusEvent::Assigned {
+                partition,
+                incarnation,
+            });
+        }
         drop(state);
-        self.news.notify_one();
+        self.tell();
     }
 
     /// A partition is asked back; false when nobody knew that it was ours, so that nothing has to be
@@ -255,7 +279,7 @@ impl Shared {
         slot.revoked = true;
         state.untold.push_back(BusEvent::Revoked { partition });
         drop(state);
-        self.news.notify_one();
+        self.tell();
         true
     }
 
@@ -266,7 +290,7 @@ impl Shared {
             state.untold.push_back(BusEvent::Lost { partition });
         }
         drop(state);
-        self.news.notify_one();
+        self.tell();
     }
 
     /// A partition was given back.
@@ -320,6 +344,11 @@ impl Shared {
             }
         }
         self.news.notify_one();
+    }
+
+    /// What there is to tell of assignments.
+    pub(super) fn take_news(&self) -> Vec<BusEvent> {
+        self.lock().untold.drain(..).collect()
     }
 
     /// What there is to tell, if anything.

@@ -60,6 +60,17 @@ pub(super) struct Consumer {
     /// News about assignments that it has not received yet.
     pub(super) news: VecDeque<BusEvent>,
     pub(super) woken: Arc<Notify>,
+    /// Told of news alone.
+    pub(super) told: Arc<Notify>,
+}
+
+impl Consumer {
+    /// Something to be told of an assignment.
+    pub(super) fn tell(&mut self, news: BusEvent) {
+        self.news.push_back(news);
+        self.told.notify_one();
+        self.woken.notify_one();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +116,8 @@ impl Partition {
     pub(super) fn start_offset(&self, start: Start) -> Offset {
         match start {
             Start::Earliest => self.records.keys().next().copied().unwrap_or(self.end),
-            Start::Latest => self.end,
+            // No group but this one ever read it.
+            Start::Latest | Start::OffsetsOfGroup => self.end,
             Start::Time(time) => self
                 .records
                 .iter()
@@ -141,11 +153,10 @@ impl Broker {
             return;
         };
         consumer.assignments.insert(number, Assignment::new());
-        consumer.news.push_back(BusEvent::Assigned {
+        consumer.tell(BusEvent::Assigned {
             partition: number,
             incarnation: partition.incarnation.clone(),
         });
-        consumer.woken.notify_one();
     }
 
     /// Ends an assignment that its consumer gave back, and keeps the promise made for it.
@@ -175,6 +186,12 @@ impl Broker {
                 let readable = partition.start <= position && position <= partition.end;
                 (!readable).then_some((*number, position))
             })
+    }
+
+    /// What a consumer has to be told of assignments.
+    pub(super) fn take_news(&mut self, by: ConsumerId) -> Vec<BusEvent> {
+        let consumer = self.consumers.get_mut(&by);
+        consumer.map_or_else(Vec::new, |consumer| consumer.news.drain(..).collect())
     }
 
     /// What a consumer has to be told now; empty when it has to wait.
@@ -266,6 +283,7 @@ impl Assignment {
             next: record.next,
             payload: record.payload.clone(),
             headers: record.headers.clone(),
+            recorded_at: None,
         };
         match faults.redeliver(number, position) {
             Redelivery::None => {}

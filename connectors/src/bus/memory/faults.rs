@@ -54,6 +54,11 @@ pub trait BusFaults: Send + Sync + 'static {
         (Duration::ZERO, BusFault::Proceed)
     }
 
+    /// False while news of assignments are told by `receive` alone.
+    fn hears_news(&self) -> bool {
+        true
+    }
+
     /// The order in which partitions that have something are read: the index of the next one to
     /// read from (any number is taken modulo the length).
     fn choose(&self, readable: &[u32]) -> usize {

@@ -125,10 +125,10 @@ impl MemoryBusHandle {
         broker.last_consumer += 1;
         let id = ConsumerId(broker.last_consumer);
         let consumer = Consumer::default();
-        let woken = Arc::clone(&consumer.woken);
+        let (woken, told) = (Arc::clone(&consumer.woken), Arc::clone(&consumer.told));
         broker.consumers.insert(id, consumer);
         drop(broker);
-        MemoryBus::new(self.clone(), id, woken, faults)
+        MemoryBus::new(self.clone(), id, (woken, told), faults)
     }
 
     /// Tells a consumer that a partition is its own. Nobody else is told: two consumers that both
@@ -148,8 +148,7 @@ impl MemoryBusHandle {
         };
         if let Some(assignment) = consumer.assignments.get_mut(&partition) {
             assignment.revoked = true;
-            consumer.news.push_back(BusEvent::Revoked { partition });
-            consumer.woken.notify_one();
+            consumer.tell(BusEvent::Revoked { partition });
         }
     }
 
@@ -160,8 +159,7 @@ impl MemoryBusHandle {
             return;
         };
         if consumer.assignments.remove(&partition).is_some() {
-            consumer.news.push_back(BusEvent::Lost { partition });
-            consumer.woken.notify_one();
+            consumer.tell(BusEvent::Lost { partition });
         }
     }
 

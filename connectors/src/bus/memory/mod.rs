@@ -32,6 +32,8 @@ pub struct MemoryBus {
     id: ConsumerId,
     /// The broker's way to say that there is news; a stored permit covers what happened in between.
     woken: Arc<Notify>,
+    /// The same for assignments alone.
+    told: Arc<Notify>,
     faults: Arc<dyn BusFaults>,
 }
 
@@ -48,13 +50,14 @@ impl MemoryBus {
     fn new(
         handle: MemoryBusHandle,
         id: ConsumerId,
-        woken: Arc<Notify>,
+        (woken, told): (Arc<Notify>, Arc<Notify>),
         faults: Arc<dyn BusFaults>,
     ) -> Self {
         Self {
             handle,
             id,
             woken,
+            told,
             faults,
         }
     }
@@ -146,6 +149,19 @@ impl EventBus for MemoryBus {
                 return Ok(events);
             }
             self.woken.notified().await;
+        }
+    }
+
+    async fn news(&self) -> Vec<BusEvent> {
+        if !self.faults.hears_news() {
+            return std::future::pending().await;
+        }
+        loop {
+            let news = self.handle.lock().take_news(self.id);
+            if !news.is_empty() {
+                return news;
+            }
+            self.told.notified().await;
         }
     }
 

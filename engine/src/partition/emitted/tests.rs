@@ -262,6 +262,7 @@ fn offer(partition: &mut Partition<()>, offset: u64, subject: &str, data: &str) 
         offset: Offset(offset),
         next: Offset(offset + 1),
         payload: Bytes::from(json),
+        recorded_at: None,
     };
     let binding = Binding {
         mapping: None,

@@ -1,0 +1,137 @@
+//! A source of Kafka seen from outside its group: which partitions there are and what lies behind a place
+//! in each, for lag that is true also while nobody reads.
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use tidegate_engine::bus::{Behind, BusError, Seen, SourceView};
+use tidegate_engine::position::Offset;
+
+use super::KafkaOptions;
+use super::asker::{Asker, NoAnswer};
+use super::client::is_refusal;
+use super::state::Shared;
+
+/// How long a broker may take to say who it is.
+const CLUSTER_WITHIN: Duration = Duration::from_secs(5);
+
+/// A source seen from outside.
+pub struct KafkaView {
+    options: KafkaOptions,
+    shared: Arc<Shared>,
+    asker: Arc<Asker>,
+}
+
+impl std::fmt::Debug for KafkaView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaView")
+            .field("source", &self.shared.source)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaView {
+    /// Of a source with these options.
+    pub fn open(options: KafkaOptions) -> Result<Self, BusError> {
+        options.check()?;
+        let asker = Asker::open(&options);
+        let asker = asker.map_err(|error| options.refused(super::invalid(&error)))?;
+        // Nobody polls here.
+        let (wake, _) = sync_channel(1);
+        Ok(Self {
+            shared: Arc::new(Shared::new(&options, wake)),
+            asker: Arc::new(asker),
+            options,
+        })
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Asker, &Shared) -> Result<T, BusError> + Send + 'static,
+    ) -> Result<T, BusError> {
+        let (asker, shared) = (self.asker.clone(), self.shared.clone());
+        let asked = tokio::task::spawn_blocking(move || question(&asker, &shared)).await;
+        asked.map_err(|error| {
+            self.shared
+                .away(format!("the question was not asked: {error}"))
+        })?
+    }
+}
+
+fn reachable(asker: &Asker, shared: &Shared, brokers: &str) -> Result<(), BusError> {
+    if asker.cluster(CLUSTER_WITHIN).is_some() {
+        return Ok(());
+    }
+    asker.look();
+    Err(match asker.callbacks().complaint() {
+        Some(complaint) if is_refusal(&complaint) => shared.unreadable(format!(
+            "the brokers {brokers} refuse us: {}. Correct `kafka.login` or `kafka.tls`",
+            complaint.words
+        )),
+        Some(complaint) => shared.away(format!(
+            "no broker of {brokers} answers: {}",
+            complaint.words
+        )),
+        None => shared.away(format!("no broker of {brokers} answers")),
+    })
+}
+
+#[async_trait::async_trait]
+impl SourceView for KafkaView {
+    async fn partitions(&self) -> Result<Vec<Seen>, BusError> {
+        let (brokers, topics) = (self.options.brokers.join(", "), self.options.topics.clone());
+        self.ask(move |asker, shared| {
+            reachable(asker, shared, &brokers)?;
+            let mut all = Vec::new();
+            for topic in topics {
+                let count = asker
+                    .partitions(&topic)
+                    .map_err(|none| super::no_answer(shared, none))?
+                    .ok_or_else(|| {
+                        shared.unreadable(format!(
+                            "there is no topic `{topic}`, or the login may not see it. Make it or correct \
+                             `kafka.topics`"
+                        ))
+                    })?;
+                for partition in 0..count {
+                    let number = i32::try_from(partition)
+                        .ok()
+                        .and_then(|partition| shared.number(&topic, partition));
+                    all.extend(number.map(|number| Seen {
+                        partition: number,
+                        name: format!("{topic}/{partition}"),
+                        tenant: shared.tenant_of(number),
+                    }));
+                }
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn behind(&self, partition: u32, from: Option<Offset>) -> Result<Behind, BusError> {
+        self.ask(move |asker, shared| {
+            let place = shared.place(partition)?;
+            let answer = |none: NoAnswer| super::no_answer(shared, none);
+            let (begin, end) = asker.ends(&place).map_err(answer)?;
+            let from = from.unwrap_or(begin);
+            let nothing = Behind {
+                begin,
+                end: from,
+                first_at: None,
+            };
+            if end <= from {
+                return Ok(Behind { end, ..nothing });
+            }
+            // Behind what is settled may be nothing but marks of transactions.
+            let found = asker.first_from(&place, from.max(begin)).map_err(answer)?;
+            Ok(found.map_or(nothing, |found| Behind {
+                begin,
+                end,
+                first_at: found.at,
+            }))
+        })
+        .await
+    }
+}
