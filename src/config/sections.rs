@@ -413,6 +413,9 @@ section! {
         /// Tenants whose metrics have a series of their own: the first so many that a process meets. The
         /// others are together `_other`.
         tenants_max: usize [0..=10_000] = 100;
+        /// Tell the lag of sources of Kafka also as `kafka_consumergroup_lag{consumergroup, topic, partition}`,
+        /// which boards and autoscalers know.
+        kafka_exporter_names: bool = false;
         /// The OpenTelemetry collector that spans go to, as OTLP over HTTP: `http://127.0.0.1:4318`. One
         /// on this machine or beside it, for the connection is plain. Needs a binary with the feature
         /// `otel`. Or null: nowhere.
