@@ -156,10 +156,12 @@ fn metrics_are_named_by_the_conventions_of_prometheus() {
 }
 
 /// Labels of which each has few values, `tenant` by its cap.
-const LABELS: [&str; 16] = [
+const LABELS: [&str; 20] = [
     "actor",
     "call",
+    "consumergroup",
     "found",
+    "group",
     "kind",
     "method",
     "outcome",
@@ -172,5 +174,7 @@ const LABELS: [&str; 16] = [
     "status",
     "stream",
     "tenant",
+    "topic",
+    "topic_partition",
     "verb",
 ];
