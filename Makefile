@@ -11,7 +11,7 @@ OR_WITHOUT = $(if $(filter 1,$(TIDEGATE_REQUIRE_SERVICES)),,--or-without)
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kafka bench fmt lint doc deny advisories toolchain
+.PHONY: help demo test test-kafka smoke-kafka demo-kafka bench fmt lint doc deny advisories toolchain
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,14 @@ test: toolchain ## all tests, with PostgreSQL, pgbouncer and Kafka started and r
 test-kafka: toolchain ## what needs a Kafka broker alone
 	@$(WITH_SERVICES) $(OR_WITHOUT) \
 	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) --test it -- kafka
+
+smoke-kafka: toolchain ## events by the broker's own producer, and what became of them
+	@$(CARGO) build --release --locked --bin tidegate
+	@$(WITH_SERVICES) deploy/demo/kafka smoke
+
+demo-kafka: toolchain ## two nodes on a topic: lag rises, a node is killed, the totals add up
+	@$(CARGO) build --release --locked --bin tidegate
+	@$(WITH_SERVICES) deploy/demo/kafka demo
 
 bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
 	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write

@@ -15,6 +15,14 @@ metrics_of_crate! {
         "The same where the bus counts bytes: files";
     LAG_SECONDS = Gauge "tidegate_consumer_lag_seconds", "seconds", ["source", "partition"],
         "Time since the oldest record that is not settled was written, where the bus says when, else since it was first known of: received, or behind the last end that the bus told. 0 when everything known is settled";
+    CONSUMER_STATUS = Gauge "tidegate_consumer_status", "status", ["source", "partition"],
+        "How a source partition of this node stands, by the trend of half a minute: 0 ok, 1 slow (it moves, and more arrives than it settles), 2 stalled (records wait and nothing is settled), 4 rewound. One that is stopped with an alarm is counted in tidegate_source_partitions";
+    PARTITION_INFO = Gauge "tidegate_source_partition_info", "constant", ["source", "partition", "group", "topic", "topic_partition"],
+        "1 for each source partition of this node that has a name of its broker's: join by source and partition";
+    KAFKA_LAG = Gauge "kafka_consumergroup_lag", "events", ["consumergroup", "topic", "partition"],
+        "The lag in events under the name that exporters of Kafka use, for boards and autoscalers that know it. With telemetry.kafka_exporter_names alone";
+    TENANT_LAG_SECONDS = Gauge "tidegate_tenant_lag_seconds", "seconds", ["tenant"],
+        "Age of the oldest event of a tenant that this node received and has not settled: since it was written, where its bus says when, else since its receipt. Tenants beyond telemetry.tenants_max are together `_other`";
     EPOCH = Gauge "tidegate_ownership_epoch", "epoch", ["source", "partition"],
         "The epoch of the current ownership: it grows with each claim, of any node";
     SOURCE_UP = Gauge "tidegate_source_up", "boolean", ["source"],

@@ -3,6 +3,7 @@
 //! snapshot a few times a second.
 
 mod letters;
+mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,13 +14,15 @@ use metrics_util::MetricKindMask;
 use tidegate_actors::committer::CommitterSnapshot;
 use tidegate_actors::node::SourceSnapshot;
 use tidegate_actors::{NodeSnapshot, SourceStatus, committer, partition, supervisor};
-use tidegate_engine::bus::OffsetUnit;
+use tidegate_engine::bus::{OffsetUnit, TopicPartition};
 use tidegate_engine::clock::{Clock as _, Timestamp};
 use tidegate_engine::partition::Cached;
 
+use crate::config;
 use crate::names::{self, Kind};
 use crate::runtime::SystemClock;
 pub use letters::LettersTask;
+use status::Window;
 
 /// Upper bounds of histograms of seconds.
 const SECONDS: [f64; 14] = [
@@ -101,9 +104,21 @@ pub struct Teller {
     partitions: BTreeSet<[(&'static str, String); 2]>,
     /// Lanes that were told of.
     lanes: BTreeSet<String>,
+    /// What source partitions did lately.
+    windows: BTreeMap<[(&'static str, String); 2], Window>,
+    /// Lag also under the name that exporters of Kafka use.
+    kafka_exporter_names: bool,
 }
 
 impl Teller {
+    /// With what the configuration asks for.
+    pub fn new(section: &config::Telemetry) -> Self {
+        Self {
+            kafka_exporter_names: section.kafka_exporter_names,
+            ..Self::default()
+        }
+    }
+
     /// Tells it.
     pub fn tell(&mut self, snapshot: &NodeSnapshot) {
         self.looks = self.looks.wrapping_add(1);
@@ -116,7 +131,7 @@ impl Teller {
         tell_permits(snapshot);
         tell_memory(snapshot, now);
         tell_mailboxes(snapshot);
-        self.tell_lanes(snapshot);
+        self.tell_lanes(snapshot, now);
         self.tell_sources(snapshot, now);
     }
 
@@ -134,10 +149,16 @@ impl Teller {
                 gauge!(names::PARTITIONS, "source" => name.clone(), "state" => state)
                     .set(count as f64);
             }
-            for partition in &source.partitions {
+            for (partition, broker_name) in source.partitions.iter().zip(&source.names) {
                 let number = partition.source_partition.partition.to_string();
                 let labels = [("source", name.clone()), ("partition", number)];
                 tell_partition(source, partition, &labels, now);
+                if let Some(behind) = behind(partition) {
+                    let window = self.windows.entry(labels.clone()).or_default();
+                    let status = window.look(now, partition.low_watermark, behind);
+                    gauge!(names::CONSUMER_STATUS, &labels).set(f64::from(status as u8));
+                    self.tell_names(&labels, broker_name.as_ref(), behind);
+                }
                 told.insert(labels);
             }
         }
@@ -148,35 +169,83 @@ impl Teller {
                 names::LAG_EVENTS,
                 names::LAG_BYTES,
                 names::LAG_SECONDS,
+                names::CONSUMER_STATUS,
             ] {
                 gauge!(name, gone).set(0.0);
             }
+            self.windows.remove(gone);
         }
         self.partitions = told;
     }
 
-    fn tell_lanes(&mut self, snapshot: &NodeSnapshot) {
-        let mut lanes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-        for tenant in &snapshot.tenants {
-            let (events, bytes) = lanes.entry(&tenant.label).or_default();
-            *events += tenant.lane_events;
-            *bytes += tenant.lane_bytes;
+    /// What the tools of the broker call it.
+    fn tell_names(
+        &self,
+        labels: &[(&'static str, String); 2],
+        name: Option<&TopicPartition>,
+        behind: u64,
+    ) {
+        let Some(name) = name else { return };
+        let partition = name.partition.to_string();
+        let mut all = labels.to_vec();
+        all.extend([
+            ("group", name.group.clone()),
+            ("topic", name.topic.clone()),
+            ("topic_partition", partition.clone()),
+        ]);
+        gauge!(names::PARTITION_INFO, &all).set(1.0);
+        if self.kafka_exporter_names {
+            let known = [
+                ("consumergroup", name.group.clone()),
+                ("topic", name.topic.clone()),
+                ("partition", partition),
+            ];
+            gauge!(names::KAFKA_LAG, &known).set(behind as f64);
         }
-        for (tenant, (events, bytes)) in &lanes {
+    }
+
+    fn tell_lanes(&mut self, snapshot: &NodeSnapshot, now: Timestamp) {
+        let mut lanes: BTreeMap<&str, Lane> = BTreeMap::new();
+        for tenant in &snapshot.tenants {
+            let lane = lanes.entry(&tenant.label).or_default();
+            lane.events += tenant.lane_events;
+            lane.bytes += tenant.lane_bytes;
+            let partitions = tenant.supervisor.partitions.iter();
+            let oldest = partitions.filter_map(|partition| partition.oldest_received_at);
+            lane.oldest = oldest.chain(lane.oldest).min();
+        }
+        for (tenant, lane) in &lanes {
             let tenant = (*tenant).to_owned();
-            gauge!(names::LANE_EVENTS, "tenant" => tenant.clone()).set(*events as f64);
-            gauge!(names::LANE_BYTES, "tenant" => tenant).set(*bytes as f64);
+            gauge!(names::LANE_EVENTS, "tenant" => tenant.clone()).set(lane.events as f64);
+            gauge!(names::LANE_BYTES, "tenant" => tenant.clone()).set(lane.bytes as f64);
+            gauge!(names::TENANT_LAG_SECONDS, "tenant" => tenant)
+                .set(age_seconds(lane.oldest, now));
         }
         let told: BTreeSet<String> = lanes.into_keys().map(str::to_owned).collect();
         for gone in self.lanes.difference(&told) {
             gauge!(names::LANE_EVENTS, "tenant" => gone.clone()).set(0.0);
             gauge!(names::LANE_BYTES, "tenant" => gone.clone()).set(0.0);
+            gauge!(names::TENANT_LAG_SECONDS, "tenant" => gone.clone()).set(0.0);
         }
         self.lanes = told;
         let (events, bytes) = snapshot.lane_max;
         gauge!(names::LANE_EVENTS_MAX).set(events as f64);
         gauge!(names::LANE_BYTES_MAX).set(bytes as f64);
     }
+}
+
+/// The lanes of the tenants of one label.
+#[derive(Default)]
+struct Lane {
+    events: usize,
+    bytes: usize,
+    oldest: Option<Timestamp>,
+}
+
+/// Offsets between what is settled and the end, where that is known.
+fn behind(partition: &CommitterSnapshot) -> Option<u64> {
+    let end = partition.end?;
+    Some(end.0.saturating_sub(partition.low_watermark.0))
 }
 
 fn tell_partition(
@@ -187,8 +256,8 @@ fn tell_partition(
 ) {
     gauge!(names::UNSETTLED, labels).set(partition.tracked_events as f64);
     gauge!(names::EPOCH, labels).set(partition.epoch.0 as f64);
-    if let Some(end) = partition.end {
-        let behind = end.0.saturating_sub(partition.low_watermark.0) as f64;
+    if let Some(behind) = behind(partition) {
+        let behind = behind as f64;
         match source.offset_unit {
             OffsetUnit::Records => gauge!(names::LAG_EVENTS, labels).set(behind),
             OffsetUnit::Bytes => gauge!(names::LAG_BYTES, labels).set(behind),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use tidegate_engine::bus::{EventBus, OffsetUnit};
+use tidegate_engine::bus::{EventBus, OffsetUnit, TopicPartition};
 use tidegate_engine::checkpoint::Counts;
 use tidegate_engine::partition::PartitionLimits;
 use tidegate_engine::position::SourceName;
@@ -72,6 +72,8 @@ pub struct SourceSnapshot {
     pub status: SourceStatus,
     /// Its partitions that are owned.
     pub partitions: Vec<CommitterSnapshot>,
+    /// What the tools of its broker call these, each in its place.
+    pub names: Vec<Option<TopicPartition>>,
     /// Its partitions that are stopped with an alarm.
     pub quarantined: usize,
     /// What the offsets of its bus count.
@@ -265,7 +267,10 @@ impl NodeHandle {
                 slowest_answer = slowest_answer.max(asked.elapsed());
             }
             let status = source.status.borrow().clone();
+            let name_of =
+                |it: &CommitterSnapshot| source.bus.name_of(it.source_partition.partition);
             sources.push(SourceSnapshot {
+                names: partitions.iter().map(name_of).collect(),
                 source: source.name.clone(),
                 status,
                 partitions,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::bus::Delivery;
+use crate::clock::Timestamp;
 use crate::event::{Event, Unreadable, binary};
 use crate::hash::{Hash128, hash_fields};
 use crate::mapping::{Input, Mapping};
@@ -24,6 +25,8 @@ pub struct Received {
     pub offset: Offset,
     /// Bytes it holds in memory: what a permit counts.
     pub bytes: usize,
+    /// When it was written, where its broker says so.
+    pub recorded_at: Option<Timestamp>,
     /// What it is.
     pub content: Content,
     /// What of its payload looks like a secret, when its source's policy takes it all the same.
@@ -126,6 +129,7 @@ pub fn read_at(
         Received {
             offset: delivery.offset,
             bytes: bytes_held(delivery),
+            recorded_at: delivery.recorded_at,
             content,
             secrets,
         },

@@ -255,6 +255,11 @@ pub trait EventBus: Send + Sync + 'static {
         None
     }
 
+    /// What others call a source partition, where its bus has names of its own for it.
+    fn name_of(&self, _partition: u32) -> Option<TopicPartition> {
+        None
+    }
+
     /// False for a bus whose senders keep what is not settled, and send it again: there is no record to
     /// recognise it by.
     fn keeps_records(&self) -> bool {
@@ -281,6 +286,17 @@ pub trait EventBus: Send + Sync + 'static {
 
     /// The offset behind the last record known, for lag; `None` while unknown.
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError>;
+}
+
+/// What the tools of a broker call a source partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicPartition {
+    /// The consumer group.
+    pub group: String,
+    /// The topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: u32,
 }
 
 /// A source partition as it is seen from outside.

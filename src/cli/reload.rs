@@ -206,3 +206,43 @@ fn stamp(path: &Path) -> (PathBuf, Option<SystemTime>, u64) {
     let length = metadata.map_or(0, |it| it.len());
     (path.to_owned(), modified, length)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidegate_engine::machine::Processor as _;
+
+    use super::Reload;
+    use crate::config::Store;
+    use crate::machines;
+    use crate::stores::{self, WhenAbsent};
+
+    fn order(version: u32, total: &str) -> String {
+        format!(
+            "apiVersion: tidegate/v1\nkind: Machine\nmachine: order\nversion: {version}\nkey: event.subject\n\
+             initial: new\nstates: [new]\ndata:\n  total: {{ type: int, initial: 0 }}\nevents:\n  placed:\n    \
+             - from: [new]\n      set: {{ total: {total} }}\n"
+        )
+    }
+
+    /// The node takes a while to be replaced; who saves a file meanwhile must not have to save it again.
+    #[tokio::test]
+    async fn what_was_saved_before_the_first_look_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("order.yaml");
+        let mut section = Store::default();
+        section.sqlite.path = directory.path().join("tidegate.db");
+        let opened = stores::open(&section, WhenAbsent::Create).await.unwrap();
+        std::fs::write(&file, order(1, "1")).unwrap();
+        let loaded = machines::load(std::slice::from_ref(&file)).unwrap();
+        std::fs::write(&file, order(2, "2")).unwrap();
+        let io = tokio::runtime::Handle::current();
+        let reload = Reload::watch(vec![file], Vec::new(), loaded, opened.shared(), &io);
+        let changed = tokio::time::timeout(Duration::from_secs(30), reload.changed()).await;
+        changed.expect("the change is seen");
+        let next = reload.end().expect("what it became");
+        assert_eq!(next[0].definition().version, 2);
+        opened.close().await.unwrap();
+    }
+}

@@ -154,6 +154,7 @@ pub(super) fn node(
         sources.extend(of_requests);
         front
     });
+    let telemetry = config.telemetry.clone();
     let plan = Plan {
         store: session.shared(),
         machines: active,
@@ -168,7 +169,7 @@ pub(super) fn node(
         Some(listening) => listening,
         none => none.insert(StopAsked::listen_on(&session.runtime)?),
     };
-    let mut teller = watch::Teller::default();
+    let mut teller = watch::Teller::new(&telemetry);
     let mut observe = |snapshot: &NodeSnapshot| teller.tell(snapshot);
     Ok(ingest::run_until(
         plan,

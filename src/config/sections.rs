@@ -271,7 +271,8 @@ section! {
         body_bytes_max: usize [1_048_576..=268_435_456] = 8_388_608;
         /// Bytes that one compressed byte may become, beyond a first 64 KiB.
         body_ratio_max: usize [1..=1_000] = 100;
-        /// Bytes of all bodies together, and of the events in them. Then requests are answered 503.
+        /// Bytes of all bodies together, of the events in them, and of pages of what is stored. Then requests
+        /// are answered 503.
         bodies_bytes_max: usize [33_554_432..=68_719_476_736] = 268_435_456;
         /// Seconds for a body to arrive.
         body_seconds: u64 [1..=600] = 30;
@@ -412,6 +413,9 @@ section! {
         /// Tenants whose metrics have a series of their own: the first so many that a process meets. The
         /// others are together `_other`.
         tenants_max: usize [0..=10_000] = 100;
+        /// Tell the lag of sources of Kafka also as `kafka_consumergroup_lag{consumergroup, topic, partition}`,
+        /// which boards and autoscalers know.
+        kafka_exporter_names: bool = false;
         /// The OpenTelemetry collector that spans go to, as OTLP over HTTP: `http://127.0.0.1:4318`. One
         /// on this machine or beside it, for the connection is plain. Needs a binary with the feature
         /// `otel`. Or null: nowhere.

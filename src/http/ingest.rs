@@ -59,7 +59,7 @@ async fn take(call: Call, stream: StreamName) -> Result<HttpResponse, Problem> {
     };
     let form = Form::of(call.request.headers())?;
     let key = idempotency_key(&call, &form)?;
-    let mut room = api.body_room.of(tenant.clone());
+    let mut room = api.room.of(tenant.clone());
     let encoding = match call.request.headers().get("content-encoding") {
         None => None,
         Some(value) => Some(

@@ -10,6 +10,7 @@ mod history;
 mod ingest;
 mod letters;
 mod outbox;
+mod page;
 pub mod problem;
 mod rates;
 mod read;
@@ -63,7 +64,7 @@ const TOLD_SLOW: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// Of one body.
     pub body: BodyLimits,
-    /// Bytes of all bodies together.
+    /// Bytes of all bodies together, and of pages.
     pub bodies_bytes_max: usize,
     /// Until what was handed in must be settled; then its outcome is not known.
     pub answer_max: Duration,
@@ -110,7 +111,8 @@ pub struct Api {
     /// Of one tenant alone, who may see all figures: `tidegate dev`.
     pub alone: bool,
     rates: Rates,
-    body_room: BodyRoom,
+    /// For bodies, the events in them, and pages of what is stored.
+    room: BodyRoom,
     decisions: letters::Decisions,
     open_streams: seats::Open,
     /// True once they have to end.
@@ -158,7 +160,7 @@ impl Api {
                 parts.limits.tenant_events_per_second,
                 DefaultClock::default(),
             ),
-            body_room: BodyRoom::new(bodies, body),
+            room: BodyRoom::new(bodies, body),
             decisions: letters::Decisions::default(),
             limits: parts.limits,
             alone: parts.alone,

@@ -20,7 +20,7 @@ use crate::causes::{Cause, trees};
 pub const PAGE_MAX: u32 = 1_000;
 
 /// Bytes of payloads after which a page ends, with a `next`.
-const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// `GET /v1/entities/{machine}/{key}`
 pub async fn entity(call: Call) -> Result<HttpResponse, Problem> {

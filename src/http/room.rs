@@ -1,5 +1,6 @@
-//! Room for the bodies of requests and the events in them: what all may take together, and what one tenant
-//! may take of it. It is taken as bytes arrive, so whoever announces a large body and sends nothing has none.
+//! Room for the bodies of requests, the events in them, and pages of what is stored: what all may take
+//! together, and what one tenant may take of it. A body takes it as its bytes arrive, so whoever announces a
+//! large one and sends nothing has none.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,14 @@ impl BodyRoom {
             tenant,
             bytes: 0,
         }
+    }
+}
+
+#[cfg(test)]
+impl BodyRoom {
+    /// Bytes that are taken.
+    pub fn taken(&self) -> usize {
+        self.0.lock().bytes
     }
 }
 
@@ -139,7 +148,7 @@ mod tests {
             "all is all"
         );
         drop((first, second, third));
-        assert_eq!(room.0.lock().bytes, 0);
+        assert_eq!(room.taken(), 0);
         assert!(room.0.lock().of_tenants.is_empty());
         room.of(acme).grow(500).unwrap();
     }

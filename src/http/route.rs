@@ -9,7 +9,7 @@ use tidegate_engine::access::{Credential, Forbidden, Operation};
 use tidegate_engine::tenant::TenantId;
 
 use super::problem::{Kind, Problem};
-use super::{Api, health, history, ingest, letters, read, stream};
+use super::{Api, health, history, ingest, letters, page, read, stream};
 
 /// What a route asks of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +32,8 @@ pub struct Route {
     pub path: &'static str,
     /// Who may take it.
     pub access: Access,
+    /// It answers with a page, which needs room.
+    has_page: bool,
     run: fn(Call) -> Answer,
 }
 
@@ -54,10 +56,19 @@ macro_rules! routes {
             method: Method::$method,
             path: $path,
             access: $access,
+            has_page: PAGED.contains(&($path, stringify!($method))),
             run: |call| Box::pin($run(call)),
         },)*]
     };
 }
+
+/// Routes that answer with a page of what is stored.
+const PAGED: [(&str, &str); 4] = [
+    ("/v1/entities/{machine}/{key}/history", "GET"),
+    ("/v1/events", "GET"),
+    ("/v1/trace/{correlation_id}", "GET"),
+    ("/v1/dead-letters", "GET"),
+];
 
 /// All of them.
 pub fn all() -> Vec<Route> {
@@ -97,12 +108,13 @@ pub fn register(config: &mut web::ServiceConfig) {
         for Route {
             method,
             access,
+            has_page,
             run,
             ..
         } in routes
         {
             let handler = move |api: web::Data<Api>, request, payload| async move {
-                let answered = answer(api, request, payload, access, run).await;
+                let answered = answer(api, request, payload, (access, has_page), run).await;
                 answered.unwrap_or_else(|problem| problem.response())
             };
             resource = resource.route(web::method(method).to(handler));
@@ -121,7 +133,7 @@ async fn answer(
     api: web::Data<Api>,
     request: HttpRequest,
     payload: web::Payload,
-    access: Access,
+    (access, has_page): (Access, bool),
     run: fn(Call) -> Answer,
 ) -> Result<HttpResponse, Problem> {
     let caller = admit(&api, &request, access).await?;
@@ -131,7 +143,13 @@ async fn answer(
         payload,
         caller,
     };
-    run(call).await
+    if !has_page {
+        return run(call).await;
+    }
+    let mut room = call.api.room.of(call.tenant()?);
+    page::reserve(&mut room)?;
+    let response = run(call).await?;
+    Ok(page::keep(response, room))
 }
 
 /// Who calls, if they may take a route of that access.

@@ -14,16 +14,11 @@ use super::input::{self, Shape};
 use super::support::{self, database::TestDatabase};
 use super::{WITH_FAILPOINTS, default_binary, in_runtime, node};
 
-const TEST: &str = "nodes_of_a_group_are_killed_stopped_and_cut_off";
-
 /// The group takes a member for gone that says nothing for so long.
 const SESSION: Duration = Duration::from_secs(6);
 
-const SHAPE: Shape = Shape {
-    files: 12,
-    events_a_file: 16_667,
-    repeated_percent: 5,
-};
+/// Partitions of the topic: one a file.
+const PARTITIONS: usize = 12;
 
 /// What is done to one of the two nodes, or to a server of theirs.
 #[derive(Clone, Copy, Debug)]
@@ -84,14 +79,20 @@ impl Drop for Running {
 }
 
 impl Group {
-    async fn set() -> Option<Self> {
-        let brokers = support::server(TEST, "TIDEGATE_TEST_KAFKA")?;
-        let database = TestDatabase::create(TEST).await?;
+    /// Two nodes on an empty topic; `None` without servers.
+    async fn set(test: &str, events_a_file: usize) -> Option<Self> {
+        let brokers = support::server(test, "TIDEGATE_TEST_KAFKA")?;
+        let database = TestDatabase::create(test).await?;
         let directory = tempfile::tempdir().unwrap();
-        let files = input::write_shaped(directory.path(), &SHAPE, 15);
+        let shape = Shape {
+            files: PARTITIONS,
+            events_a_file,
+            repeated_percent: 5,
+        };
+        let files = input::write_shaped(directory.path(), &shape, 15);
         let client = KafkaClient::new(&brokers);
-        let topic = format!("deposits-{}", std::process::id());
-        client.make_topic(&topic, SHAPE.files, &[]).await;
+        let topic = format!("{test}-{}", std::process::id());
+        client.make_topic(&topic, PARTITIONS, &[]).await;
         let mut group = Self {
             database,
             directory,
@@ -102,7 +103,7 @@ impl Group {
             nodes: Vec::new(),
             started: 0,
             by_shipped: 0,
-            shipped: default_binary(TEST),
+            shipped: default_binary(test),
         };
         for _ in 0..2 {
             let node = group.start_new();
@@ -246,7 +247,7 @@ impl Group {
         .fetch_all(&mut *admin)
         .await
         .unwrap();
-        for partition in 0..SHAPE.files {
+        for partition in 0..PARTITIONS {
             let number = i64::try_from(partition).unwrap();
             let settled = rows
                 .iter()
@@ -272,7 +273,16 @@ impl Group {
         panic!("still {behind} records behind\n{}", self.logs());
     }
 
-    /// Both nodes end in order, with everything settled.
+    /// A node ends in order, with what it had received settled.
+    fn end(&mut self, of: usize) -> Running {
+        let mut node = self.nodes.remove(of);
+        signal(&node.child.id().to_string(), "-TERM");
+        let status = node.child.wait().unwrap();
+        assert!(status.success(), "{}: {status}\n{}", node.name, self.logs());
+        node
+    }
+
+    /// All nodes end in order, with everything settled.
     fn stop(&mut self) {
         for node in &mut self.nodes {
             signal(&node.child.id().to_string(), "-TERM");
@@ -316,7 +326,8 @@ fn control(variable: &str, server: &str) {
 #[test]
 fn r41_nodes_of_a_group_are_killed_stopped_and_cut_off() {
     in_runtime(async {
-        let Some(mut group) = Group::set().await else {
+        let name = "nodes_of_a_group_are_killed";
+        let Some(mut group) = Group::set(name, 16_667).await else {
             return;
         };
         let parts = PLAN.len() + 1;
@@ -336,6 +347,42 @@ fn r41_nodes_of_a_group_are_killed_stopped_and_cut_off() {
         if group.shipped.is_some() {
             assert!(group.by_shipped >= 5);
         }
+        let deposits = input::compare(&mut admin, &group.files).await;
+        assert!(deposits > 0);
+        group.verify();
+    });
+}
+
+#[test]
+fn nodes_of_a_group_join_leave_and_are_restarted_one_by_one() {
+    const PARTS: usize = 7;
+    in_runtime(async {
+        let Some(mut group) = Group::set("nodes_join_and_leave", 3_000).await else {
+            return;
+        };
+        let mut admin = group.database.admin().await;
+        for part in 0..PARTS {
+            group.publish(part, PARTS).await;
+            group.progress(&mut admin, 10).await;
+            match part {
+                // A third one joins.
+                1 => {
+                    let node = group.start_new();
+                    group.nodes.push(node);
+                }
+                // Each is restarted in turn, under its name.
+                2..=4 => {
+                    let ended = group.end(0);
+                    let node = group.start(&ended.name);
+                    group.nodes.push(node);
+                }
+                // One leaves for good.
+                5 => drop(group.end(0)),
+                _ => {}
+            }
+        }
+        group.drained(&mut admin).await;
+        group.stop();
         let deposits = input::compare(&mut admin, &group.files).await;
         assert!(deposits > 0);
         group.verify();

@@ -104,6 +104,8 @@ pub struct PartitionSnapshot {
     pub loads_in_flight: usize,
     /// Where its committed logs end, once that is known.
     pub heads: Option<Heads>,
+    /// Since when the oldest received event that is not settled waits.
+    pub oldest_received_at: Option<Timestamp>,
     /// Since when the oldest emitted event in memory waits for its turn, as far as this owner knows.
     pub oldest_emitted_at: Option<Timestamp>,
     /// What it keeps in memory between events.
@@ -129,6 +131,7 @@ impl Handler<ObservePartition> for PartitionActor {
             prepared_batches: self.state.as_ref().map_or(0, Partition::prepared),
             loads_in_flight: self.loads_in_flight,
             heads: self.state.as_ref().map(Partition::heads),
+            oldest_received_at: self.state.as_ref().and_then(Partition::oldest_received_at),
             oldest_emitted_at: self.state.as_ref().and_then(Partition::oldest_emitted_at),
             cached: cached.unwrap_or_default(),
         })

@@ -134,6 +134,7 @@ impl<P> Partition<P> {
             content,
             permit: None,
             admitted_at: at,
+            waits_since: at,
             targets,
         });
     }

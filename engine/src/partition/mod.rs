@@ -243,8 +243,10 @@ impl<P> Partition<P> {
     /// Takes a received event in, behind all earlier ones. `admitted_at` is stamped once.
     pub fn offer(&mut self, received: Received, permit: P, admitted_at: Timestamp) {
         let targets = self.targets_of(&received.content, admitted_at);
+        let recorded_at = received.recorded_at.unwrap_or(admitted_at);
         self.received.push(Queued {
             origin: Origin::Delivered(received.offset),
+            waits_since: recorded_at.min(admitted_at),
             bytes: received.bytes,
             content: received.content,
             permit: Some(permit),
@@ -370,6 +372,11 @@ impl<P> Partition<P> {
     /// Events that are queued and not settled, emitted ones included.
     pub fn unsettled(&self) -> usize {
         self.received.queue.len() + self.emitted.queue.len()
+    }
+
+    /// Since when the oldest received event that is not settled waits.
+    pub fn oldest_received_at(&self) -> Option<Timestamp> {
+        self.received.queue.front().map(|queued| queued.waits_since)
     }
 
     /// When the oldest emitted event in memory was taken up: when its cause was settled here, or when it was

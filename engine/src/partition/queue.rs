@@ -38,6 +38,8 @@ pub(super) struct Queued<P> {
     /// What it holds until it is settled; an emitted event holds none.
     pub permit: Option<P>,
     pub admitted_at: Timestamp,
+    /// Since when it waits: since it was written, where that is known.
+    pub waits_since: Timestamp,
     pub targets: Vec<Target>,
 }
 

@@ -46,7 +46,7 @@ fn the_openapi_document_has_every_route_and_every_problem_and_nothing_else() {
 /// The words of a page that look like metrics.
 fn metrics_in(page: &str) -> BTreeSet<&str> {
     page.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|word| word.starts_with("tidegate_"))
+        .filter(|word| word.starts_with("tidegate_") || *word == tidegate::names::KAFKA_LAG)
         // Whose files, crates and roles are called so, too.
         .filter(|word| !["tidegate_engine", "tidegate_actors"].contains(word))
         .collect()
@@ -156,10 +156,12 @@ fn metrics_are_named_by_the_conventions_of_prometheus() {
 }
 
 /// Labels of which each has few values, `tenant` by its cap.
-const LABELS: [&str; 16] = [
+const LABELS: [&str; 20] = [
     "actor",
     "call",
+    "consumergroup",
     "found",
+    "group",
     "kind",
     "method",
     "outcome",
@@ -172,5 +174,7 @@ const LABELS: [&str; 16] = [
     "status",
     "stream",
     "tenant",
+    "topic",
+    "topic_partition",
     "verb",
 ];

@@ -117,6 +117,8 @@ fn values_max(label: &str, tenants_max: usize) -> usize {
         // One partition each; slots of requests are leased one a node.
         "source" | "stream" => 2,
         "partition" => 1,
+        // Of a broker, and there is none.
+        "consumergroup" | "group" | "topic" | "topic_partition" => 0,
         "outcome" => 11,
         "verb" | "result" => 7,
         "call" => 8,

@@ -1,6 +1,8 @@
 //! What is read: from where, which offsets have holes, what stands beside a record, and when the end is
 //! reached.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tidegate_engine::bus::{BusError, BusEvent, EventBus as _, Start};
 use tidegate_engine::clock::Timestamp;
@@ -181,5 +183,53 @@ async fn a_reader_that_stands_still_holds_little_and_goes_on() {
                 .payload
                 .starts_with(format!("{number} ").as_bytes())
         );
+    }
+}
+
+/// A partition is sought as soon as it is assigned, which is when its client may still ask for other things,
+/// and is read while more comes: nothing is left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_skipped_behind_a_seek_that_comes_at_once() {
+    const PARTITIONS: usize = 4;
+    let Some(stage) = Stage::set("at-once", PARTITIONS).await else {
+        return;
+    };
+    let records = |from: usize, to: usize| -> Vec<Bytes> {
+        (from..to)
+            .map(|number| Bytes::from(number.to_string()))
+            .collect()
+    };
+    for partition in 0..PARTITIONS as u32 {
+        let first = records(0, 3_000);
+        stage.client.write_all(&stage.topic, partition, first).await;
+    }
+    for round in 0..4 {
+        let bus = stage.bus("node-a");
+        for (partition, _) in assigned(&bus, PARTITIONS).await {
+            bus.seek(partition, Offset(0)).await.unwrap();
+        }
+        // Longer than a client waits before it asks again.
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        let more = 3_000 + 10 * round;
+        for partition in 0..PARTITIONS as u32 {
+            let more = records(more, more + 10);
+            stage.client.write_all(&stage.topic, partition, more).await;
+        }
+        let mut next = [0; PARTITIONS];
+        while next.iter().any(|next| *next < more as u64 + 10) {
+            for event in news(&bus).await.unwrap() {
+                let BusEvent::Delivered {
+                    partition,
+                    deliveries,
+                } = event
+                else {
+                    panic!("expected records, found {event:?}");
+                };
+                for delivery in deliveries {
+                    assert_eq!(delivery.offset.0, next[partition as usize], "{round}");
+                    next[partition as usize] += 1;
+                }
+            }
+        }
     }
 }

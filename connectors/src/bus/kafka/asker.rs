@@ -106,6 +106,31 @@ impl Asker {
         Ok((offset(low), offset(high)))
     }
 
+    /// The offsets behind the last records of partitions, asked all at once.
+    pub(super) fn latest(&self, places: &[(String, i32)]) -> Result<Vec<KafkaOffset>, NoAnswer> {
+        let mut asked = TopicPartitionList::new();
+        for (topic, partition) in places {
+            asked
+                .add_partition_offset(topic, *partition, KafkaOffset::End)
+                .map_err(|error| self.no_answer(&error))?;
+        }
+        let found = self
+            .client
+            .offsets_for_times(asked, ANSWER_WITHIN)
+            .map_err(|error| self.no_answer(&error))?;
+        let each = places.iter().map(|(topic, partition)| {
+            let found = found.find_partition(topic, *partition);
+            let found = found.filter(|found| found.error().is_ok());
+            match found.map(|found| found.offset()) {
+                Some(offset @ KafkaOffset::Offset(_)) => Ok(offset),
+                _ => Err(NoAnswer::Away(format!(
+                    "the broker does not say where partition {partition} of `{topic}` ends"
+                ))),
+            }
+        });
+        each.collect()
+    }
+
     /// The first offset of that time or later; `None` when all records are older.
     pub(super) fn at_time(&self, place: &Place, millis: i64) -> Result<Option<Offset>, NoAnswer> {
         let mut asked = TopicPartitionList::new();

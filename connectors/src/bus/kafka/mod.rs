@@ -18,7 +18,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
-use tidegate_engine::bus::{BusError, BusEvent, EventBus, ReceiveLimit, Start};
+use tidegate_engine::bus::{BusError, BusEvent, EventBus, ReceiveLimit, Start, TopicPartition};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{Offset, SourceName};
 use tidegate_engine::tenant::TenantId;
@@ -48,6 +48,7 @@ pub struct KafkaBus {
     asker: Arc<Asker>,
     acknowledger: Arc<Acknowledger>,
     commands: SyncSender<Command>,
+    group: String,
     /// Whose position a new source takes over, when it does.
     start_group: String,
     /// How a client is set that asks.
@@ -88,6 +89,7 @@ impl KafkaBus {
             acknowledger: acknowledger.clone(),
             commands,
             asking: options.asker(),
+            group: options.group.clone(),
             start_group: options
                 .start_group
                 .as_ref()
@@ -284,6 +286,15 @@ impl EventBus for KafkaBus {
             return Ok(false);
         }
         self.answered(self.acknowledger.ask(partition)).await
+    }
+
+    fn name_of(&self, partition: u32) -> Option<TopicPartition> {
+        let place = self.shared.place(partition).ok()?;
+        Some(TopicPartition {
+            group: self.group.clone(),
+            topic: place.topic,
+            partition: u32::try_from(place.partition).ok()?,
+        })
     }
 
     fn tenant_of(&self, partition: u32) -> Option<TenantId> {

@@ -241,10 +241,13 @@ impl Poller {
     // --- assignments ----------------------------------------------------------------------------
 
     fn assign(&self, member: &mut Member, partitions: &TopicPartitionList) {
+        let Some(ends) = self.ends(partitions) else {
+            return;
+        };
         // At the end and paused: nothing of it is fetched before its claim says from where.
         let mut list = TopicPartitionList::new();
         let mut numbers = Vec::new();
-        for element in partitions.elements() {
+        for (element, end) in partitions.elements().iter().zip(ends) {
             let (topic, partition) = (element.topic(), element.partition());
             let Some(number) = self.shared.number(topic, partition) else {
                 self.shared.fail(format!(
@@ -258,10 +261,7 @@ impl Poller {
                 queue.set_nonempty_callback(move || shared.wake());
                 member.queues.insert(number, queue);
             }
-            if list
-                .add_partition_offset(topic, partition, KafkaOffset::End)
-                .is_ok()
-            {
+            if list.add_partition_offset(topic, partition, end).is_ok() {
                 numbers.push(number);
             }
         }
@@ -275,6 +275,31 @@ impl Poller {
             return;
         }
         self.tell_assigned(member, &numbers);
+    }
+
+    /// Where partitions end, each as a number. An assignment by the word `End` has librdkafka look that up for
+    /// itself, and where a seek comes before the answer, it looks it up again half a second later and goes
+    /// there: whatever lies between is skipped. `None` when the source ends.
+    fn ends(&self, partitions: &TopicPartitionList) -> Option<Vec<KafkaOffset>> {
+        let elements = partitions.elements();
+        let places: Vec<(String, i32)> = elements
+            .iter()
+            .map(|it| (it.topic().to_owned(), it.partition()))
+            .collect();
+        while !self.is_stopping() && !places.is_empty() {
+            match self.asker.latest(&places) {
+                Ok(ends) => return Some(ends),
+                Err(none) => match super::no_answer(&self.shared, none) {
+                    BusError::Unavailable { detail, .. } => self.shared.trouble(detail),
+                    error => {
+                        self.shared.fail(error.to_string());
+                        return None;
+                    }
+                },
+            }
+            self.wait(TICK);
+        }
+        places.is_empty().then(Vec::new)
     }
 
     fn tell_assigned(&self, member: &Member, numbers: &[u32]) {
