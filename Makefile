@@ -29,7 +29,8 @@ DEFAULT_BINARY = $(or $(TIDEGATE_DEFAULT_BINARY),$(TARGET_DIR)/debug/tidegate-de
 test: toolchain ## all tests, with PostgreSQL, pgbouncer and Kafka started and removed around them
 	@[ -n "$(TIDEGATE_DEFAULT_BINARY)" ] || { $(CARGO) build --locked --bin tidegate && \
 	  cp $(TARGET_DIR)/debug/tidegate $(DEFAULT_BINARY); }
-	@TIDEGATE_DEFAULT_BINARY=$(DEFAULT_BINARY) $(WITH_SERVICES) $(OR_WITHOUT) \
+	@TIDEGATE_DEFAULT_BINARY=$(DEFAULT_BINARY) TIDEGATE_TEST_PROMETHEUS=$$(deploy/dev/prometheus || true) \
+	  $(WITH_SERVICES) $(OR_WITHOUT) \
 	  $(CARGO) test --workspace --locked --features $(TEST_FEATURES) $(TEST_ARGS)
 
 test-kafka: toolchain ## what needs a Kafka broker alone

@@ -40,6 +40,14 @@ fn outcomes(counts: &Counts) -> [(&'static str, u64); OUTCOMES] {
     ]
 }
 
+fn receive_errors(source: &str, kind: ErrorKind) -> Counter {
+    let labels = [
+        ("source", source.to_owned()),
+        ("kind", error_kind(kind).to_owned()),
+    ];
+    counter!(names::RECEIVE_ERRORS, &labels)
+}
+
 fn error_kind(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Transient => "transient",
@@ -48,6 +56,9 @@ fn error_kind(kind: ErrorKind) -> &'static str {
         ErrorKind::Bug => "bug",
     }
 }
+
+/// What may become of a call of the store that fails.
+const STORE_ERROR_KINDS: [&str; 5] = ["late", "unavailable", "unknown", "refused", "failed"];
 
 /// The node's own meters, which all of its actors share.
 #[derive(Debug)]
@@ -102,6 +113,13 @@ impl Meters {
             let timer = histogram!(names::STORE_SECONDS, "call" => call.as_str());
             (*call, timer)
         };
+        // At 0 from the start: of a series that begins with its first error, no rate and no rule sees that one.
+        for (call, kind) in StoreCall::ALL
+            .iter()
+            .flat_map(|call| STORE_ERROR_KINDS.map(|kind| (call, kind)))
+        {
+            counter!(names::STORE_ERRORS, "call" => call.as_str(), "kind" => kind).increment(0);
+        }
         Arc::new(Self {
             store: StoreCall::ALL.iter().map(timer).collect(),
             tenants: TenantSeries::new(tenants_max),
@@ -239,6 +257,14 @@ impl SourceMeters {
     pub fn new(source: &SourceName) -> Self {
         let source = source.as_str().to_owned();
         let one = |name: &'static str| counter!(name, "source" => source.clone());
+        for kind in [
+            ErrorKind::Transient,
+            ErrorKind::Permanent,
+            ErrorKind::Fenced,
+            ErrorKind::Bug,
+        ] {
+            receive_errors(&source, kind).increment(0);
+        }
         Self {
             received: verb_events(&source, "receive"),
             routed: verb_events(&source, "route"),
@@ -267,11 +293,7 @@ impl SourceMeters {
 
     /// A poll failed.
     pub fn receive_failed(&self, kind: ErrorKind) {
-        let labels = [
-            ("source", self.source.clone()),
-            ("kind", error_kind(kind).to_owned()),
-        ];
-        counter!(names::RECEIVE_ERRORS, &labels).increment(1);
+        receive_errors(&self.source, kind).increment(1);
     }
 
     /// A source partition is ours.

@@ -14,6 +14,7 @@ mod mapping;
 mod movement;
 mod node;
 mod postgres;
+mod prometheus;
 mod reclaimed;
 mod replay;
 mod secrets;

@@ -101,3 +101,40 @@ fn the_kubernetes_manifests_describe_a_node_that_starts_and_drains_in_time() {
         super::Said::from(command.output().unwrap()).ended_with(0);
     }
 }
+
+const COMPOSE: &str = include_str!("../../../deploy/compose.yaml");
+
+/// Every command of ours in the compose file is one that the binary takes, and its configuration is valid.
+#[test]
+fn the_compose_file_runs_what_there_is() {
+    let desk = Desk::new();
+    let config = include_str!("../../../deploy/compose/node.yaml");
+    desk.write("node.yaml", &config.replace("/etc/machines/", ""));
+    let mut validate = desk.command("-c node.yaml validate");
+    validate.env("NODE_NAME", "node-a");
+    for url in ["ENGINE_URL", "ADMIN_URL"] {
+        validate.env(url, "postgres://engine@db/tidegate");
+    }
+    super::Said::from(validate.output().unwrap()).ended_with(0);
+    let mut commands = 0;
+    for line in COMPOSE.lines() {
+        // `command: [-c, /etc/tidegate/node.yaml, …]`, or a whole line of a shell.
+        let ours = line.split("/etc/tidegate/node.yaml").nth(1);
+        let Some(rest) = ours else { continue };
+        let end = rest.find(['&', '}', ']']).unwrap_or(rest.len());
+        let arguments = rest[..end].replace([',', '"'], " ");
+        let mut command = desk.command(&format!("{arguments} --help"));
+        let said = super::Said::from(command.output().unwrap());
+        assert!(said.out.contains("Usage: tidegate"), "{line}\n{}", said.err);
+        commands += 1;
+    }
+    assert_eq!(commands, 5, "migrate, tokens, run, health and lag");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    for mount in COMPOSE
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- ./"))
+    {
+        let path = mount.split(':').next().unwrap();
+        assert!(root.join(path).exists(), "{mount}");
+    }
+}
