@@ -34,8 +34,10 @@ pub struct InvalidValue {
     pub what: &'static str,
     /// What the rules ask for.
     pub expected: String,
-    /// What was found, cut short and without control characters; never a payload.
+    /// What was found, cut short and without control characters; for the person who typed it.
     pub found: String,
+    /// Bytes of what was found.
+    pub found_bytes: usize,
 }
 
 impl InvalidValue {
@@ -50,11 +52,20 @@ impl InvalidValue {
         if found.chars().nth(SHOWN_CHARS).is_some() {
             shown.push('…');
         }
-        let found = format!("`{shown}` ({} bytes)", found.len());
         Self {
             what,
             expected: expected.into(),
-            found,
+            found: format!("`{shown}` ({} bytes)", found.len()),
+            found_bytes: found.len(),
         }
+    }
+
+    /// What was expected, and of what was found no more than its size. For answers, logs and whatever is
+    /// stored: others read these than whoever sent the value, which may be a secret in the wrong place.
+    pub fn without_value(&self) -> String {
+        format!(
+            "expected {}, found {} bytes",
+            self.expected, self.found_bytes
+        )
     }
 }

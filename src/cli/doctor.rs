@@ -15,6 +15,7 @@ use super::args::Global;
 use super::exit::{Exit, Failure};
 use super::ingest::together;
 use super::output::Output;
+use super::run::{NO_MACHINE, missing};
 use super::session;
 use crate::config::{Config, LogLevel, StoreKind};
 use crate::http::tls;
@@ -64,8 +65,12 @@ pub fn run(
         crate::say!("{} to mend before a node can run", counted(fails, "thing"));
         return Ok(Exit::Differs);
     }
-    if warnings > 0 {
-        crate::say!("a node can run; {} to know of", counted(warnings, "thing"));
+    match missing(global, &config) {
+        Some(_) => crate::say!("other commands can work with this; `run` cannot, as a row says"),
+        None if warnings > 0 => {
+            crate::say!("a node can run; {} to know of", counted(warnings, "thing"));
+        }
+        None => {}
     }
     Ok(Exit::Done)
 }
@@ -88,6 +93,7 @@ fn configuration(global: &Global, config: &Config) -> Vec<Finding> {
             "none is named, so these are the defaults: name yours with -c FILE",
         ),
     });
+    found.extend(missing(global, config).map(|says| Finding::warn(about, says)));
     for option in config.unsafe_options() {
         found.push(Finding::warn(
             about,
@@ -228,7 +234,12 @@ fn definitions(
         Ok(given) => given,
         Err(error) => return vec![Finding::fail(about, error)],
     };
+    // What else is active is not known before the store is there.
+    let has_sources = !config.sources.is_empty();
     let is_there = config.store.kind == StoreKind::Postgres || config.store.sqlite.path.exists();
+    if given.is_empty() && has_sources && !is_there {
+        return vec![Finding::fail(about, NO_MACHINE)];
+    }
     if !is_open || !is_there {
         let count = counted(given.len() as u64, "definition");
         return vec![Finding::ok(
@@ -285,10 +296,13 @@ async fn compared(config: &Config, given: &[Arc<dyn Processor>]) -> Result<Vec<F
         }
     }
     if found.is_empty() {
-        found.push(Finding::warn(
-            about,
-            "none is given and none is active: name definitions as `machines.paths`",
-        ));
+        found.push(match config.sources.is_empty() {
+            true => Finding::warn(
+                about,
+                "none is given and none is active: name definitions as `machines.paths`",
+            ),
+            false => Finding::fail(about, NO_MACHINE),
+        });
     }
     Ok(found)
 }

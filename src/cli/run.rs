@@ -41,26 +41,9 @@ pub(super) struct Round {
 
 /// Runs `tidegate run`.
 pub fn run(global: &Global, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
-    if global.config.is_none() {
-        return Err(Failure::usage(
-            "`run` needs a configuration: -c FILE. `tidegate dev` needs none",
-        ));
-    }
     let config = session::config(global)?;
-    let has_requests = config.sources.iter().any(is_http);
-    match (&config.http.listen, config.sources.is_empty()) {
-        (None, _) if has_requests => {
-            return Err(Failure::usage(
-                "a source has `kind: http`, and `http.listen` is not configured: say where requests are \
-                 taken",
-            ));
-        }
-        (None, true) => {
-            return Err(Failure::usage(
-                "nothing to do: configure `sources`, or `http.listen` to serve what is stored",
-            ));
-        }
-        _ => {}
+    if let Some(missing) = missing(global, &config) {
+        return Err(Failure::usage(missing));
     }
     let session = Session::fill(global)?;
     let round = Round {
@@ -74,6 +57,27 @@ pub fn run(global: &Global, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure>
     session.close()?;
     exit(ended)
 }
+
+/// What a configuration that can be read leaves out and a node cannot do without.
+pub(super) fn missing(global: &Global, config: &Config) -> Option<&'static str> {
+    if global.config.is_none() {
+        return Some("`run` needs a configuration: -c FILE. `tidegate dev` needs none");
+    }
+    let has_requests = config.sources.iter().any(is_http);
+    match (&config.http.listen, config.sources.is_empty()) {
+        (None, _) if has_requests => Some(
+            "a source has `kind: http`, and `http.listen` is not configured: say where requests are taken",
+        ),
+        (None, true) => {
+            Some("nothing to do: configure `sources`, or `http.listen` to serve what is stored")
+        }
+        _ => None,
+    }
+}
+
+/// What is said of sources whose events nothing listens to.
+pub(super) const NO_MACHINE: &str = "no machine is given, and none is active in the store: events would be kept and \
+     move nothing, now or later. Name definitions as `machines.paths` in the configuration";
 
 fn is_http(source: &crate::config::Source) -> bool {
     source.kind == SourceKind::Http
@@ -128,10 +132,7 @@ pub(super) fn node(
         .block_on(session.patience.take("storing the machines", activate))
         .map_err(machines_failure)?;
     if active.iter().next().is_none() && !config.sources.is_empty() {
-        return Err(Failure::usage(
-            "no machine is given, and none is active in the store: events would be kept and move nothing, \
-             now or later. Name definitions as `machines.paths` in the configuration",
-        ));
+        return Err(Failure::usage(NO_MACHINE));
     }
     let behind = Behind {
         store: session.shared(),
@@ -185,14 +186,18 @@ pub(super) fn exit(ended: Ended) -> Result<Exit, Failure> {
         Ended::Done | Ended::Replaced(_) => Ok(Exit::Done),
         // To stop is what a node is told to in the end.
         Ended::Interrupted(drained) if drained.drained => Ok(Exit::Done),
-        Ended::Interrupted(drained) => Err(Failure::new(
-            Exit::Unfinished,
-            format!(
-                "stopped with up to {} events unsettled; they are read again, or sent again by who had no \
-                 answer",
-                drained.unsettled_events
-            ),
-        )),
+        Ended::Interrupted(drained) => {
+            let left = match drained.unsettled_events {
+                // Told twice, nobody counted.
+                0 => "at once; what was unsettled is".to_owned(),
+                left => format!("with up to {left} events unsettled; they are"),
+            };
+            let again = "read again, or sent again by who had no answer";
+            Err(Failure::new(
+                Exit::Unfinished,
+                format!("stopped {left} {again}"),
+            ))
+        }
         Ended::Failed(failed) => Err(Failure::new(Exit::Unavailable, failed.to_string())),
     }
 }

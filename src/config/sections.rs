@@ -271,7 +271,7 @@ section! {
         body_bytes_max: usize [1_048_576..=268_435_456] = 8_388_608;
         /// Bytes that one compressed byte may become, beyond a first 64 KiB.
         body_ratio_max: usize [1..=1_000] = 100;
-        /// Bytes of all bodies together, of the events in them, and of pages of what is stored. Then requests
+        /// Bytes of all bodies together, of the events in them, and of answers from what is stored. Then requests
         /// are answered 503.
         bodies_bytes_max: usize [33_554_432..=68_719_476_736] = 268_435_456;
         /// Seconds for a body to arrive.

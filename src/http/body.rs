@@ -41,12 +41,15 @@ pub async fn read(
             format!("the body did not arrive within {seconds} s"),
         )
     })??;
-    let allowed = raw.len().saturating_mul(limits.ratio_max).max(ALWAYS_BYTES);
-    let allowed = allowed.min(limits.bytes_max);
+    let by_ratio = raw.len().saturating_mul(limits.ratio_max).max(ALWAYS_BYTES);
+    let allowed = by_ratio.min(limits.bytes_max);
     if coding != Coding::Identity {
         room.grow(allowed)?;
     }
-    let body = decode(coding, raw, allowed)?;
+    let body = decode(coding, raw, allowed)?.ok_or_else(|| match by_ratio < limits.bytes_max {
+        true => unpacks_to_too_much(limits.ratio_max),
+        false => too_large(limits.bytes_max),
+    })?;
     room.resize(2 * body.len())?;
     Ok(body)
 }
@@ -90,10 +93,11 @@ impl Coding {
     }
 }
 
-fn decode(coding: Coding, raw: Bytes, bytes_max: usize) -> Result<Bytes, Problem> {
+/// What was encoded; `None` when it is more than so many bytes, of which no more were looked at.
+fn decode(coding: Coding, raw: Bytes, bytes_max: usize) -> Result<Option<Bytes>, Problem> {
     let broken = |_| Problem::invalid("content-encoding", "the body is not what it says");
     match coding {
-        Coding::Identity => Ok(raw),
+        Coding::Identity => Ok(Some(raw)),
         Coding::Gzip => bounded(flate2::read::MultiGzDecoder::new(raw.as_ref()), bytes_max),
         Coding::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(raw.as_ref()).map_err(broken)?;
@@ -104,16 +108,23 @@ fn decode(coding: Coding, raw: Bytes, bytes_max: usize) -> Result<Bytes, Problem
     }
 }
 
-fn bounded(decoder: impl Read, bytes_max: usize) -> Result<Bytes, Problem> {
+fn bounded(decoder: impl Read, bytes_max: usize) -> Result<Option<Bytes>, Problem> {
     let mut body = Vec::new();
     let mut decoder = decoder.take(bytes_max as u64 + 1);
     decoder
         .read_to_end(&mut body)
         .map_err(|_| Problem::invalid("content-encoding", "the body is not what it says"))?;
-    if body.len() > bytes_max {
-        return Err(too_large(bytes_max));
-    }
-    Ok(Bytes::from(body))
+    Ok((body.len() <= bytes_max).then(|| Bytes::from(body)))
+}
+
+fn unpacks_to_too_much(ratio_max: usize) -> Problem {
+    Problem::new(
+        Kind::TooLarge,
+        format!(
+            "the body unpacks to more than {ratio_max} times its bytes and more than {ALWAYS_BYTES}; send it \
+             without content-encoding"
+        ),
+    )
 }
 
 fn too_large(bytes_max: usize) -> Problem {
@@ -148,8 +159,7 @@ mod tests {
             ),
         ] {
             assert!(bomb.len() < 16 * 1024, "{}", bomb.len());
-            let refused = decode(coding, bomb, 1024 * 1024).unwrap_err();
-            assert_eq!(refused.kind, Kind::TooLarge);
+            assert_eq!(decode(coding, bomb, 1024 * 1024).unwrap(), None);
         }
     }
 
@@ -163,7 +173,8 @@ mod tests {
                 Bytes::from(zstd::encode_all(plain.as_slice(), 1).unwrap()),
             ),
         ] {
-            assert_eq!(decode(coding, packed.clone(), 100).unwrap(), &plain[..]);
+            let whole = decode(coding, packed.clone(), 100).unwrap().unwrap();
+            assert_eq!(whole, &plain[..]);
             let cut = packed.slice(..packed.len() - 3);
             assert_eq!(decode(coding, cut, 100).unwrap_err().kind, Kind::Invalid);
         }

@@ -65,7 +65,8 @@ fn unsupported() -> Problem {
     Problem::new(
         Kind::UnsupportedMediaType,
         "send application/cloudevents+json, application/cloudevents-batch+json, or the data with its \
-         attributes in ce- headers (ce-specversion: 1.0, ce-id, ce-source, ce-type)",
+         attributes in ce- headers (ce-specversion: 1.0, ce-id, ce-source, ce-type); to a stream with a \
+         mapping also application/json or application/x-ndjson",
     )
 }
 

@@ -63,15 +63,12 @@ impl Cursor {
 /// `GET /v1/entities/{machine}/{key}/history`
 pub async fn history(call: Call) -> Result<HttpResponse, Problem> {
     let tenant = call.tenant()?;
-    let invalid = |at: &str, error: tidegate_engine::error::InvalidValue| {
-        Problem::invalid(at, error.to_string())
-    };
     let machine = MachineName::new(&call.segment("machine")?);
     let key = EntityKey::new(&call.segment("key")?);
     let name = EntityName {
         tenant,
-        machine: machine.map_err(|error| invalid("machine", error))?,
-        key: key.map_err(|error| invalid("key", error))?,
+        machine: machine.map_err(|error| Problem::of_value("machine", &error))?,
+        key: key.map_err(|error| Problem::of_value("key", &error))?,
     };
     let limit = call.number("limit", 100, PAGE_MAX)? as usize;
     let scan_max = u64::from(call.number("scan", SCAN_MAX, SCAN_MAX)?);

@@ -17,7 +17,7 @@ use tidegate_engine::tenant::TenantId;
 
 use super::body;
 use super::envelope::{self, Form};
-use super::problem::{Fault, Kind, Problem};
+use super::problem::{FAULTY, Fault, Kind, Problem};
 use super::route::Call;
 use super::{Api, Stream};
 use crate::names;
@@ -38,7 +38,7 @@ pub async fn stream(call: Call) -> Result<HttpResponse, Problem> {
 }
 
 fn stream_name(text: &str) -> Result<StreamName, Problem> {
-    StreamName::new(text).map_err(|error| Problem::invalid("stream", error.to_string()))
+    StreamName::new(text).map_err(|error| Problem::of_value("stream", &error))
 }
 
 async fn take(call: Call, stream: StreamName) -> Result<HttpResponse, Problem> {
@@ -161,9 +161,7 @@ fn idempotency_key(call: &Call, form: &Form) -> Result<Option<IdempotencyKey>, P
     }
     let text = value.to_str().unwrap_or_default();
     let key = IdempotencyKey::new(text);
-    Ok(Some(key.map_err(|error| {
-        Problem::invalid(NAME, error.to_string())
-    })?))
+    Ok(Some(key.map_err(|error| Problem::of_value(NAME, &error))?))
 }
 
 fn name_key(event: &mut Event, key: &IdempotencyKey) -> Result<(), Fault> {
@@ -209,10 +207,7 @@ async fn offer(
     let faults = || items.iter().enumerate();
     if whole && items.iter().any(Result::is_err) {
         let single = items.len() == 1;
-        let mut problem = Problem::new(
-            Kind::Invalid,
-            "nothing was taken; `faults` says what is wrong and where",
-        );
+        let mut problem = Problem::new(Kind::Invalid, FAULTY);
         for (index, item) in faults() {
             if let Err(fault) = item {
                 let at = match single {

@@ -7,18 +7,22 @@ use serde_json::{Value, json};
 use tidegate_engine::dead_letter::{DeadLetterSource, DeadLetterState};
 use tidegate_engine::follow_up::Decided;
 use tidegate_engine::hash::Hash128;
+use tidegate_engine::limits::DELIVERY_BYTES_MAX;
 use tidegate_engine::position::StreamName;
-use tidegate_engine::store::{DeadLetterFilter, StoredDeadLetter};
+use tidegate_engine::store::{DeadLetterFilter, StateStore, StoredDeadLetter};
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Kind, Problem};
-use super::read::not_found;
+use super::read::{PAGE_BYTES_MAX, not_found};
 use super::route::Call;
 use crate::operator::{Decision, DecisionError, Operator};
 use crate::runtime::{RandomIds, SystemClock};
 
-/// Letters of one page: each may have a payload of 1 MiB while it is read.
+/// Letters of one page.
 const PAGE_MAX: u32 = 50;
+
+/// Letters that are read at once: each may have a payload of 1 MiB, and a page has room for so many.
+const READ_AT_ONCE: u32 = (PAGE_BYTES_MAX / DELIVERY_BYTES_MAX) as u32;
 
 /// `GET /v1/dead-letters`
 pub async fn list(call: Call) -> Result<HttpResponse, Problem> {
@@ -38,16 +42,23 @@ pub async fn list(call: Call) -> Result<HttpResponse, Problem> {
         None => None,
         Some(text) => Some(parse(&text, "after")?),
     };
-    let filter = DeadLetterFilter { state, after };
-    let found = call
-        .api
-        .ask(move |store| async move { store.dead_letters(&tenant, filter, limit).await })
-        .await?;
-    let next = match found.len() as u32 == limit {
-        true => found.last().map(|stored| stored.letter.id.to_string()),
-        false => None,
+    let mut filter = DeadLetterFilter { state, after };
+    let read = move |store: Arc<dyn StateStore>| async move {
+        let mut letters: Vec<Value> = Vec::new();
+        loop {
+            let wanted = READ_AT_ONCE.min(limit - letters.len() as u32);
+            let found = store.dead_letters(&tenant, filter.clone(), wanted).await?;
+            letters.extend(found.iter().map(told));
+            let last = found.last().filter(|_| found.len() as u32 == wanted);
+            let last = last.map(|stored| stored.letter.id);
+            if last.is_none() || letters.len() as u32 >= limit {
+                return Ok((letters, last));
+            }
+            filter.after = last;
+        }
     };
-    let letters: Vec<Value> = found.iter().map(told).collect();
+    let (letters, last) = call.api.ask(read).await?;
+    let next = last.map(|id| id.to_string());
     Ok(HttpResponse::Ok().json(json!({ "dead_letters": letters, "next": next })))
 }
 
@@ -74,10 +85,9 @@ pub async fn show(call: Call) -> Result<HttpResponse, Problem> {
 pub async fn retry(call: Call) -> Result<HttpResponse, Problem> {
     let stream = match call.parameter("stream")? {
         None => None,
-        Some(text) => Some(
-            StreamName::new(&text)
-                .map_err(|error| Problem::invalid("stream", error.to_string()))?,
-        ),
+        Some(text) => {
+            Some(StreamName::new(&text).map_err(|error| Problem::of_value("stream", &error))?)
+        }
     };
     decide(call, Decision::Retry { stream }).await
 }

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::Bytes;
+use tidegate_engine::limits;
 
-use super::problem::Problem;
 use super::read::PAGE_BYTES_MAX;
 use super::room::Room;
 
@@ -16,9 +16,13 @@ use super::room::Room;
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Room for a page of the largest size, twice: what was read, and the answer made of it.
-pub fn reserve(room: &mut Room) -> Result<(), Problem> {
-    room.resize(2 * PAGE_BYTES_MAX)
-}
+pub const PAGE: usize = 2 * PAGE_BYTES_MAX;
+
+/// The same for one event or one dead letter.
+pub const EVENT: usize = 2 * limits::DELIVERY_BYTES_MAX;
+
+/// The same for one entity.
+pub const ENTITY: usize = 2 * limits::ENTITY_DATA_BYTES_MAX;
 
 /// The response, which keeps what it needs of the room until it is sent or its client is gone.
 pub fn keep(response: HttpResponse, mut room: Room) -> HttpResponse {
@@ -68,17 +72,17 @@ mod tests {
     use tidegate_engine::tenant::TenantId;
 
     use super::super::room::BodyRoom;
-    use super::{PIECE_BYTES, keep, reserve};
+    use super::{PAGE, PIECE_BYTES, keep};
 
     #[test]
     fn a_page_has_room_until_its_client_has_taken_it() {
         let all = BodyRoom::new(36 << 20, 1 << 20);
         let acme = TenantId::new("acme").unwrap();
         let mut first = all.of(acme.clone());
-        reserve(&mut first).unwrap();
+        first.resize(PAGE).unwrap();
         let mut second = all.of(acme.clone());
-        reserve(&mut second).unwrap();
-        let refused = reserve(&mut all.of(acme.clone())).unwrap_err();
+        second.resize(PAGE).unwrap();
+        let refused = all.of(acme.clone()).resize(PAGE).unwrap_err();
         assert_eq!(refused.kind.status(), 503);
         let text = "x".repeat(3 * PIECE_BYTES - 1);
         let response = keep(HttpResponse::Ok().body(text.clone()), first);
@@ -87,7 +91,7 @@ mod tests {
             BodySize::Sized(3 * PIECE_BYTES as u64 - 1)
         );
         // What it does not need any more is room for others.
-        reserve(&mut all.of(acme.clone())).unwrap();
+        all.of(acme.clone()).resize(PAGE).unwrap();
         drop(second);
         let mut body = response.into_body();
         let mut taken = 0;

@@ -5,6 +5,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
+use tidegate_engine::error::InvalidValue;
 
 /// What a client can do about it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -78,6 +79,9 @@ impl Kind {
     }
 }
 
+/// What is said of a request with faults.
+pub const FAULTY: &str = "nothing was done; `faults` says what is wrong and where";
+
 /// One place of a request and what is wrong there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
@@ -121,12 +125,14 @@ impl Problem {
             at: at.into(),
             detail: detail.into(),
         };
-        let mut problem = Self::new(
-            Kind::Invalid,
-            "nothing was taken; `faults` says what is wrong and where",
-        );
+        let mut problem = Self::new(Kind::Invalid, FAULTY);
         problem.faults.push(fault);
         problem
+    }
+
+    /// A value that is none of its kind; without the value, which may be a secret in the wrong place.
+    pub fn of_value(at: impl Into<String>, error: &InvalidValue) -> Self {
+        Self::invalid(at, error.without_value())
     }
 
     /// As JSON.

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use serde_json::{Value, json};
 use tidegate_engine::commit::EntityName;
-use tidegate_engine::event::CorrelationId;
+use tidegate_engine::event::{CorrelationId, Event, EventData};
 use tidegate_engine::position::{RecordPosition, Sequence, StreamName, StreamPartition};
 use tidegate_engine::record::{Record, RecordBody, split_segment};
 use tidegate_engine::state::{EntityKey, MachineName};
@@ -25,15 +25,12 @@ pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// `GET /v1/entities/{machine}/{key}`
 pub async fn entity(call: Call) -> Result<HttpResponse, Problem> {
     let tenant = call.tenant()?;
-    let invalid = |at: &str, error: tidegate_engine::error::InvalidValue| {
-        Problem::invalid(at, error.to_string())
-    };
     let machine = MachineName::new(&call.segment("machine")?);
     let key = EntityKey::new(&call.segment("key")?);
     let name = EntityName {
         tenant: tenant.clone(),
-        machine: machine.map_err(|error| invalid("machine", error))?,
-        key: key.map_err(|error| invalid("key", error))?,
+        machine: machine.map_err(|error| Problem::of_value("machine", &error))?,
+        key: key.map_err(|error| Problem::of_value("key", &error))?,
     };
     let asked = name.clone();
     let found = call
@@ -72,7 +69,7 @@ pub async fn event(call: Call) -> Result<HttpResponse, Problem> {
         found.ok_or_else(|| not_found("this tenant's log has no event at this position"))?;
     let (head, data) = told(&tenant, &position, &record);
     Ok(match data {
-        Some(data) => with_raw(head, "data", &data),
+        Some((name, data)) => with_raw(head, name, &data),
         None => HttpResponse::Ok().json(head),
     })
 }
@@ -99,8 +96,7 @@ pub async fn events(call: Call) -> Result<HttpResponse, Problem> {
             "name a stream, a correlation_id or an id",
         ));
     };
-    let stream =
-        StreamName::new(&stream).map_err(|error| Problem::invalid("stream", error.to_string()))?;
+    let stream = StreamName::new(&stream).map_err(|error| Problem::of_value("stream", &error))?;
     let of = tenant.clone();
     let found = call
         .api
@@ -120,12 +116,12 @@ fn lookup(call: &Call) -> Result<Option<EventLookup>, Problem> {
         return Ok(None);
     };
     let id = tidegate_engine::event::EventId::new(&text)
-        .map_err(|error| Problem::invalid("id", error.to_string()))?;
+        .map_err(|error| Problem::of_value("id", &error))?;
     Ok(Some(EventLookup::Id(id)))
 }
 
 fn correlation(text: &str) -> Result<CorrelationId, Problem> {
-    CorrelationId::new(text).map_err(|error| Problem::invalid("correlation_id", error.to_string()))
+    CorrelationId::new(text).map_err(|error| Problem::of_value("correlation_id", &error))
 }
 
 /// Records of a page.
@@ -273,12 +269,15 @@ fn branches(tenant: &TenantId, found: &[(RecordPosition, Record)], causes: &[Cau
         .collect()
 }
 
-/// A record as JSON without its payload, and the payload's text.
+/// The payload's name in JSON, and its JSON text as it is stored.
+type RawData = (&'static str, String);
+
+/// A record as JSON without its payload, and the payload.
 pub fn told(
     tenant: &TenantId,
     position: &RecordPosition,
     record: &Record,
-) -> (Value, Option<String>) {
+) -> (Value, Option<RawData>) {
     let mut json = json!({
         "position": position.to_string(),
         "tenant": tenant.as_str(),
@@ -315,11 +314,39 @@ pub fn told(
                 event.causation_id.as_ref().map(AsRef::as_ref),
             );
             put("causedby", event.caused_by.as_ref().map(AsRef::as_ref));
-            let data = event.data.stored_bytes();
-            let is_json = matches!(event.data, tidegate_engine::event::EventData::Json(_));
-            let text = String::from_utf8_lossy(data).into_owned();
-            (json, is_json.then_some(text))
+            put(
+                "idempotencykey",
+                event.idempotency_key.as_ref().map(AsRef::as_ref),
+            );
+            put(
+                "datacontenttype",
+                event.data_content_type.as_ref().map(AsRef::as_ref),
+            );
+            put("dataschema", event.data_schema.as_ref().map(AsRef::as_ref));
+            if !event.extensions.is_empty() {
+                object.insert("extensions".to_owned(), extensions(event));
+            }
+            (json, raw_data(&event.data))
         }
+    }
+}
+
+/// Attributes that mean nothing to the engine, in an object of their own: their names are the producer's.
+fn extensions(event: &Event) -> Value {
+    let each = event.extensions.iter().map(|extension| {
+        let value = serde_json::from_str(&extension.json).unwrap_or(Value::Null);
+        (extension.name.to_string(), value)
+    });
+    Value::Object(each.collect())
+}
+
+fn raw_data(data: &EventData) -> Option<RawData> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match data {
+        EventData::Absent => None,
+        EventData::Json(bytes) => Some(("data", text(bytes))),
+        // Base64 has nothing that a JSON string would write otherwise.
+        EventData::Base64(bytes) => Some(("data_base64", format!("\"{}\"", text(bytes)))),
     }
 }
 
@@ -332,7 +359,7 @@ fn page(tenant: &TenantId, found: &Found, rest: &Value) -> HttpResponse {
         }
         let (head, data) = told(tenant, position, record);
         match data {
-            Some(data) => push_raw(&mut body, head, "data", &data),
+            Some((name, data)) => push_raw(&mut body, head, name, &data),
             None => body.push_str(&head.to_string()),
         }
     }

@@ -1,8 +1,10 @@
 //! Every route, and who may take it. A handler is only reached through `admit`, so that no route can be
 //! added without saying what it needs; a test holds this table against the access matrix.
 
+use std::sync::Arc;
+
 use actix_web::http::Method;
-use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::header::{ALLOW, AUTHORIZATION, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::future::LocalBoxFuture;
 use tidegate_engine::access::{Credential, Forbidden, Operation};
@@ -32,8 +34,10 @@ pub struct Route {
     pub path: &'static str,
     /// Who may take it.
     pub access: Access,
-    /// It answers with a page, which needs room.
-    has_page: bool,
+    /// Parameters of the query that it knows, beside `tenant`.
+    pub parameters: &'static [&'static str],
+    /// Bytes of room that its answer needs, of what is stored.
+    room: usize,
     run: fn(Call) -> Answer,
 }
 
@@ -51,46 +55,45 @@ pub struct Call {
 }
 
 macro_rules! routes {
-    ($($method:ident $path:literal $access:expr => $run:path;)*) => {
+    ($($method:ident $path:literal $parameters:tt $access:expr, $room:expr => $run:path;)*) => {
         vec![$(Route {
             method: Method::$method,
             path: $path,
+            parameters: &$parameters,
             access: $access,
-            has_page: PAGED.contains(&($path, stringify!($method))),
+            room: $room,
             run: |call| Box::pin($run(call)),
         },)*]
     };
 }
 
-/// Routes that answer with a page of what is stored.
-const PAGED: [(&str, &str); 4] = [
-    ("/v1/entities/{machine}/{key}/history", "GET"),
-    ("/v1/events", "GET"),
-    ("/v1/trace/{correlation_id}", "GET"),
-    ("/v1/dead-letters", "GET"),
-];
+/// Room that is not needed: the answer is a few words, or a body takes its own as it arrives.
+const NONE: usize = 0;
 
 /// All of them.
 pub fn all() -> Vec<Route> {
     use Access::{Needs, OfAll, Open, Publish};
     use Operation::{Observe, Operate, Read};
+    use page::{ENTITY, EVENT, PAGE};
     routes! {
-        GET "/livez" Open => health::live;
-        GET "/readyz" Needs(Observe) => health::ready;
-        GET "/metrics" OfAll(Observe) => health::metrics;
-        GET "/openapi.json" Needs(Observe) => health::openapi;
-        POST "/v1/events" Publish => ingest::events;
-        POST "/v1/streams/{stream}" Publish => ingest::stream;
-        GET "/v1/entities/{machine}/{key}" Needs(Read) => read::entity;
-        GET "/v1/entities/{machine}/{key}/history" Needs(Read) => history::history;
-        GET "/v1/events" Needs(Read) => read::events;
-        GET "/v1/events/{id:.+}" Needs(Read) => read::event;
-        GET "/v1/trace/{correlation_id}" Needs(Read) => read::trace;
-        GET "/v1/stream" Needs(Read) => stream::stream;
-        GET "/v1/dead-letters" Needs(Read) => letters::list;
-        GET "/v1/dead-letters/{id}" Needs(Read) => letters::show;
-        POST "/v1/dead-letters/{id}/retry" Needs(Operate) => letters::retry;
-        POST "/v1/dead-letters/{id}/discard" Needs(Operate) => letters::discard;
+        GET "/livez" [] Open, NONE => health::live;
+        GET "/readyz" [] Needs(Observe), NONE => health::ready;
+        GET "/metrics" [] OfAll(Observe), NONE => health::metrics;
+        GET "/openapi.json" [] Needs(Observe), NONE => health::openapi;
+        POST "/v1/events" ["stream", "atomic"] Publish, NONE => ingest::events;
+        POST "/v1/streams/{stream}" ["atomic"] Publish, NONE => ingest::stream;
+        GET "/v1/entities/{machine}/{key}" [] Needs(Read), ENTITY => read::entity;
+        GET "/v1/entities/{machine}/{key}/history" ["next", "limit", "scan"] Needs(Read), PAGE
+            => history::history;
+        GET "/v1/events" ["stream", "correlation_id", "id", "after", "limit"] Needs(Read), PAGE
+            => read::events;
+        GET "/v1/events/{id:.+}" [] Needs(Read), EVENT => read::event;
+        GET "/v1/trace/{correlation_id}" [] Needs(Read), PAGE => read::trace;
+        GET "/v1/stream" ["stream", "filter", "from"] Needs(Read), NONE => stream::stream;
+        GET "/v1/dead-letters" ["state", "after", "limit"] Needs(Read), PAGE => letters::list;
+        GET "/v1/dead-letters/{id}" [] Needs(Read), EVENT => letters::show;
+        POST "/v1/dead-letters/{id}/retry" ["stream"] Needs(Operate), EVENT => letters::retry;
+        POST "/v1/dead-letters/{id}/discard" [] Needs(Operate), NONE => letters::discard;
     }
 }
 
@@ -105,51 +108,94 @@ pub fn register(config: &mut web::ServiceConfig) {
     }
     for (path, routes) in paths {
         let mut resource = web::resource(path);
-        for Route {
-            method,
-            access,
-            has_page,
-            run,
-            ..
-        } in routes
-        {
-            let handler = move |api: web::Data<Api>, request, payload| async move {
-                let answered = answer(api, request, payload, (access, has_page), run).await;
-                answered.unwrap_or_else(|problem| problem.response())
+        let allowed = allowed(&routes);
+        for route in routes.into_iter().map(Arc::new) {
+            let method = route.method.clone();
+            let handler = move |api: web::Data<Api>, request, payload| {
+                let route = Arc::clone(&route);
+                async move {
+                    let answered = answer(api, request, payload, &route).await;
+                    answered.unwrap_or_else(|problem| problem.response())
+                }
             };
+            if has_head(path, &method) {
+                // The server leaves the body of an answer to HEAD away.
+                resource = resource.route(web::head().to(handler.clone()));
+            }
             resource = resource.route(web::method(method).to(handler));
         }
-        config.service(resource.default_service(web::to(|| async {
-            Problem::new(
-                Kind::MethodNotAllowed,
-                "see /openapi.json for what there is",
-            )
-            .response()
+        config.service(resource.default_service(web::to(move || {
+            let allowed = allowed.clone();
+            async move {
+                let detail = format!("this takes {allowed}; see /openapi.json for what there is");
+                let mut response = Problem::new(Kind::MethodNotAllowed, detail).response();
+                if let Ok(value) = HeaderValue::from_str(&allowed) {
+                    response.headers_mut().insert(ALLOW, value);
+                }
+                response
+            }
         })));
     }
+}
+
+/// The methods of a path, as `Allow` says them.
+fn allowed(routes: &[Route]) -> String {
+    let methods = routes.iter().map(|route| match &route.method {
+        method if has_head(route.path, method) => "GET, HEAD".to_owned(),
+        method => method.to_string(),
+    });
+    methods.collect::<Vec<_>>().join(", ")
+}
+
+/// What can be read can be asked for without its body, unless it has no end.
+fn has_head(path: &str, method: &Method) -> bool {
+    *method == Method::GET && path != "/v1/stream"
 }
 
 async fn answer(
     api: web::Data<Api>,
     request: HttpRequest,
     payload: web::Payload,
-    (access, has_page): (Access, bool),
-    run: fn(Call) -> Answer,
+    route: &Route,
 ) -> Result<HttpResponse, Problem> {
-    let caller = admit(&api, &request, access).await?;
+    let caller = admit(&api, &request, route.access).await?;
+    known(route, request.query_string())?;
     let call = Call {
         api,
         request,
         payload,
         caller,
     };
-    if !has_page {
-        return run(call).await;
+    if route.room == NONE {
+        return (route.run)(call).await;
     }
     let mut room = call.api.room.of(call.tenant()?);
-    page::reserve(&mut room)?;
-    let response = run(call).await?;
+    room.resize(route.room)?;
+    let response = (route.run)(call).await?;
     Ok(page::keep(response, room))
+}
+
+/// Refuses a parameter that the route does not know: one that is misspelt would be left out in silence, and a
+/// batch that was to be taken whole or not at all would be taken in part.
+fn known(route: &Route, query: &str) -> Result<(), Problem> {
+    // What probes and scrapers add to their addresses is theirs.
+    if !route.path.starts_with("/v1/") {
+        return Ok(());
+    }
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let name = pair.split('=').next().unwrap_or_default();
+        if name == "tenant" || route.parameters.contains(&name) {
+            continue;
+        }
+        let known = route.parameters.iter().chain(&["tenant"]);
+        let known: Vec<&str> = known.copied().collect();
+        let detail = format!(
+            "a parameter has another name; known are {}",
+            known.join(", ")
+        );
+        return Err(Problem::invalid("query", detail));
+    }
+    Ok(())
 }
 
 /// Who calls, if they may take a route of that access.
@@ -203,7 +249,7 @@ pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
             "send the token as `Authorization: Bearer TOKEN`",
         )
     };
-    if holds_token(request.query_string()) {
+    if holds_token(request.path()) || holds_token(request.query_string()) {
         return Err(Problem::new(
             Kind::Unauthorized,
             "a token in an address is in everybody's logs: revoke it, and send the new one as \
@@ -225,10 +271,10 @@ pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
     }
 }
 
-/// True when a query has something of a token's form in it, percent-encoded or not.
-fn holds_token(query: &str) -> bool {
-    let decoded = super::envelope::percent_decoded(query);
-    let mut rest = decoded.as_deref().unwrap_or(query);
+/// True when a part of an address has something of a token's form in it, percent-encoded or not.
+fn holds_token(part: &str) -> bool {
+    let decoded = super::envelope::percent_decoded(part);
+    let mut rest = decoded.as_deref().unwrap_or(part);
     while let Some((_, after)) = rest.split_once("tg_") {
         let id = after.as_bytes().get(..17);
         if id.is_some_and(|id| {
@@ -262,10 +308,9 @@ impl Call {
     pub fn tenant(&self) -> Result<TenantId, Problem> {
         let caller = self.caller()?;
         let asked = match self.parameter("tenant")? {
-            Some(text) => Some(
-                TenantId::new(&text)
-                    .map_err(|error| Problem::invalid("tenant", error.to_string()))?,
-            ),
+            Some(text) => {
+                Some(TenantId::new(&text).map_err(|error| Problem::of_value("tenant", &error))?)
+            }
             None => None,
         };
         let tenant = asked.or_else(|| caller.tenant.clone());

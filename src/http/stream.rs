@@ -62,10 +62,9 @@ pub async fn stream(call: Call) -> Result<HttpResponse, Problem> {
     let tenant = call.tenant()?;
     let stream = match call.parameter("stream")? {
         None => None,
-        Some(text) => Some(
-            StreamName::new(&text)
-                .map_err(|error| Problem::invalid("stream", error.to_string()))?,
-        ),
+        Some(text) => {
+            Some(StreamName::new(&text).map_err(|error| Problem::of_value("stream", &error))?)
+        }
     };
     let filter = match call.parameter("filter")? {
         None => None,
@@ -346,7 +345,7 @@ impl Pump {
         let (head, data) = told(&self.tenant, &position, record);
         let mut json = String::new();
         match data {
-            Some(data) => push_raw(&mut json, head, "data", &data),
+            Some((name, data)) => push_raw(&mut json, head, name, &data),
             None => json = head.to_string(),
         }
         self.say(None, &json);

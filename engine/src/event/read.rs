@@ -41,10 +41,7 @@ impl Unreadable {
 
 impl From<InvalidValue> for Unreadable {
     fn from(error: InvalidValue) -> Self {
-        Self::new(
-            error.what,
-            format!("expected {}, found {}", error.expected, error.found),
-        )
+        Self::new(error.what, error.without_value())
     }
 }
 
@@ -314,7 +311,7 @@ fn optional<T>(
     let Some(raw) = raw else { return Ok(None) };
     let value = build(of(raw, field)?).map_err(|error| Unreadable {
         field: field.to_owned(),
-        reason: format!("expected {}, found {}", error.expected, error.found),
+        reason: error.without_value(),
     })?;
     Ok(Some(value))
 }
@@ -371,12 +368,8 @@ fn extension(name: &str, raw: &RawValue) -> Result<Extension, Unreadable> {
     let text = raw.get();
     match text.bytes().next() {
         Some(b'"') => {
-            AttributeText::new(&string(raw, name)?).map_err(|error| {
-                Unreadable::new(
-                    name,
-                    format!("expected {}, found {}", error.expected, error.found),
-                )
-            })?;
+            AttributeText::new(&string(raw, name)?)
+                .map_err(|error| Unreadable::new(name, error.without_value()))?;
         }
         Some(b't' | b'f') => {}
         Some(b'-' | b'0'..=b'9') if text.parse::<i32>().is_ok() => {}

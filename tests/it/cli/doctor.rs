@@ -52,6 +52,40 @@ fn an_embedded_installation_is_looked_at_before_and_after_its_first_start() {
 }
 
 #[test]
+fn what_run_would_refuse_doctor_tells_before() {
+    let desk = Desk::with_orders();
+    // Enough for `ingest`, which names its files itself.
+    for (arguments, says) in [
+        ("doctor -o json", "`run` needs a configuration"),
+        ("doctor -c node.yaml -o json", "nothing to do"),
+    ] {
+        desk.write("node.yaml", "machines: { paths: [order.yaml] }\n");
+        let said = desk.run(arguments).ended_with(0);
+        assert!(said.out.contains(says), "{}", said.out);
+        assert!(said.err.contains("`run` cannot"), "{}", said.err);
+    }
+    let sources = "sources: [{ name: api, kind: http, stream: orders }]\n";
+    desk.write("node.yaml", sources);
+    let said = desk.run("doctor -c node.yaml -o json").ended_with(1);
+    assert!(said.out.contains("`http.listen` is not configured"));
+    // Before there is a store, and with one in which nothing is active.
+    desk.write(
+        "node.yaml",
+        &format!("http: {{ listen: '127.0.0.1:0' }}\n{sources}"),
+    );
+    for is_there in [false, true] {
+        if is_there {
+            desk.run("tenants create acme -c node.yaml").ended_with(0);
+        }
+        let said = desk.run("doctor -c node.yaml -o json").ended_with(1);
+        let (result, says) = about(&said, "machines");
+        assert_eq!(result, "fail");
+        let refused = desk.run("run -c node.yaml").ended_with(2);
+        assert!(refused.err.contains(&says), "{says}: {}", refused.err);
+    }
+}
+
+#[test]
 fn a_certificate_is_looked_at_with_its_key_and_its_end() {
     let desk = Desk::new();
     desk.write(

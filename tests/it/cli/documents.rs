@@ -76,3 +76,67 @@ fn the_first_mapping_of_its_page_runs_as_it_stands() {
     let said = walked(walk, ending, &[("node.yaml", config)]);
     assert!(said.err.contains("3 records, 0 refused"), "{}", said.err);
 }
+
+/// A block of a page as the whole file that it is a part of.
+fn whole(block: &str) -> String {
+    let indented = |by: &str| {
+        let lines = block.lines().map(|line| format!("{by}{line}\n"));
+        lines.collect::<String>()
+    };
+    match block.split(':').next().unwrap() {
+        "set" => format!(
+            "apiVersion: tidegate/v1\nkind: Machine\nmachine: part\nversion: 1\nkey: event.subject\n\
+             initial: new\nstates: [new]\ndata:\n  price_cents: {{ type: int, initial: 0 }}\nevents:\n  \
+             priced:\n    - from: [new]\n{}",
+            indented("      ")
+        ),
+        "    mapping" => format!(
+            "sources:\n  - name: shop\n    paths: [shop.ndjson]\n    stream: orders\n    tenant: acme\n{block}"
+        ),
+        "sources" if block.contains("kind: http") => {
+            format!("http: {{ listen: '127.0.0.1:0' }}\n{block}")
+        }
+        _ => block.to_owned(),
+    }
+}
+
+#[test]
+fn every_definition_and_configuration_of_a_page_is_taken_as_it_stands() {
+    let desk = Desk::with_orders();
+    std::fs::create_dir(desk.path("machines")).unwrap();
+    std::fs::copy(desk.path("order.yaml"), desk.path("machines/order.yaml")).unwrap();
+    desk.write("password", "secret");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let mut tried = 0;
+    for entry in std::fs::read_dir(docs).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let page = std::fs::read_to_string(&path).unwrap();
+        for rest in page.split("```yaml\n").skip(1) {
+            let block = rest.split("```").next().unwrap();
+            let file = whole(block);
+            let command = match file.starts_with("apiVersion:") {
+                true => "test block.yaml",
+                false => "validate -c block.yaml",
+            };
+            desk.write("block.yaml", &in_place(&file));
+            let ended = desk.command(command).env("PGPASSWORD", "secret").output();
+            let said = Said::from(ended.unwrap());
+            assert_eq!(said.code, 0, "{}:\n{block}\n{}", path.display(), said.err);
+            tried += 1;
+        }
+    }
+    assert!(tried >= 8, "{tried} blocks");
+}
+
+/// Secrets that stand in files, where this test has one.
+fn in_place(file: &str) -> String {
+    let mut parts = file.split("${file:/run/secrets/");
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |text, rest| {
+        let (_, after) = rest.split_once('}').unwrap();
+        format!("{text}${{file:password}}{after}")
+    })
+}

@@ -79,6 +79,11 @@ fn needs_an_outage((route, status): &Answered) -> bool {
     *status == 503 && !given_all_the_same.contains(&&**route)
 }
 
+/// A route that cannot do its work without the store.
+fn needs_the_store(path: &str) -> bool {
+    path.starts_with("/v1/")
+}
+
 /// A node with small limits, a token of `acme` that may nothing here, one each of two others that read, and
 /// one that looks after all.
 fn node(directory: &Path) -> (Served, [String; 4]) {
@@ -297,7 +302,7 @@ fn while_the_store_is_away_every_route_but_liveness_says_503_and_when_to_come_ba
 store:
   kind: postgres
   postgres: { url: '${env:ENGINE_URL}', migrate_url: '${env:ADMIN_URL}', role_prefix: '${env:ROLE_PREFIX}' }
-http: { listen: '127.0.0.1:0' }
+http: { listen: '127.0.0.1:0', answer_seconds: 1 }
 machines: { paths: [order.yaml] }
 sources: [{ name: api, kind: http, stream: orders }]
 ";
@@ -312,7 +317,41 @@ sources: [{ name: api, kind: http, stream: orders }]
         node: &node,
         produced: BTreeSet::new(),
     };
+    node.get("/v1/dead-letters").with_status(200);
     outside.shutdown_background();
+    // One that was shown a moment ago is believed for some seconds: there it is the route that says so.
+    let of_routes = std::thread::scope(|scope| {
+        let asked = all()
+            .into_iter()
+            .filter(|route| needs_the_store(route.path));
+        let asked = asked.map(|route| {
+            let node = &node;
+            scope.spawn(move || {
+                let method = route.method.to_string();
+                // Ones with which nothing else is wrong.
+                let target = match route.path {
+                    "/v1/stream" => "/v1/stream".to_owned(),
+                    path => target(path),
+                };
+                let body = placed("away", "o-1").to_string();
+                let answer = match &*method {
+                    "GET" => node.get(&target),
+                    _ => node.post(&target, STRUCTURED, &body),
+                };
+                (method, target, answer)
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        asked
+            .into_iter()
+            .map(|it| it.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    for (method, target, answer) in of_routes {
+        let answer = answer.with_status(503);
+        assert!(answer.header("retry-after").is_some(), "{method} {target}");
+        assert!(!answer.text().contains("tokens"), "{method} {target}");
+    }
     for route in all() {
         let (method, target) = (route.method.as_str(), target(route.path));
         let expected = if route.access == Access::Open {

@@ -29,6 +29,17 @@ fn the_openapi_document_has_every_route_and_every_problem_and_nothing_else() {
         })
         .collect();
     assert_eq!(written, routed);
+    for route in all() {
+        let (method, path) = (route.method.as_str(), route.path.replace("{id:.+}", "{id}"));
+        let operation = &document["paths"][&path][method.to_lowercase()];
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        let written: BTreeSet<&str> = parameters
+            .filter(|parameter| parameter["in"] == "query" && parameter["name"] != "tenant")
+            .map(|parameter| parameter["name"].as_str().unwrap())
+            .collect();
+        let known: BTreeSet<&str> = route.parameters.iter().copied().collect();
+        assert_eq!(written, known, "{method} {path}");
+    }
     let kinds = &document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"];
     let written: BTreeSet<&str> = kinds
         .as_array()

@@ -55,7 +55,8 @@ fn r44_hostile_requests_are_refused_and_the_next_one_is_served() {
     let large = vec![b' '; 9 * 1024 * 1024];
     node.send("/v1/events", &[("content-type", STRUCTURED)], &large)
         .with_status(413);
-    node.get("/v1/streams/events").with_status(405);
+    let wrong = node.get("/v1/streams/events").with_status(405);
+    assert_eq!(wrong.header("allow"), Some("POST"));
     node.get("/v1/entities/order/%zz").with_status(422);
     node.get("/v1/events/nonsense").with_status(422);
     node.get("/v1/events?stream=events&limit=0")
@@ -64,7 +65,57 @@ fn r44_hostile_requests_are_refused_and_the_next_one_is_served() {
         .with_status(422);
     node.post("/v1/streams/other", STRUCTURED, "{}")
         .with_status(404);
-    node.event(&placed("fine", "o-1")).with_status(200);
+    // Misspelt, it would take a part of what was to be taken whole.
+    let misspelt = node.post("/v1/events?atomc=true", STRUCTURED, &event_of("fine"));
+    let misspelt = misspelt.with_status(422).text();
+    assert!(misspelt.contains("known are stream, atomic"), "{misspelt}");
+    node.get("/v1/events?strem=orders").with_status(422);
+    let first = node.post("/v1/events", STRUCTURED, &event_of("fine"));
+    assert_eq!(first.with_status(200).json()["outcome"], "admitted");
+}
+
+fn event_of(id: &str) -> String {
+    placed(id, "o-1").to_string()
+}
+
+#[test]
+fn r44_what_unpacks_to_too_many_times_its_bytes_is_refused_for_that_and_less_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Served::dev(directory.path());
+    // Well below the bytes of a body, and beyond a hundred times what is sent.
+    let mut event = placed("packed", "o-1");
+    event["data"]["note"] = "x".repeat(900_000).into();
+    let bomb = event.to_string();
+    event["data"]["note"] = "x".repeat(60_000).into();
+    for (coding, id) in [("gzip", "g"), ("zstd", "z")] {
+        let headers = [("content-type", STRUCTURED), ("content-encoding", coding)];
+        let refused = node.send("/v1/events", &headers, &packed(coding, &bomb));
+        let refused = refused.with_status(413).text();
+        assert!(refused.contains("more than 100 times"), "{refused}");
+        event["id"] = id.into();
+        let taken = node.send("/v1/events", &headers, &packed(coding, &event.to_string()));
+        let taken = taken.with_status(200).json();
+        let position = taken["id"].as_str().unwrap();
+        let stored = node.get(&format!("/v1/events/{position}")).with_status(200);
+        assert_eq!(stored.json()["data"], event["data"], "{coding}");
+    }
+    // What does not shrink so much may be as large as any other body.
+    let random = &mut SmallRng::seed_from_u64(1);
+    let noise = (0..700_000).map(|_| char::from(random.random_range(b'a'..=b'z')));
+    event["data"]["note"] = noise.collect::<String>().into();
+    event["id"] = "noise".into();
+    let headers = [("content-type", STRUCTURED), ("content-encoding", "gzip")];
+    node.send("/v1/events", &headers, &packed("gzip", &event.to_string()))
+        .with_status(200);
+}
+
+fn packed(coding: &str, text: &str) -> Vec<u8> {
+    if coding == "zstd" {
+        return zstd::encode_all(text.as_bytes(), 3).unwrap();
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(text.as_bytes()).unwrap();
+    gzip.finish().unwrap()
 }
 
 #[test]
@@ -89,14 +140,17 @@ fn r45_a_client_that_sends_its_body_slowly_is_answered_and_holds_nobody_up() {
 }
 
 #[test]
-fn r31_no_token_stands_in_a_log_a_metric_or_an_answer() {
+fn r31_no_token_stands_in_a_metric_or_an_answer() {
     let directory = tempfile::tempdir().unwrap();
     let node = Served::dev(directory.path());
     let secret = node.token.rsplit('_').next().unwrap().to_owned();
     let body = placed("1", &node.token).to_string();
     let answers = [
         node.get("/metrics"),
-        node.get(&format!("/v1/entities/order/{}", "o".repeat(300))),
+        node.get(&format!("/v1/entities/order/{}", node.token))
+            .with_status(401),
+        node.get(&format!("/v1/entities/{secret}%01/x"))
+            .with_status(422),
         node.post("/v1/events", STRUCTURED, &format!("{{{body}")),
         request(
             &node.address,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::request;
+use super::client::{request, try_request};
 use super::nodes::{ORDER, node_with, token};
 use super::{BATCH, STRUCTURED, Served, paid, placed};
 
@@ -284,4 +284,38 @@ fn a_users_own_json_becomes_events_through_the_mapping_of_its_stream() {
     let stored = node.get("/v1/events?stream=orders").json();
     assert_eq!(stored["events"][0]["source"], "/berlin");
     assert_eq!(stored["events"][0]["type"], "order.placed");
+}
+
+#[test]
+fn what_is_no_json_and_what_means_nothing_to_the_engine_is_read_back_as_it_was_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Served::dev(directory.path());
+    let headers = [
+        ("content-type", "image/png"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "picture"),
+        ("ce-source", "/camera"),
+        ("ce-type", "picture.taken"),
+        ("ce-dataschema", "urn:picture"),
+        ("ce-exposure", "12"),
+        ("idempotency-key", "once"),
+    ];
+    let taken = node.send("/v1/events", &headers, b"abc").with_status(200);
+    let position = taken.json()["id"].as_str().unwrap().to_owned();
+    let one = node.get(&format!("/v1/events/{position}"));
+    let page = node.get("/v1/events?stream=events").with_status(200).json();
+    for stored in [one.with_status(200).json(), page["events"][0].clone()] {
+        assert_eq!(stored["data_base64"], "YWJj", "{stored}");
+        assert_eq!(stored["datacontenttype"], "image/png");
+        assert_eq!(stored["dataschema"], "urn:picture");
+        assert_eq!(stored["idempotencykey"], "once");
+        assert_eq!(stored["extensions"]["exposure"], "12");
+    }
+    // The same address without its body, for probes and caches.
+    for target in ["/livez", "/v1/events?stream=events"] {
+        let bearer = format!("Bearer {}", node.token);
+        let headers = [("authorization", &*bearer)];
+        let head = try_request(&node.address, "HEAD", target, &headers, b"").unwrap();
+        assert_eq!((head.status, head.body.len()), (200, 0), "{target}");
+    }
 }

@@ -157,6 +157,12 @@ impl Served {
 
     /// Asks it to stop and says how it ended.
     pub fn stop(mut self) -> Option<i32> {
+        self.tell();
+        self.child.wait().unwrap().code()
+    }
+
+    /// Asks it to stop.
+    pub fn tell(&self) {
         let pid = self.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -165,7 +171,6 @@ impl Served {
                 .unwrap()
                 .success()
         );
-        self.child.wait().unwrap().code()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
@@ -287,13 +288,17 @@ fn state_of(node: &Served, n: usize) -> String {
     said
 }
 
-/// Sends an event to one node after the other until one has taken it.
-fn until_taken(addresses: &[String], token: &str, event: &serde_json::Value) {
+/// Where two nodes are now: one that was started again is elsewhere.
+type Addresses = Mutex<[String; 2]>;
+
+/// Sends an event to one node after the other, `first` before the other, until one has taken it.
+fn until_taken(addresses: &Addresses, first: usize, token: &str, event: &serde_json::Value) {
     let bearer = format!("Bearer {token}");
     let headers = [("authorization", &*bearer), ("content-type", STRUCTURED)];
     let body = event.to_string();
-    for address in addresses.iter().cycle().take(1_200) {
-        let answer = try_request(address, "POST", "/v1/events", &headers, body.as_bytes());
+    for turn in 0..1_200 {
+        let address = addresses.lock().unwrap()[(first + turn) % 2].clone();
+        let answer = try_request(&address, "POST", "/v1/events", &headers, body.as_bytes());
         if answer.is_ok_and(|answer| answer.status == 200) {
             return;
         }
@@ -303,7 +308,7 @@ fn until_taken(addresses: &[String], token: &str, event: &serde_json::Value) {
 }
 
 #[test]
-fn a_hundred_shared_entities_whose_machines_chain_survive_a_kill_and_replay_to_the_same_bytes() {
+fn a_hundred_shared_entities_whose_machines_chain_survive_kills_of_either_and_of_both_nodes() {
     const ORDERS: usize = 100;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
@@ -311,11 +316,12 @@ fn a_hundred_shared_entities_whose_machines_chain_survive_a_kill_and_replay_to_t
         return;
     };
     let TwoNodes { a, b, token, .. } = nodes;
-    let (ours, theirs) = (a.address.clone(), b.address.clone());
+    let addresses = Mutex::new([a.address.clone(), b.address.clone()]);
+    let mut running = [Some(a), Some(b)];
     let taken = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for writer in 0..4 {
-            let (ours, theirs, token, taken) = (&ours, &theirs, &token, &taken);
+            let (addresses, token, taken) = (&addresses, &token, &taken);
             scope.spawn(move || {
                 for n in (writer..ORDERS).step_by(4) {
                     let order = format!("o-{n}");
@@ -326,19 +332,34 @@ fn a_hundred_shared_entities_whose_machines_chain_survive_a_kill_and_replay_to_t
                     ];
                     // By turns, so that each order is moved by both nodes.
                     for (turn, event) in events.iter().enumerate() {
-                        let mut addresses = [ours.clone(), theirs.clone()];
-                        addresses.rotate_left((n + turn) % 2);
-                        until_taken(&addresses, token, event);
+                        until_taken(addresses, n + turn, token, event);
                         taken.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             });
         }
-        while taken.load(Ordering::Relaxed) < ORDERS {
-            pause(10);
+        let until = |events: usize| {
+            while taken.load(Ordering::Relaxed) < events {
+                pause(5);
+            }
+        };
+        // Either, both at once, either again: each time after some progress.
+        for (events, killed) in [(40, &[0][..]), (90, &[1]), (140, &[0, 1]), (190, &[1])] {
+            until(events);
+            for node in killed {
+                running[*node].take().unwrap().kill();
+            }
+            for node in killed {
+                let config = ["a.yaml", "b.yaml"][*node];
+                let started = Served::run(directory, config, &token, &nodes.environment);
+                addresses.lock().unwrap()[*node] = started.address.clone();
+                running[*node] = Some(started);
+            }
         }
-        a.kill();
+        until(240);
+        running[0].take().unwrap().kill();
     });
+    let b = running[1].take().unwrap();
     // The killed one is not needed for what it left open: the other takes its slot over.
     for n in 0..ORDERS {
         let order = format!("/v1/entities/order/o-{n}");

@@ -96,8 +96,18 @@ fn spans_of_each_verb_reach_a_collector_and_hold_no_content() {
     // The last ones are sent at the end.
     assert_eq!(node.stop(), Some(0));
     let bodies = bodies.lock().unwrap();
-    for span in ["receive", "route", "commit", "settle", "acknowledge"] {
-        assert!(contains(&bodies, span), "no span `{span}`");
+    for span in [
+        "receive",
+        "route",
+        "admit",
+        "apply",
+        "commit",
+        "settle",
+        "acknowledge",
+    ] {
+        // A name as it is sent, behind its length: no part of another one.
+        let name = format!("{}{span}", char::from(span.len() as u8));
+        assert!(contains(&bodies, &name), "no span `{span}`");
     }
     for said in ["tidegate", "spanning", "service.instance.id"] {
         assert!(contains(&bodies, said), "nothing says `{said}`");

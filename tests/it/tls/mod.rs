@@ -63,7 +63,10 @@ impl Authority {
         let builder = ClientConfig::builder_with_provider(ring);
         let builder = builder.with_safe_default_protocol_versions().unwrap();
         let builder = builder.with_root_certificates(roots);
-        Arc::new(builder.with_no_client_auth())
+        let mut config = builder.with_no_client_auth();
+        // As browsers and libraries do: both are offered, the server chooses.
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
     }
 }
 
@@ -88,6 +91,12 @@ impl Connection {
         self.0.conn.peer_certificates().unwrap()[0]
             .clone()
             .into_owned()
+    }
+
+    /// The protocol that the server chose.
+    pub fn spoken(&self) -> Option<String> {
+        let chosen = self.0.conn.alpn_protocol();
+        chosen.map(|name| String::from_utf8_lossy(name).into_owned())
     }
 
     /// The status of a request; the connection stays.
