@@ -11,7 +11,7 @@ use tidegate::http::route::{Access, all};
 use tidegate_engine::access::Operation;
 
 use super::access::target;
-use super::client::{read_response, request};
+use super::client::{Response, read_response, request};
 use super::contract::{Answered, described, hold, routes};
 use super::follow::Follower;
 use super::nodes::{ORDER, metrics, observer, token};
@@ -279,6 +279,33 @@ fn full(asking: &mut Asking<'_>) {
     }
 }
 
+/// What every route that needs the store answers, all asked at the same time.
+fn answers_of_all(node: &Served) -> Vec<(String, String, Response)> {
+    std::thread::scope(|scope| {
+        let asked = all()
+            .into_iter()
+            .filter(|route| needs_the_store(route.path));
+        let asked = asked.map(|route| {
+            scope.spawn(move || {
+                let method = route.method.to_string();
+                // Ones with which nothing else is wrong.
+                let target = match route.path {
+                    "/v1/stream" => "/v1/stream".to_owned(),
+                    path => target(path),
+                };
+                let body = placed("away", "o-1").to_string();
+                let answer = match &*method {
+                    "GET" => node.get(&target),
+                    _ => node.post(&target, STRUCTURED, &body),
+                };
+                (method, target, answer)
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        asked.into_iter().map(|it| it.join().unwrap()).collect()
+    })
+}
+
 #[test]
 fn while_the_store_is_away_every_route_but_liveness_says_503_and_when_to_come_back() {
     let directory = tempfile::tempdir().unwrap();
@@ -320,34 +347,7 @@ sources: [{ name: api, kind: http, stream: orders }]
     node.get("/v1/dead-letters").with_status(200);
     outside.shutdown_background();
     // One that was shown a moment ago is believed for some seconds: there it is the route that says so.
-    let of_routes = std::thread::scope(|scope| {
-        let asked = all()
-            .into_iter()
-            .filter(|route| needs_the_store(route.path));
-        let asked = asked.map(|route| {
-            let node = &node;
-            scope.spawn(move || {
-                let method = route.method.to_string();
-                // Ones with which nothing else is wrong.
-                let target = match route.path {
-                    "/v1/stream" => "/v1/stream".to_owned(),
-                    path => target(path),
-                };
-                let body = placed("away", "o-1").to_string();
-                let answer = match &*method {
-                    "GET" => node.get(&target),
-                    _ => node.post(&target, STRUCTURED, &body),
-                };
-                (method, target, answer)
-            })
-        });
-        let asked: Vec<_> = asked.collect();
-        asked
-            .into_iter()
-            .map(|it| it.join().unwrap())
-            .collect::<Vec<_>>()
-    });
-    for (method, target, answer) in of_routes {
+    for (method, target, answer) in answers_of_all(&node) {
         let answer = answer.with_status(503);
         assert!(answer.header("retry-after").is_some(), "{method} {target}");
         assert!(!answer.text().contains("tokens"), "{method} {target}");

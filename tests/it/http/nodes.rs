@@ -307,6 +307,27 @@ fn until_taken(addresses: &Addresses, first: usize, token: &str, event: &serde_j
     panic!("nobody takes {body}");
 }
 
+/// Places and pays orders, by turns with both nodes, so that each order is moved by both.
+fn write_orders(
+    orders: impl Iterator<Item = usize>,
+    addresses: &Addresses,
+    token: &str,
+    taken: &AtomicUsize,
+) {
+    for n in orders {
+        let order = format!("o-{n}");
+        let events = [
+            placed(&format!("1-{n}"), &order),
+            paid(&format!("2-{n}"), &order, 400),
+            paid(&format!("3-{n}"), &order, 600),
+        ];
+        for (turn, event) in events.iter().enumerate() {
+            until_taken(addresses, n + turn, token, event);
+            taken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 #[test]
 fn a_hundred_shared_entities_whose_machines_chain_survive_kills_of_either_and_of_both_nodes() {
     const ORDERS: usize = 100;
@@ -323,19 +344,7 @@ fn a_hundred_shared_entities_whose_machines_chain_survive_kills_of_either_and_of
         for writer in 0..4 {
             let (addresses, token, taken) = (&addresses, &token, &taken);
             scope.spawn(move || {
-                for n in (writer..ORDERS).step_by(4) {
-                    let order = format!("o-{n}");
-                    let events = [
-                        placed(&format!("1-{n}"), &order),
-                        paid(&format!("2-{n}"), &order, 400),
-                        paid(&format!("3-{n}"), &order, 600),
-                    ];
-                    // By turns, so that each order is moved by both nodes.
-                    for (turn, event) in events.iter().enumerate() {
-                        until_taken(addresses, n + turn, token, event);
-                        taken.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
+                write_orders((writer..ORDERS).step_by(4), addresses, token, taken);
             });
         }
         let until = |events: usize| {
