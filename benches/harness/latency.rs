@@ -29,7 +29,14 @@ const CONNECTIONS: usize = 256;
 const MICROS_MAX: u64 = 60_000_000;
 
 /// How fast, and in what portions.
-const LOADS: [(u64, u64); 4] = [(1_000, 1), (1_000, 10), (10_000, 10), (10_000, 100)];
+const LOADS: [(u64, u64); 6] = [
+    (1_000, 1),
+    (1_000, 10),
+    (4_000, 1),
+    (10_000, 1),
+    (10_000, 10),
+    (10_000, 100),
+];
 
 /// A node in a process of its own, with a token to send with.
 struct Node {

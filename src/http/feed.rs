@@ -139,8 +139,8 @@ pub async fn heads(
 
 /// What comes next of a log of which something does.
 pub enum Piece {
-    /// Records in order, each with its sequence; `None` for one that cannot be read.
-    Records(Vec<(Sequence, Option<Record>)>),
+    /// A segment with what comes next in it.
+    Segment(Segment),
     /// Retention dropped what stood before.
     DroppedBefore(Sequence),
 }
@@ -159,23 +159,28 @@ pub async fn piece(
         Some(segment) if segment.first_sequence > next => {
             Piece::DroppedBefore(segment.first_sequence)
         }
-        Some(segment) => Piece::Records(records(&segment, next)),
+        Some(segment) => Piece::Segment(segment),
     })
 }
 
-fn records(segment: &Segment, next: Sequence) -> Vec<(Sequence, Option<Record>)> {
+/// The records of a segment from `next` in order, each with its sequence; `None` for one that cannot be read.
+/// Each is read when it is asked for: while a client is slow its text waits, and a record is many times that.
+pub fn records(
+    segment: &Segment,
+    next: Sequence,
+) -> impl Iterator<Item = (Sequence, Option<Record>)> + Send {
     let entries = split_segment(&segment.body).unwrap_or_default();
     let mut entries = entries.into_iter();
-    let mut records = Vec::new();
-    for number in 0..u64::from(segment.count) {
-        let sequence = Sequence(segment.first_sequence.0 + number);
+    let first = segment.first_sequence;
+    (0..u64::from(segment.count)).filter_map(move |number| {
+        let sequence = Sequence(first.0 + number);
         let entry = entries.next();
-        if sequence >= next {
-            let record = entry.and_then(|entry| Record::read(entry.get()).ok());
-            records.push((sequence, record.map(|(record, _)| record)));
+        if sequence < next {
+            return None;
         }
-    }
-    records
+        let record = entry.and_then(|entry| Record::read(entry.get()).ok());
+        Some((sequence, record.map(|(record, _)| record)))
+    })
 }
 
 #[cfg(test)]

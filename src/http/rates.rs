@@ -2,6 +2,7 @@
 //! after which it is not.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::NoOpMiddleware;
@@ -14,9 +15,14 @@ use super::problem::{Kind, Problem};
 type Limiter<C> =
     RateLimiter<TenantId, DashMapStateStore<TenantId>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
+/// Requests after which tenants are forgotten who have their whole second again: a client may name as many as
+/// it likes.
+const FORGET_AFTER: u32 = 4_096;
+
 /// Events a second of each tenant.
 pub struct Rates<C: Clock = DefaultClock> {
     limiter: Option<(NonZeroU32, Limiter<C>)>,
+    requests: AtomicU32,
     clock: C,
 }
 
@@ -28,7 +34,11 @@ impl<C: Clock + Clone> Rates<C> {
             let limiter = RateLimiter::new(Quota::per_second(rate), state, clock.clone());
             (rate, limiter)
         });
-        Self { limiter, clock }
+        Self {
+            limiter,
+            requests: AtomicU32::new(0),
+            clock,
+        }
     }
 
     /// Counts events of a tenant; none of them is taken when they are too many.
@@ -36,6 +46,10 @@ impl<C: Clock + Clone> Rates<C> {
         let Some((rate, limiter)) = &self.limiter else {
             return Ok(());
         };
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed);
+        if requests % FORGET_AFTER == FORGET_AFTER - 1 {
+            limiter.retain_recent();
+        }
         let Some(events) = u32::try_from(events).ok().and_then(NonZeroU32::new) else {
             return Ok(());
         };
@@ -67,7 +81,7 @@ mod tests {
     use governor::clock::FakeRelativeClock;
     use tidegate_engine::tenant::TenantId;
 
-    use super::Rates;
+    use super::{FORGET_AFTER, Rates};
 
     #[test]
     fn r27_of_ten_times_the_quota_the_quota_is_admitted_within_one_percent_for_each_tenant() {
@@ -94,6 +108,19 @@ mod tests {
                 "{admitted} of {quota}"
             );
         }
+    }
+
+    #[test]
+    fn tenants_of_the_past_are_forgotten() {
+        let clock = FakeRelativeClock::default();
+        let rates = Rates::new(NonZeroU32::new(10), clock.clone());
+        for number in 0..3 * FORGET_AFTER {
+            clock.advance(Duration::from_secs(1));
+            let tenant = TenantId::new(&format!("t{number}")).expect("a name");
+            assert!(rates.take(&tenant, 1).is_ok());
+        }
+        let (_, limiter) = rates.limiter.as_ref().expect("a quota");
+        assert!(limiter.len() <= FORGET_AFTER as usize, "{}", limiter.len());
     }
 
     #[test]

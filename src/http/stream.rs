@@ -296,8 +296,8 @@ impl Pump {
         let piece = self
             .api
             .ask(move |store| async move { feed::piece(store.as_ref(), &of, next, end).await });
-        let records = match piece.await.map_err(|_| End::Unavailable)? {
-            Piece::Records(records) => records,
+        let segment = match piece.await.map_err(|_| End::Unavailable)? {
+            Piece::Segment(segment) => segment,
             Piece::DroppedBefore(first) => {
                 self.marks.advance(log, first);
                 let log = format!("{}:{}", log.stream, log.source_partition);
@@ -307,9 +307,9 @@ impl Pump {
             }
         };
         let mut is_told = true;
-        for (index, (sequence, record)) in records.iter().enumerate() {
+        for (index, (sequence, record)) in feed::records(&segment, next).enumerate() {
             self.marks.advance(log, sequence.next());
-            is_told = self.tell(log, *sequence, record.as_ref());
+            is_told = self.tell(log, sequence, record.as_ref());
             if self.text.len() >= CHUNK_BYTES {
                 self.hand_on(out).await?;
             }
