@@ -133,7 +133,12 @@ sources:
     let whose = ("acme", "publish:fact,read,observe", "shop");
     let token = token(directory, "node.yaml", whose, &[]);
     let observer = observer(directory, "node.yaml");
-    (Served::run(directory, "node.yaml", &token, &[]), observer)
+    let start = || Served::run(directory, "node.yaml", &token, &[]);
+    // Dead letters are counted as a node starts and once a minute: they are there when this one does.
+    let before = start();
+    keep_busy(&before, 0);
+    assert_eq!(before.stop(), Some(0));
+    (start(), observer)
 }
 
 fn keep_busy(node: &Served, round: usize) {
@@ -167,7 +172,7 @@ fn r41_every_query_of_every_board_returns_a_series() {
     let (node, observer) = busy_node(directory, &brokers);
     let prometheus = Prometheus::start(&binary, directory, &node.address, &observer);
     let mut left = queries();
-    for round in 0..120 {
+    for round in 1..120 {
         keep_busy(&node, round);
         // What has a series once is left alone: what is asked is whether it can have one.
         left.retain(|query| {
