@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod access;
+mod boards;
 mod bus_contract;
 mod cli;
 mod file_bus;

@@ -8,6 +8,8 @@ use tidegate::http::problem::Kind;
 use tidegate::http::route::all;
 use tidegate::names::Kind as MetricKind;
 
+use crate::boards::RULES;
+
 #[test]
 fn the_openapi_document_has_every_route_and_every_problem_and_nothing_else() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
@@ -83,53 +85,10 @@ fn every_metric_is_documented_as_it_is_and_every_documented_metric_is_one() {
     assert!(unknown.is_empty(), "documented and not there: {unknown:?}");
 }
 
-const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yaml");
-const DASHBOARD: &str = include_str!("../../../deploy/grafana/tidegate.json");
-
-#[test]
-fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
-    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap().iter();
-    let targets = panels.filter_map(|panel| panel["targets"].as_array());
-    let mut asked: Vec<&str> = targets
-        .flatten()
-        .map(|target| target["expr"].as_str().unwrap())
-        .collect();
-    assert!(asked.len() > 40);
-    tidegate_engine::yaml::read(ALERTS).unwrap();
-    asked.push(ALERTS);
-    let mut shown = BTreeSet::new();
-    for text in asked {
-        for (at, _) in text.match_indices("tidegate_") {
-            let rest = &text[at..];
-            let ends = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
-            let (word, rest) = rest.split_at(ends.unwrap_or(rest.len()));
-            let family = word.strip_suffix("_bucket").unwrap_or(word);
-            let metric = tidegate::names::all().find(|metric| metric.name == family);
-            let metric = metric.unwrap_or_else(|| panic!("{word} is no metric"));
-            let is_histogram = metric.kind == MetricKind::Histogram;
-            assert_eq!(is_histogram, word != family, "{word}");
-            shown.insert(metric.name);
-            let selector = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
-            for label in selector.iter().flat_map(|(labels, _)| labels.split(',')) {
-                let label = label.split(['=', '!']).next().unwrap().trim();
-                assert!(metric.labels.contains(&label), "{word}{{{label}}}");
-            }
-        }
-    }
-    for metric in tidegate_actors::names::ALL {
-        assert!(
-            shown.contains(metric.name),
-            "nobody is shown {}",
-            metric.name
-        );
-    }
-}
-
 #[test]
 fn every_alert_says_what_to_do_in_a_section_of_its_own() {
     let page = include_str!("../../../docs/OPERATING.md");
-    let alerts: BTreeSet<&str> = ALERTS
+    let alerts: BTreeSet<&str> = RULES
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "))
         .collect();
@@ -138,7 +97,7 @@ fn every_alert_says_what_to_do_in_a_section_of_its_own() {
     assert_eq!(alerts, sections);
     for alert in alerts {
         let link = format!("runbook: docs/OPERATING.md#{}\n", alert.to_lowercase());
-        assert!(ALERTS.contains(&link), "{link}");
+        assert!(RULES.contains(&link), "{link}");
     }
 }
 

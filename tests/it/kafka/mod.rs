@@ -18,7 +18,7 @@ use tidegate_engine::position::{Incarnation, Offset, SourceName};
 use crate::support::server;
 
 /// Names the development broker; `deploy/dev/services env` prints it.
-const KAFKA: &str = "TIDEGATE_TEST_KAFKA";
+pub const KAFKA: &str = "TIDEGATE_TEST_KAFKA";
 
 /// Long enough for a group to form again after a member's session is over.
 const NEWS_WITHIN: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ impl Stage {
 }
 
 /// A name that no other test, and no other run on the same broker, has.
-fn name(test: &str) -> String {
+pub fn name(test: &str) -> String {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let random = getrandom::u32().unwrap();
     format!("{test}-{number}-{random:08x}")
