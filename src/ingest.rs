@@ -49,6 +49,8 @@ pub struct Plan {
     pub upkeep: UpkeepPlan,
     /// Where requests are taken, if anywhere.
     pub front: Option<Front>,
+    /// A source partition that is stopped waits for a person, while the others go on; else it is the end.
+    pub goes_on: bool,
     /// Ends when this node is to make room for another one, if ever.
     pub replaced: Option<BoxFuture<'static, ()>>,
 }
@@ -149,6 +151,7 @@ pub fn run_until(
         let replaced = plan.replaced.unwrap_or_else(|| pending().boxed());
         let watched = Watched {
             serves_on: front.is_some(),
+            goes_on: plan.goes_on,
             drain_limit: plan.drain_limit,
             replaced,
             observe,
@@ -184,6 +187,8 @@ pub fn run_until(
 struct Watched<'w> {
     /// What is stored is served when no source has anything more, and somebody wants to know how far it lags.
     serves_on: bool,
+    /// A partition that is stopped waits for a person, and the others go on.
+    goes_on: bool,
     drain_limit: Duration,
     replaced: BoxFuture<'static, ()>,
     observe: &'w mut dyn FnMut(&NodeSnapshot),
@@ -200,6 +205,13 @@ enum Why {
     ByItself(Result<(), SourceFailed>),
 }
 
+async fn ended(node: &NodeHandle, goes_on: bool) -> Result<(), SourceFailed> {
+    match goes_on {
+        true => node.ended_as_a_whole().await,
+        false => node.ended().await,
+    }
+}
+
 async fn until_the_end(
     node: NodeHandle,
     watched: Watched<'_>,
@@ -207,6 +219,7 @@ async fn until_the_end(
 ) -> Ended {
     let Watched {
         serves_on,
+        goes_on,
         drain_limit,
         mut replaced,
         observe,
@@ -219,7 +232,7 @@ async fn until_the_end(
         tokio::select! {
             biased;
             () = stop_asked.asked() => break Why::Told,
-            ended = node.ended(), if !is_done => {
+            ended = ended(&node, goes_on), if !is_done => {
                 is_done = ended.is_ok() && serves_on;
                 if !is_done {
                     break Why::ByItself(ended);
@@ -246,7 +259,11 @@ async fn until_the_end(
             tracing::info!("stopping: what is in flight is settled first; once more stops at once");
         }
         Why::Replaced => tracing::info!("the node is replaced: what is in flight is settled first"),
-        Why::ByItself(_) => observe(&node.snapshot().await),
+        Why::ByItself(Ok(())) => {
+            tracing::info!("every source is at its end and settled; the node ends");
+            observe(&node.snapshot().await);
+        }
+        Why::ByItself(Err(_)) => observe(&node.snapshot().await),
     }
     close();
     let drained = tokio::select! {

@@ -195,7 +195,16 @@ impl NodeHandle {
     /// Waits until every source is bounded, read to its end and settled, or until one fails.
     pub async fn ended(&self) -> Result<(), SourceFailed> {
         // All at once: one that fails is told while the others run.
-        try_join_all(self.sources.iter().map(SourceHandle::ended)).await?;
+        let ended = |source| SourceHandle::ended(source, false);
+        try_join_all(self.sources.iter().map(ended)).await?;
+        Ok(())
+    }
+
+    /// The same, but partitions that are stopped with an alarm wait for a person's decision, and the others go
+    /// on meanwhile.
+    pub async fn ended_as_a_whole(&self) -> Result<(), SourceFailed> {
+        let ended = |source| SourceHandle::ended(source, true);
+        try_join_all(self.sources.iter().map(ended)).await?;
         Ok(())
     }
 
@@ -206,6 +215,17 @@ impl NodeHandle {
         }
         let deadline = tokio::time::Instant::now() + limit;
         let mut drained = true;
+        // What is stopped has nothing that could be settled, and says itself what it left.
+        let is_drained = |status: &SourceStatus| {
+            matches!(
+                status,
+                SourceStatus::Drained
+                    | SourceStatus::Failed {
+                        is_whole: false,
+                        ..
+                    }
+            )
+        };
         for source in &self.sources {
             let mut status = source.status.clone();
             let waited = tokio::time::timeout_at(
@@ -218,7 +238,7 @@ impl NodeHandle {
                 }),
             )
             .await;
-            drained &= matches!(waited, Ok(Ok(ref status)) if **status == SourceStatus::Drained);
+            drained &= matches!(waited, Ok(Ok(ref status)) if is_drained(status));
         }
         let unsettled_events = self.unsettled();
         self.stop().await;
@@ -359,15 +379,19 @@ impl SourceHandle {
         slots.values().all(Slot::is_drained)
     }
 
-    /// Waits until the source is read to its end and settled, or fails.
-    async fn ended(&self) -> Result<(), SourceFailed> {
+    /// Waits until the source is read to its end and settled, or fails: in one of its partitions, or `as_a_whole`.
+    async fn ended(&self, as_a_whole: bool) -> Result<(), SourceFailed> {
         let mut status = self.status.clone();
         let settled = status
-            .wait_for(|status| !matches!(status, SourceStatus::Running))
+            .wait_for(|status| match status {
+                SourceStatus::Running => false,
+                SourceStatus::Failed { is_whole, .. } => *is_whole || !as_a_whole,
+                _ => true,
+            })
             .await
             .map_or(SourceStatus::Stopped, |status| status.clone());
         let reason = match settled {
-            SourceStatus::Failed { reason } => reason,
+            SourceStatus::Failed { reason, .. } => reason,
             SourceStatus::Stopped => "it was stopped".to_owned(),
             SourceStatus::Ended | SourceStatus::Drained | SourceStatus::Running => return Ok(()),
         };

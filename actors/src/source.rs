@@ -94,6 +94,8 @@ pub enum SourceStatus {
     Failed {
         /// What happened, by partition.
         reason: String,
+        /// Nothing of the source goes on, or nothing that a person could decide would mend it under this node.
+        is_whole: bool,
     },
     /// The task has ended.
     Stopped,
@@ -148,7 +150,8 @@ impl SourceTask {
             let reason = "its task panicked. Nothing is lost; restart this node".to_owned();
             tracing::error!(%source, %reason, "source stopped");
             stop_all(&slots, &reason);
-            let _ = status.send_replace(SourceStatus::Failed { reason });
+            let is_whole = true;
+            let _ = status.send_replace(SourceStatus::Failed { reason, is_whole });
         }
     }
 
@@ -387,7 +390,11 @@ impl SourceTask {
     }
 
     fn tell_status(&self, command: Command) {
-        let status = slot::status(&self.lock(), self.failed.as_deref(), command);
+        let mut status = slot::status(&self.lock(), self.failed.as_deref(), command);
+        // What comes in by requests is nowhere else: a slot that is stopped would be so for ever.
+        if let SourceStatus::Failed { is_whole, .. } = &mut status {
+            *is_whole |= !self.source.bus.keeps_records();
+        }
         self.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;

@@ -248,6 +248,7 @@ impl Run<'_> {
             drain_limit: Duration::from_secs(self.config.limits.drain_limit_seconds),
             upkeep: UpkeepPlan::of(&self.config),
             front: None,
+            goes_on: false,
             replaced: None,
         };
         let bar = Bar::start("bench", Unit::Count, self.log);

@@ -104,6 +104,9 @@ pub enum Command {
     /// See, retry or discard what needs a person
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// See where each source partition stands, and have one go on that was stopped
+    #[command(subcommand)]
+    Partitions(super::partitions::Partitions),
     /// See, create and close tenants
     #[command(subcommand)]
     Tenants(Tenants),

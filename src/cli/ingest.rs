@@ -101,6 +101,7 @@ pub fn run(
         drain_limit: Duration::from_secs(session.config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(&session.config),
         front: None,
+        goes_on: false,
         replaced: None,
     };
     let bar = Bar::start("ingest", Unit::Bytes, &session.log);

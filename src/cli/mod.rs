@@ -17,6 +17,7 @@ pub mod lag;
 mod look;
 mod migrate;
 pub mod output;
+pub mod partitions;
 mod reload;
 mod run;
 mod sample;
@@ -97,6 +98,7 @@ fn run(cli: Cli, own: &[Arc<dyn Processor>]) -> Result<Exit, Failure> {
         Command::State(wanted) => state(global, &wanted, output),
         Command::Events(wanted) => events(global, &wanted, output),
         Command::DeadLetters(wanted) => dead_letters(global, &wanted, own, output),
+        Command::Partitions(wanted) => partitions::run(global, &wanted, output),
         Command::Tenants(wanted) => access::tenants(global, &wanted, output),
         Command::Tokens(wanted) => access::tokens(global, &wanted, output),
         Command::Verify(wanted) => verify(global, wanted, own, output),

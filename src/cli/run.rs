@@ -163,6 +163,7 @@ pub(super) fn node(
         sources,
         drain_limit: Duration::from_secs(config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(&config),
+        goes_on: front.is_some() || config.sources.iter().any(|it| it.kind == SourceKind::Kafka),
         front,
         replaced: round.replaced,
     };

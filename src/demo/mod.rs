@@ -205,6 +205,7 @@ fn settle(
         drain_limit: Duration::from_secs(config.limits.drain_limit_seconds),
         upkeep: UpkeepPlan::of(config),
         front: None,
+        goes_on: false,
         replaced: None,
     };
     let mut screen = Screen::start(events, log);

@@ -3,6 +3,7 @@
 //! machines emitted by it (`emitted`). What the decision comes to is decided in
 //! [`tidegate_engine::follow_up`].
 
+pub mod checkpoint;
 mod draft;
 mod emitted;
 

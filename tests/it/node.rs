@@ -210,6 +210,7 @@ fn upkeep_that_never_returns_keeps_no_node_from_ending() {
         drain_limit: Duration::from_secs(1),
         upkeep: UpkeepPlan::of(&Config::default()),
         front: None,
+        goes_on: false,
         replaced: None,
     };
     let began = tokio::time::Instant::now();

@@ -72,7 +72,7 @@ impl Observed {
             .iter()
             .flat_map(|snapshot| &snapshot.sources)
             .find_map(|source| match &source.status {
-                SourceStatus::Failed { reason } => Some(reason.clone()),
+                SourceStatus::Failed { reason, .. } => Some(reason.clone()),
                 _ => None,
             })
     }

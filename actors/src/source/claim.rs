@@ -20,6 +20,9 @@ use super::slot::ClaimTerms;
 use crate::seams::Context;
 use crate::store_calls::StoreCalls;
 
+/// Between two looks for a decision about a stopped partition.
+const DECISION_LOOK: Duration = Duration::from_secs(5);
+
 /// What a claim needs.
 pub(super) struct Request {
     pub context: Context,
@@ -66,6 +69,27 @@ impl Request {
         Claimed {
             source_partition,
             outcome: claimed.unwrap_or_else(panicked),
+        }
+    }
+
+    /// Waits until somebody else has claimed the partition, as an operator does who decides about it, and
+    /// claims it then. Nothing but looks at the checkpoint goes out before.
+    pub async fn run_after_decision(mut self) -> Claimed {
+        let mut seen = None;
+        loop {
+            let calls = StoreCalls::of(&self.context);
+            if let Ok(checkpoint) = calls.checkpoint(self.source_partition.clone()).await {
+                let epoch = checkpoint.map(|checkpoint| checkpoint.epoch);
+                if *seen.get_or_insert(epoch) != epoch {
+                    return self.run().await;
+                }
+            }
+            if !self.wait(DECISION_LOOK).await {
+                return Claimed {
+                    source_partition: self.source_partition,
+                    outcome: Outcome::Abandoned,
+                };
+            }
         }
     }
 
@@ -166,7 +190,8 @@ impl Request {
             kind: ErrorKind::Permanent,
             detail: format!(
                 "{}: {what}. The source was re-created, replaced or truncated: what the checkpoint calls settled is \
-                 not what is there now. Nothing was read. Give the new source a name of its own, or restore the old one",
+                 not what is there now. Nothing was read. Restore the old one, give the new one a name of its own, or \
+                 say with `tidegate partitions resume` where to go on",
                 self.source_partition
             ),
         };

@@ -34,6 +34,11 @@ impl SourceTask {
             match action {
                 Action::Nothing => {}
                 Action::Claim(terms) => self.claim(partition, terms, claims),
+                // Where the bus itself has failed, no decision about a partition mends it.
+                Action::AwaitDecision if self.failed.is_none() => {
+                    self.await_decision(partition, claims);
+                }
+                Action::AwaitDecision => {}
                 Action::Release => self.release(partition).await,
             }
         }
@@ -42,8 +47,7 @@ impl SourceTask {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         for (partition, wanted) in &mut self.claiming {
-            let is_claiming = |slot: &Slot| matches!(slot.held, Held::Claiming);
-            if !slots.get(partition).is_some_and(is_claiming) {
+            if !slots.get(partition).is_some_and(Slot::wants_claim) {
                 *wanted = None;
             }
         }
@@ -60,20 +64,8 @@ impl SourceTask {
     }
 
     fn claim(&mut self, partition: u32, terms: ClaimTerms, claims: &mpsc::Sender<Claimed>) {
-        let incarnation = |slot: &Slot| slot.incarnation.clone();
-        let Some(incarnation) = self.lock().get(&partition).map(incarnation) else {
+        let Some(request) = self.request(partition, terms) else {
             return;
-        };
-        let (wanted, abandoned) = oneshot::channel();
-        self.claiming.insert(partition, Some(wanted));
-        let request = claim::Request {
-            context: self.context.clone(),
-            bus: self.source.bus.clone(),
-            start: self.source.start,
-            source_partition: self.source_partition(partition),
-            incarnation,
-            terms,
-            abandoned,
         };
         let claims = claims.clone();
         self.context.seams.spawner.spawn(Box::pin(async move {
@@ -82,14 +74,38 @@ impl SourceTask {
         }));
     }
 
+    /// Claims a stopped partition once an operator has moved its checkpoint.
+    fn await_decision(&mut self, partition: u32, claims: &mpsc::Sender<Claimed>) {
+        let Some(request) = self.request(partition, ClaimTerms::AFTER_DECISION) else {
+            return;
+        };
+        let claims = claims.clone();
+        self.context.seams.spawner.spawn(Box::pin(async move {
+            let _ = claims.send(request.run_after_decision().await).await;
+        }));
+    }
+
+    fn request(&mut self, partition: u32, terms: ClaimTerms) -> Option<claim::Request> {
+        let incarnation = |slot: &Slot| slot.incarnation.clone();
+        let incarnation = self.lock().get(&partition).map(incarnation)?;
+        let (wanted, abandoned) = oneshot::channel();
+        self.claiming.insert(partition, Some(wanted));
+        Some(claim::Request {
+            context: self.context.clone(),
+            bus: self.source.bus.clone(),
+            start: self.source.start,
+            source_partition: self.source_partition(partition),
+            incarnation,
+            terms,
+            abandoned,
+        })
+    }
+
     pub(super) async fn take_claim(&mut self, claimed: Claimed) {
         let partition = claimed.source_partition.partition;
         // A claim of an assignment that is over is worth nothing: somebody may have claimed after it.
         let is_wanted = self.claiming.remove(&partition).flatten().is_some()
-            && matches!(
-                self.lock().get(&partition).map(|slot| &slot.held),
-                Some(Held::Claiming)
-            );
+            && self.lock().get(&partition).is_some_and(Slot::wants_claim);
         if !is_wanted {
             return;
         }

@@ -36,8 +36,8 @@ pub(crate) enum Held {
     },
     /// To be given back, not before then; the last so many tries failed.
     Leaving { not_before: Instant, failures: u32 },
-    /// Stopped with an alarm; an operator decides.
-    Quarantined { reason: String },
+    /// Stopped with an alarm; an operator decides, which is waited for once it is `awaited`.
+    Quarantined { reason: String, awaited: bool },
 }
 
 /// How to go about a claim.
@@ -54,6 +54,12 @@ impl ClaimTerms {
     const AT_ONCE: Self = Self {
         wait: Duration::ZERO,
         ask_bus: false,
+    };
+
+    /// After an operator's decision: what the bus assigns now is not known.
+    pub(super) const AFTER_DECISION: Self = Self {
+        wait: Duration::ZERO,
+        ask_bus: true,
     };
 }
 
@@ -94,6 +100,8 @@ struct LeftBehind {
 pub(crate) enum Action {
     Nothing,
     Claim(ClaimTerms),
+    /// Wait for an operator's decision about it.
+    AwaitDecision,
     Release,
 }
 
@@ -156,6 +164,14 @@ impl Slot {
         self.revoked.get_or_insert(now + self.release_limit);
     }
 
+    /// True while a claim of it is of use: one under way, or one that waits for an operator's decision.
+    pub fn wants_claim(&self) -> bool {
+        matches!(
+            self.held,
+            Held::Claiming | Held::Quarantined { awaited: true, .. }
+        )
+    }
+
     /// It stays for an operator to look at, although the bus asked for it back.
     pub fn keep(&mut self, reason: String) {
         self.revoked = None;
@@ -209,7 +225,10 @@ impl Slot {
         self.meters.quarantined();
         self.end(&reason);
         self.leave_behind();
-        self.held = Held::Quarantined { reason };
+        self.held = Held::Quarantined {
+            reason,
+            awaited: false,
+        };
     }
 
     /// It could not be given back: once more after the wait.
@@ -268,6 +287,12 @@ impl Slot {
             }
             Held::Leaving { not_before, .. } if !claim_under_way && not_before <= now => {
                 Action::Release
+            }
+            Held::Quarantined {
+                ref mut awaited, ..
+            } if !claim_under_way => {
+                *awaited = true;
+                Action::AwaitDecision
             }
             _ => Action::Nothing,
         }
@@ -363,18 +388,20 @@ pub(super) fn status(
     if let Some(reason) = failed {
         return SourceStatus::Failed {
             reason: reason.to_owned(),
+            is_whole: true,
         };
     }
     let reasons: Vec<String> = slots
         .iter()
         .filter_map(|(partition, slot)| match &slot.held {
-            Held::Quarantined { reason } => Some(format!("partition {partition}: {reason}")),
+            Held::Quarantined { reason, .. } => Some(format!("partition {partition}: {reason}")),
             _ => None,
         })
         .collect();
     if !reasons.is_empty() {
         return SourceStatus::Failed {
             reason: reasons.join("; "),
+            is_whole: false,
         };
     }
     if command == Command::Drain {

@@ -67,7 +67,7 @@ impl Expression {
             let column = first.map_or(0, |error| error.pos.1.max(0));
             objection(
                 format!("not CEL, at its column {column}: {message}"),
-                cut_by_yaml(text),
+                cut_by_yaml(text).or_else(|| words(text)),
             )
         })?;
         let mut tree = program.expression().clone();
@@ -279,6 +279,17 @@ fn plain_message(message: &str) -> &str {
         return "nested too deeply";
     }
     message.strip_prefix("Syntax error: ").unwrap_or(message)
+}
+
+/// The likely reason when it is words and nothing else: a text, of which YAML took the quotes away.
+fn words(text: &str) -> Option<String> {
+    let is_word = |word: &str| {
+        let word = word.trim_end_matches([',', '.', '!']);
+        !word.is_empty() && word.chars().all(|c| c.is_alphabetic() || c == '-')
+    };
+    text.split(' ')
+        .all(is_word)
+        .then(|| format!("text needs quotes of its own inside YAML's: \"'{text}'\""))
 }
 
 /// The likely reason of a syntax error: YAML ended the text before its author did.

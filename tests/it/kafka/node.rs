@@ -111,6 +111,29 @@ impl Desk {
         panic!("still behind: {rows:?}\n{}", self.log());
     }
 
+    /// Waits until the node has said so.
+    async fn logged(&self, words: &str) {
+        for _ in 0..240 {
+            if self.log().contains(words) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        panic!("never `{words}`:\n{}", self.log());
+    }
+
+    /// An order of `acme`, as soon as it is there.
+    async fn becomes(&self, key: &str) -> Value {
+        let arguments = ["state", "get", "order", key, "--tenant", "acme"];
+        for _ in 0..120 {
+            if let (0, mut rows, _) = self.asked(&arguments) {
+                return rows.remove(0);
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        panic!("no order `{key}`:\n{}", self.log());
+    }
+
     fn order(&self, tenant: &str, key: &str) -> Value {
         let (code, rows, said) = self.asked(&["state", "get", "order", key, "--tenant", tenant]);
         assert_eq!(code, 0, "{said}");
@@ -304,4 +327,55 @@ async fn doctor_asks_the_brokers() {
     let found = of_kafka(&rows).unwrap();
     assert_eq!(found["result"], "fail");
     assert!(found["says"].to_string().contains("no topic `nowhere`"));
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_stops_its_partition_and_a_person_has_it_go_on_under_the_running_node() {
+    let Some(stage) = Stage::set("made-anew", 2).await else {
+        return;
+    };
+    let topics = format!("topics: [{}]", stage.topic);
+    let Some(desk) = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics).await else {
+        return;
+    };
+    for number in 0..3 {
+        let order = format!("old-{number}");
+        stage.write(0, &placed(&order, &order)).await;
+    }
+    let node = desk.start();
+    desk.drained().await;
+    node.stop();
+    stage.client.delete_topic(&stage.topic).await;
+    stage.client.make_topic(&stage.topic, 2, &[]).await;
+    for number in 0..2 {
+        let order = format!("new-{number}");
+        stage.write(0, &placed(&order, &order)).await;
+    }
+    stage.write(1, &placed("other", "other")).await;
+    let node = desk.start();
+    desk.logged("no record stands at offset 2").await;
+    // The other partition had settled nothing by which it could be told, and goes on.
+    let other = desk.becomes("other").await;
+    assert_eq!(other["version"], 1);
+    let (code, rows, said) = desk.asked(&["partitions", "list", "--source", "shop"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(
+        (&rows[0]["partition"], &rows[0]["settled"]),
+        (&json!(0), &json!(3))
+    );
+    let resume = |place: &str, at: &str| desk.asked(&["partitions", "resume", place, "--at", at]);
+    let (code, _, said) = resume("shop/0", "99");
+    assert!(code == 2 && said.contains("has offsets 0 to 2"), "{said}");
+    assert_eq!(resume("nowhere/0", "earliest").0, 4);
+    assert_eq!(resume("shop", "earliest").0, 2);
+    let (code, _, said) = resume("shop/0", "earliest");
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("goes on at 0; it stood at 3"), "{said}");
+    desk.drained().await;
+    for order in ["new-0", "new-1"] {
+        assert_eq!(desk.becomes(order).await["version"], 1, "{order}");
+    }
+    node.stop();
+    let (code, _, said) = desk.asked(&["verify"]);
+    assert_eq!(code, 0, "{said}");
 }

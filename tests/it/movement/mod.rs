@@ -319,7 +319,7 @@ async fn until(what: &str, limit: Duration, is_so: impl Fn() -> bool) {
 /// Why the node's source has failed, if it has.
 async fn alarm(node: &NodeHandle) -> Option<String> {
     match &node.snapshot().await.sources[0].status {
-        SourceStatus::Failed { reason } => Some(reason.clone()),
+        SourceStatus::Failed { reason, .. } => Some(reason.clone()),
         _ => None,
     }
 }

@@ -147,7 +147,8 @@ fn database_error(code: &str, message: &str, during: During) -> StoreError {
         ),
         // Who it is, and where: no password, a wrong one, no such role or database, no right to connect.
         "28000" | "28P01" | "3D000" => StoreError::NotReady(format!(
-            "cannot log in: {}",
+            "cannot log in: {}. Where it is not there yet, `tidegate migrate` makes the engine's role and an \
+             administrator gives it a password",
             without_values(message)
         )),
         // What upkeep was asked to lose is more than this database allows.

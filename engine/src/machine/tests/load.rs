@@ -510,6 +510,21 @@ fn what_is_no_yaml_is_told_with_its_line() {
 }
 
 #[test]
+fn words_without_quotes_of_their_own_are_shown_with_them() {
+    for (text, shown_with) in [
+        ("'it runs backwards'", "\"'it runs backwards'\""),
+        ("no, it does not", "\"'no, it does not'\""),
+    ] {
+        let text = with(SMALL, "to: open", &format!("reject: {text}"));
+        let shown = shown(&refused(&text));
+        assert!(shown.contains(shown_with), "{shown}");
+    }
+    let text = with(SMALL, "to: open", "reject: 1 +");
+    let shown = shown(&refused(&text));
+    assert!(!shown.contains("quotes of its own"), "{shown}");
+}
+
+#[test]
 fn an_expression_cut_by_flow_style_says_what_happened() {
     let text = with(
         SMALL,
