@@ -108,7 +108,7 @@ node.id=1
 controller.quorum.voters=1@127.0.0.1:$kafka_controller_port
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL
 log.dirs=$home/kafka/data
 # Alone, it has nobody to copy to.
 offsets.topic.replication.factor=1
@@ -130,12 +130,17 @@ CONF
     return 0
   fi
   cat <<CONF
-listeners=PLAINTEXT://$address:$kafka_port,SASL_SSL://$address:$kafka_sasl_port,CONTROLLER://127.0.0.1:$kafka_controller_port
+listeners=PLAINTEXT://$address:$kafka_port,SASL_SSL://$address:$kafka_sasl_port,SSL://$address:$kafka_ssl_port,CONTROLLER://127.0.0.1:$kafka_controller_port
 # The certificate is for this name.
-advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port,SASL_SSL://localhost:$kafka_sasl_port
+advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port,SASL_SSL://localhost:$kafka_sasl_port,SSL://localhost:$kafka_ssl_port
 ssl.keystore.type=PEM
 ssl.keystore.location=$home/kafka/server.pem
-sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512
+# Who shows no certificate of the clients' authority is not let in.
+listener.name.ssl.ssl.client.auth=required
+listener.name.ssl.ssl.truststore.type=PEM
+listener.name.ssl.ssl.truststore.location=$home/kafka/clients.crt
+sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,PLAIN
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_$kafka_user="$password";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 CONF
@@ -178,6 +183,22 @@ kafka_format() {
   rm "$state/format.log"
 }
 
+# An authority for clients alone, and a client that it knows: $state/client.crt and client.key.
+kafka_client_certificate() {
+  as_server sh -euc '
+    umask 077
+    cd "$1"
+    key="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    openssl req -x509 $key -days 3650 -subj "/CN=tidegate-dev-clients" -keyout clients.key -out clients.crt
+    openssl req $key -subj "/CN=tidegate" -keyout client.key -out client.csr
+    openssl x509 -req -in client.csr -CA clients.crt -CAkey clients.key -CAcreateserial -days 3650 -out client.crt
+    rm -f clients.key clients.srl client.csr
+  ' sh "$home/kafka" </dev/null >"$state/openssl.log" 2>&1 || die "openssl failed: $(tail -n 3 "$state/openssl.log")"
+  rm "$state/openssl.log"
+  (umask 077 && as_server cat "$home/kafka/client.key" >"$state/client.key")
+  as_server cat "$home/kafka/client.crt" >"$state/client.crt"
+}
+
 kafka_create() {
   local attempt
   as_server mkdir -m 700 "$home/kafka"
@@ -188,12 +209,16 @@ kafka_create() {
       cp "$(kafka_cache)"/*.jar "$home/kafka/jars/"
   fi
   kafka_logging | write_file "$home/kafka/log4j2.properties"
-  [ -z "$authority" ] || as_server cat "$home/server.key" "$home/server.crt" | write_file "$home/kafka/server.pem"
+  if [ -n "$authority" ]; then
+    as_server cat "$home/server.key" "$home/server.crt" | write_file "$home/kafka/server.pem"
+    kafka_client_certificate
+  fi
   # In a container the two that are published were chosen with it.
   for ((attempt = 1; attempt <= port_attempts_max; attempt++)); do
     if [ "$place" = local ]; then
       kafka_port=$(free_port)
       kafka_sasl_port=$(free_port)
+      kafka_ssl_port=$(free_port)
     fi
     kafka_controller_port=$(free_port)
     save
@@ -210,7 +235,8 @@ kafka_create() {
 
 kafka_log() { as_server cat "$home/kafka/broker.log" 2>/dev/null; }
 
-kafka_intact() { [ "$kafka_complete" = yes ] && as_server test -e "$home/kafka/data/meta.properties" 2>/dev/null; }
+# One that an older form of this script made has no listener for certificates.
+kafka_intact() { [ "$kafka_complete" = yes ] && [ -n "$kafka_ssl_port" ] && as_server test -e "$home/kafka/data/meta.properties" 2>/dev/null; }
 
 kafka_runs() { live_pid kafka/broker.pid >/dev/null; }
 
@@ -274,8 +300,12 @@ kafka_tool() { # NAME [ARG…]
 
 kafka_env() {
   printf "export TIDEGATE_TEST_KAFKA='127.0.0.1:%s'\n" "$kafka_port"
-  # TLS and SCRAM-SHA-256 or -512; empty where there is no openssl to make a certificate.
+  # TLS and SCRAM-SHA-256, SCRAM-SHA-512 or PLAIN; empty where there is no openssl to make a certificate.
   printf "export TIDEGATE_TEST_KAFKA_SASL='%s'\n" "${authority:+localhost:$kafka_sasl_port}"
+  # TLS with a certificate of the client's; the same.
+  printf "export TIDEGATE_TEST_KAFKA_SSL='%s'\n" "${authority:+localhost:$kafka_ssl_port}"
+  printf "export TIDEGATE_TEST_KAFKA_CERTIFICATE='%s'\n" "${authority:+$state/client.crt}"
+  printf "export TIDEGATE_TEST_KAFKA_KEY='%s'\n" "${authority:+$state/client.key}"
   printf "export TIDEGATE_TEST_KAFKA_USER='%s'\n" "$kafka_user"
   printf "export TIDEGATE_TEST_KAFKA_PASSWORD='%s'\n" "$password"
   printf "export TIDEGATE_TEST_KAFKA_CA='%s'\n" "$authority"

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::Hash128;
 use crate::limits::TRACKED_RECORDS_MAX;
+use crate::planted::{Bug, active};
 use crate::position::{Epoch, Incarnation, Offset, Revision, SourcePartition};
 
 /// How often each outcome happened in a source partition, ever. What was delivered adds up:
@@ -157,6 +158,12 @@ pub struct OffsetTracker {
     records: VecDeque<Tracked>,
 }
 
+/// True when the watermark goes on from `at` over a settled record at `offset`: whatever lies between holds no
+/// record.
+fn reaches(at: Offset, offset: Offset) -> bool {
+    at == offset || !active(Bug::ContiguousOffsets)
+}
+
 /// What the tracker says of a received record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Receipt {
@@ -192,8 +199,7 @@ impl OffsetTracker {
         if offset < self.next_offset || seen {
             return Receipt::AlreadyDone;
         }
-        let settled = !crate::planted::active(crate::planted::Bug::ResumeWithoutDoneAbove)
-            && self.resumed.contains(offset);
+        let settled = !active(Bug::ResumeWithoutDoneAbove) && self.resumed.contains(offset);
         self.records.push_back(Tracked {
             offset,
             next,
@@ -244,7 +250,7 @@ impl OffsetTracker {
             while also.next_if(|offset| **offset < record.offset).is_some() {}
             let settled =
                 record.settled || also.next_if(|offset| **offset == record.offset).is_some();
-            if joined && settled {
+            if joined && settled && reaches(next_offset, record.offset) {
                 next_offset = record.next;
                 if let Some(hash) = record.fingerprint {
                     fingerprint = Some(Fingerprint {
@@ -332,6 +338,9 @@ impl OffsetTracker {
 
     fn advance(&mut self) {
         while let Some(record) = self.records.front().filter(|record| record.settled) {
+            if !reaches(self.next_offset, record.offset) {
+                break;
+            }
             self.next_offset = record.next;
             if let Some(hash) = record.fingerprint {
                 self.fingerprint = Some(Fingerprint {

@@ -36,11 +36,17 @@ pub enum Bug {
     WorkForgottenOnClaim,
     /// A page of open work is taken in from its beginning, whatever of it is queued already.
     WorkTakenTwice,
+    /// The low watermark waits at a hole in the offsets.
+    ContiguousOffsets,
+    /// A new owner resumes where the broker was told, and not at the checkpoint.
+    ResumeFromBrokerOffset,
+    /// A fenced owner to whom the bus still assigns the partition never claims it again.
+    ReclaimLeftOut,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 19] = [
         Bug::AcknowledgeBeforeCommit,
         Bug::NoEpochCheck,
         Bug::NoRevisionCheck,
@@ -57,6 +63,9 @@ impl Bug {
         Bug::WorkNotDeleted,
         Bug::WorkForgottenOnClaim,
         Bug::WorkTakenTwice,
+        Bug::ContiguousOffsets,
+        Bug::ResumeFromBrokerOffset,
+        Bug::ReclaimLeftOut,
     ];
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tidegate_engine::bus::{EventBus, Start};
-use tidegate_engine::checkpoint::Checkpoint;
+use tidegate_engine::checkpoint::{Checkpoint, DoneAbove};
 use tidegate_engine::error::ErrorKind;
 use tidegate_engine::planted::{Bug, active};
 use tidegate_engine::position::{Incarnation, Revision, SourcePartition};
@@ -156,7 +156,12 @@ impl Request {
             incarnation: self.incarnation.clone(),
             start,
         };
-        let checkpoint = calls.claim(claim).await?;
+        let mut checkpoint = calls.claim(claim).await?;
+        if active(Bug::ResumeFromBrokerOffset) {
+            let told = self.bus.start_offset(partition, Start::OffsetsOfGroup);
+            checkpoint.progress.next_offset = told.await?;
+            checkpoint.progress.done_above = DoneAbove::default();
+        }
         self.check_source(&checkpoint).await?;
         self.bus.settled_below(partition, checkpoint.settled_end());
         // Under the claim: from here on only we make open work, and only we do it.

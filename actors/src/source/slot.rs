@@ -9,6 +9,7 @@ use actix::Addr;
 use tidegate_engine::checkpoint::{Checkpoint, OffsetTracker};
 use tidegate_engine::commit_protocol::CommitProtocol;
 use tidegate_engine::limits::RECLAIM_ATTEMPTS_MAX;
+use tidegate_engine::planted::{Bug, active};
 use tidegate_engine::position::{Incarnation, Offset, SourcePartition};
 use tidegate_engine::retry::BackOff;
 use tidegate_engine::tenant::TenantId;
@@ -349,6 +350,10 @@ impl Slot {
     }
 
     fn look_at_fence(&mut self, now: Instant, random: u64) {
+        if active(Bug::ReclaimLeftOut) {
+            self.held = Held::Claiming;
+            return;
+        }
         self.meters.fenced();
         let Some(attempt) = self.reclaims.spend(now) else {
             return self.quarantine(format!(

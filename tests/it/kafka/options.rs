@@ -197,30 +197,78 @@ fn secured(test: &str, topic: &str, mechanism: KafkaMechanism) -> Option<KafkaOp
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_with_scram_reads_and_commits() {
-    let test = "tls_with_scram_reads_and_commits";
+async fn tls_with_each_login_reads_and_commits() {
+    let test = "tls_with_each_login_reads_and_commits";
     let Some(stage) = Stage::set("secured", 1).await else {
         return;
     };
     stage.write(0, "one").await;
-    for mechanism in [KafkaMechanism::ScramSha256, KafkaMechanism::ScramSha512] {
-        let Some(mut options) = secured(test, &stage.topic, mechanism) else {
+    for mechanism in [
+        KafkaMechanism::ScramSha256,
+        KafkaMechanism::ScramSha512,
+        KafkaMechanism::Plain,
+    ] {
+        let Some(options) = secured(test, &stage.topic, mechanism) else {
             return;
         };
-        options.group = name("secured");
-        let group = options.group.clone();
-        let bus = KafkaBus::open(options).unwrap();
-        assigned(&bus, 1).await;
-        let start = bus.start_offset(0, Start::Earliest).await.unwrap();
-        bus.seek(0, start).await.unwrap();
-        let all = read(&bus, 0, 1).await;
-        assert_eq!(texts(&all), ["one"]);
-        bus.acknowledge(0, all[0].next).await.unwrap();
-        assert_eq!(
-            stage.client.committed(&group, &stage.topic, 0),
-            Some(all[0].next)
-        );
+        reads_and_commits(&stage, options).await;
     }
+}
+
+/// Reads the one record of a stage, under a group of its own, and commits behind it.
+async fn reads_and_commits(stage: &Stage, mut options: KafkaOptions) {
+    options.group = name("secured");
+    let group = options.group.clone();
+    let bus = KafkaBus::open(options).unwrap();
+    assigned(&bus, 1).await;
+    let start = bus.start_offset(0, Start::Earliest).await.unwrap();
+    bus.seek(0, start).await.unwrap();
+    let all = read(&bus, 0, 1).await;
+    assert_eq!(texts(&all), ["one"]);
+    bus.acknowledge(0, all[0].next).await.unwrap();
+    assert_eq!(
+        stage.client.committed(&group, &stage.topic, 0),
+        Some(all[0].next)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_our_own_lets_us_in_and_without_one_the_error_is_clear() {
+    let test = "a_certificate_of_our_own_lets_us_in_and_without_one_the_error_is_clear";
+    let Some(stage) = Stage::set("certified", 1).await else {
+        return;
+    };
+    stage.write(0, "one").await;
+    let Some(mut options) = certified(test, &stage.topic) else {
+        return;
+    };
+    reads_and_commits(&stage, options.clone()).await;
+    options.tls.as_mut().unwrap().identity = None;
+    let bus = KafkaBus::open(options).unwrap();
+    let said = loop {
+        match news(&bus).await {
+            Err(error) => break error.to_string(),
+            Ok(events) => panic!("expected an error, found {events:?}"),
+        }
+    };
+    let words = said.to_lowercase();
+    assert!(words.contains("certificate"), "{said}");
+}
+
+/// The options for the listener that asks for a certificate; `None` without it.
+fn certified(test: &str, topic: &str) -> Option<KafkaOptions> {
+    let of = |variable| server(test, variable);
+    let mut options = options();
+    options.brokers = vec![of("TIDEGATE_TEST_KAFKA_SSL")?];
+    options.topics = vec![topic.to_owned()];
+    options.tls = Some(KafkaTls {
+        ca: Some(of("TIDEGATE_TEST_KAFKA_CA")?.into()),
+        identity: Some(KafkaIdentity {
+            certificate: of("TIDEGATE_TEST_KAFKA_CERTIFICATE")?.into(),
+            key: of("TIDEGATE_TEST_KAFKA_KEY")?.into(),
+        }),
+    });
+    Some(options)
 }
 
 /// What a bus says that cannot begin. What passes by itself does not count.
@@ -240,18 +288,20 @@ async fn failure(options: KafkaOptions) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_is_a_clear_error() {
     let test = "a_wrong_password_is_a_clear_error";
-    let Some(mut options) = secured(test, "any", KafkaMechanism::ScramSha512) else {
-        return;
-    };
-    let wrong = "not-the-password";
-    options.login.as_mut().unwrap().password = wrong.to_owned();
-    let said = failure(options).await;
-    assert!(
-        said.contains("refuse") && said.contains("`login`"),
-        "{said}"
-    );
-    assert!(said.to_lowercase().contains("authentication"), "{said}");
-    assert!(!said.contains(wrong), "{said}");
+    for mechanism in [KafkaMechanism::ScramSha512, KafkaMechanism::Plain] {
+        let Some(mut options) = secured(test, "any", mechanism) else {
+            return;
+        };
+        let wrong = "not-the-password";
+        options.login.as_mut().unwrap().password = wrong.to_owned();
+        let said = failure(options).await;
+        assert!(
+            said.contains("refuse") && said.contains("`login`"),
+            "{said}"
+        );
+        assert!(said.to_lowercase().contains("authentication"), "{said}");
+        assert!(!said.contains(wrong), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -116,8 +116,11 @@ impl Partition {
     pub(super) fn start_offset(&self, start: Start) -> Offset {
         match start {
             Start::Earliest => self.records.keys().next().copied().unwrap_or(self.end),
-            // No group but this one ever read it.
-            Start::Latest | Start::OffsetsOfGroup => self.end,
+            Start::Latest => self.end,
+            Start::OffsetsOfGroup => match self.acknowledged.last() {
+                Some((_, offset)) => *offset,
+                None => self.start_offset(Start::Earliest),
+            },
             Start::Time(time) => self
                 .records
                 .iter()
