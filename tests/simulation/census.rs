@@ -14,6 +14,8 @@ use crate::workload::{EVENTS_MIN, PARTITIONS, TENANTS};
 pub const FAULTS_MIN: u64 = 20;
 /// Entities, in each seed.
 const ENTITIES_MIN: u64 = 20;
+/// Emitted events that were taken up, in each seed.
+const LOOPED_BACK_MIN: u64 = 10;
 /// Deliveries that repeat an event, of a thousand.
 const DUPLICATES_PER_MILLE_MIN: u64 = 100;
 
@@ -52,6 +54,8 @@ pub struct Census {
     pub entities: u64,
     /// Entities that events of both of the first two source partitions moved.
     pub shared_entities: u64,
+    /// Records of emitted events.
+    pub looped_back: u64,
 }
 
 impl Census {
@@ -80,6 +84,7 @@ impl Census {
             partitions: partitions.len() as u64,
             entities,
             shared_entities: shared_entities(findings),
+            looped_back: findings.records.iter().filter(|it| it.internal).count() as u64,
         }
     }
 
@@ -91,6 +96,7 @@ impl Census {
             ("source partitions", self.partitions, u64::from(PARTITIONS)),
             ("entities", self.entities, ENTITIES_MIN),
             ("entities of two source partitions", self.shared_entities, 1),
+            ("emitted events taken up", self.looped_back, LOOPED_BACK_MIN),
             (
                 "duplicates of a thousand deliveries",
                 self.duplicates * 1_000 / self.deliveries.max(1),
@@ -119,6 +125,7 @@ impl Census {
             partitions: self.partitions.min(other.partitions),
             entities: self.entities.min(other.entities),
             shared_entities: self.shared_entities.min(other.shared_entities),
+            looped_back: self.looped_back.min(other.looped_back),
         }
     }
 }

@@ -50,12 +50,14 @@ impl std::fmt::Display for Sum {
         writeln!(
             f,
             "the least of any seed: {} events, {} tenants, {} source partitions, {} entities, {} of \
-             them moved by two source partitions, {}.{} % duplicates, {} faults that took effect",
+             them moved by two source partitions, {} emitted events taken up, {}.{} % duplicates, {} \
+             faults that took effect",
             least.events,
             least.tenants,
             least.partitions,
             least.entities,
             least.shared_entities,
+            least.looped_back,
             per_mille / 10,
             per_mille % 10,
             self.least_injected.unwrap_or(0),
