@@ -45,11 +45,13 @@ demo-kafka: toolchain ## two nodes on a topic: lag rises, a node is killed, the 
 	@$(CARGO) build --release --locked --bin tidegate
 	@$(WITH_SERVICES) deploy/demo/kafka demo
 
-bench: toolchain ## the write path against hand-written peers, on durable PostgreSQL
+bench: toolchain ## ours against hand-written peers, on durable PostgreSQL and from Kafka
 	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write
 	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write --latency
 	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write --apart \
 	    --only hand-written --only "Tidegate on Postgres"
+	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write --bus kafka \
+	    --seconds 14 --payments 2000000
 
 fmt: ## format the code
 	@$(CARGO) fmt --all

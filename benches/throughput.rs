@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use clap::Parser as _;
 use harness::Result;
-use harness::arguments::Arguments;
+use harness::arguments::{Arguments, BusKind};
 use harness::database::Server;
 use harness::latency;
 use harness::load::{EVENT_BYTES, Load, Shape};
 use harness::processors::Processors;
-use harness::report::{Row, Table, circumstances, write_into};
+use harness::report::{BEGIN_KAFKA, Row, Table, circumstances, write_between, write_into};
 use harness::stores::StoreKind;
+use harness::topics::Topics;
 use harness::ways::{Bench, Machine, Settings, Way};
 use peers::{BatchConsumer, PerEventConsumer, RawCopy, RawType, State, Tables};
 
@@ -25,6 +26,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
 const URL: &str = "TIDEGATE_TEST_POSTGRES_URL";
+const BROKERS: &str = "TIDEGATE_TEST_KAFKA";
 
 /// The ways that all others are compared with.
 const PER_EVENT: &str = "hand-written, one event a transaction";
@@ -75,6 +77,15 @@ fn main() -> Result<()> {
         seed: 1,
     });
     let handle = io.handle().clone();
+    let topics = match arguments.bus {
+        BusKind::Memory => None,
+        BusKind::Kafka => {
+            let brokers = std::env::var(BROKERS).map_err(|_| {
+                format!("{BROKERS} is not set: `make bench` starts a broker and sets it")
+            })?;
+            Some(Topics::new(brokers))
+        }
+    };
     actix::System::new().block_on(async move {
         let placement = tidegate::runtime::arbiters(processors.of_clients());
         let bench = Arc::new(Bench {
@@ -82,6 +93,7 @@ fn main() -> Result<()> {
             load: Arc::new(load),
             io: handle,
             placement,
+            topics,
         });
         let done = measure(&bench, &arguments, processors).await;
         bench.server.clean_up().await?;
@@ -113,8 +125,12 @@ async fn measure(bench: &Arc<Bench>, arguments: &Arguments, processors: Processo
     }
     let rows: Vec<Row> = entries.into_iter().map(|entry| entry.row).collect();
     let shape = bench.load.shape();
+    let from = match arguments.bus {
+        BusKind::Memory => "",
+        BusKind::Kafka => " They come from a broker beside the server.",
+    };
     let load = format!(
-        "{EVENT_BYTES}-byte events, {} orders of {} tenants, every event moves one.",
+        "{EVENT_BYTES}-byte events, {} orders of {} tenants, every event moves one.{from}",
         shape.orders, shape.tenants
     );
     let mut text = circumstances(
@@ -127,7 +143,11 @@ async fn measure(bench: &Arc<Bench>, arguments: &Arguments, processors: Processo
     text.push_str(&Table::new(&rows, [PER_EVENT, BATCH, BATCH_MACHINE]).to_markdown());
     println!("{text}");
     if arguments.write {
-        write_into(Path::new(README), processors, &text)?;
+        let readme = Path::new(README);
+        match arguments.bus {
+            BusKind::Memory => write_into(readme, processors, &text)?,
+            BusKind::Kafka => write_between(readme, BEGIN_KAFKA, &text)?,
+        }
     }
     Ok(())
 }
@@ -136,7 +156,9 @@ async fn measure(bench: &Arc<Bench>, arguments: &Arguments, processors: Processo
 async fn entries(bench: &Arc<Bench>, arguments: &Arguments) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (name, candidates) in candidates(arguments) {
-        if !arguments.wants(name) {
+        // What is compared over a broker is who reads one.
+        let reads = [PER_EVENT, BATCH, BATCH_MACHINE].contains(&name) || name.contains("Postgres");
+        if !arguments.wants(name) || (arguments.bus == BusKind::Kafka && !reads) {
             continue;
         }
         let mut best: Option<(f64, Way, String)> = None;

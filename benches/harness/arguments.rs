@@ -1,6 +1,15 @@
 //! The command line: `cargo bench --bench throughput -- --rounds 5 --seconds 10 --write`.
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+
+/// Where the events come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum BusKind {
+    /// Memory.
+    Memory,
+    /// Topics of a Kafka broker.
+    Kafka,
+}
 
 /// Measures Tidegate's write path and hand-written peers, interleaved, on the same durable server.
 #[derive(Parser, Clone, Debug)]
@@ -30,6 +39,9 @@ pub struct Arguments {
     /// The server gets one half of the processors and the clients the other, as on machines of their own.
     #[arg(long)]
     pub apart: bool,
+    /// Where the events come from: memory, which costs nothing, or a broker.
+    #[arg(long, value_enum, default_value = "memory")]
+    pub bus: BusKind,
     /// How long answers take over HTTP, instead of how fast each way is.
     #[arg(long)]
     pub latency: bool,

@@ -13,6 +13,7 @@ pub mod node;
 pub mod processors;
 pub mod report;
 pub mod stores;
+pub mod topics;
 pub mod ways;
 
 /// A benchmark stops at the first error: a figure beside a failure means nothing.

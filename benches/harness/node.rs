@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::runtime::{RandomIds, RuntimeSpawner, SystemClock};
-use tidegate_actors::{Node, NodeOptions, NodeSeams, Placement, Source};
-use tidegate_engine::bus::Start;
+use tidegate_actors::{Node, NodeHandle, NodeOptions, NodeSeams, Placement, Source};
+use tidegate_engine::bus::{EventBus, Start};
 use tidegate_engine::machine::MachineSet;
 use tidegate_engine::position::StreamName;
 use tidegate_engine::store::StateStore;
@@ -17,6 +17,7 @@ use super::Result;
 use super::bus::BenchBus;
 use super::load::{Load, Totals};
 use super::measure::{Sample, Stopwatch};
+use super::topics::{SOURCE, Topic};
 
 /// One end-to-end run of ours.
 pub struct Ours {
@@ -30,9 +31,14 @@ pub struct Ours {
     pub options: NodeOptions,
     /// Payments to take of the load.
     pub payments: u32,
+    /// Where the payments are read from; from memory without.
+    pub topic: Option<Topic>,
     /// The server's first process, for its CPU time.
     pub postmaster: Option<u32>,
 }
+
+/// Between two looks at what is settled of a topic.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How long a run may stand before it counts as stuck.
 const SETTLE_LIMIT: Duration = Duration::from_secs(300);
@@ -47,42 +53,58 @@ impl Ours {
         load: &Arc<Load>,
         before_timed: impl AsyncFnOnce() -> Result<()>,
     ) -> Result<Sample> {
+        let of_memory = if self.topic.is_none() {
+            self.payments
+        } else {
+            0
+        };
         let bus = Arc::new(BenchBus::new(
             load.clone(),
-            load.lanes(self.partitions, self.payments),
+            load.lanes(self.partitions, of_memory),
         )?);
-        let seams = NodeSeams {
-            store: self.store.clone(),
-            machines: self.machines,
-            clock: Arc::new(SystemClock),
-            ids: Arc::new(RandomIds),
-            spawner: Arc::new(RuntimeSpawner(io)),
-            placement,
+        let start = |bus: Arc<dyn EventBus>| -> Result<NodeHandle> {
+            let seams = NodeSeams {
+                store: self.store.clone(),
+                machines: self.machines.clone(),
+                clock: Arc::new(SystemClock),
+                ids: Arc::new(RandomIds),
+                spawner: Arc::new(RuntimeSpawner(io.clone())),
+                placement: placement.clone(),
+            };
+            Ok(Node::start(self.options.clone(), seams, vec![source(bus)?]))
         };
-        let source = Source {
-            bus: bus.clone(),
-            stream: StreamName::new("orders")?,
-            tenant: TenantBinding::TrustedField,
-            mapping: None,
-            secrets: tidegate_engine::secrets::SecretPolicy::Off,
-            start: Start::Earliest,
-        };
-        let node = Node::start(self.options, seams, vec![source]);
+        let node = start(bus.clone())?;
         tokio::select! {
             biased;
             () = bus.all_settled() => {}
             failed = failed(&node) => return Err(failed),
         }
-        before_timed().await?;
-
-        let stopwatch = Stopwatch::start(self.postmaster);
-        let events = bus.open();
-        tokio::select! {
-            biased;
-            () = bus.all_settled() => {}
-            failed = failed(&node) => return Err(failed),
-        }
-        let sample = stopwatch.stop(events);
+        let (node, sample) = match &self.topic {
+            None => {
+                before_timed().await?;
+                let stopwatch = Stopwatch::start(self.postmaster);
+                let events = bus.open();
+                tokio::select! {
+                    biased;
+                    () = bus.all_settled() => {}
+                    failed = failed(&node) => return Err(failed),
+                }
+                (node, stopwatch.stop(events))
+            }
+            Some(topic) => {
+                node.stop().await;
+                before_timed().await?;
+                let stopwatch = Stopwatch::start(self.postmaster);
+                let node = start(Arc::new(topic.bus()?))?;
+                let events = self.payments as usize;
+                tokio::select! {
+                    biased;
+                    settled = self.all_settled(events) => settled?,
+                    failed = failed(&node) => return Err(failed),
+                }
+                (node, stopwatch.stop(events))
+            }
+        };
 
         node.stop().await;
         let (found, expected) = (
@@ -94,6 +116,32 @@ impl Ours {
         }
         Ok(sample)
     }
+
+    /// Waits until so many records of the topic are settled.
+    async fn all_settled(&self, records: usize) -> Result<()> {
+        loop {
+            let checkpoints = self.store.checkpoints().await?;
+            let of_topic = checkpoints
+                .iter()
+                .filter(|it| it.source_partition.source.as_str() == SOURCE);
+            let settled: u64 = of_topic.map(|it| it.progress.next_offset.0).sum();
+            if settled >= records as u64 {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+fn source(bus: Arc<dyn EventBus>) -> Result<Source> {
+    Ok(Source {
+        bus,
+        stream: StreamName::new("orders")?,
+        tenant: TenantBinding::TrustedField,
+        mapping: None,
+        secrets: tidegate_engine::secrets::SecretPolicy::Off,
+        start: Start::Earliest,
+    })
 }
 
 /// Never returns while the node works.

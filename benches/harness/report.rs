@@ -13,6 +13,8 @@ use super::processors::Processors;
 /// Between one of these and the end the table stands in the README.
 const BEGIN: &str = "<!-- table: `make bench` writes it -->";
 const BEGIN_APART: &str = "<!-- table, apart: `make bench` writes it -->";
+/// The same with a broker.
+pub const BEGIN_KAFKA: &str = "<!-- table, kafka: `make bench` writes it -->";
 const END: &str = "<!-- end of table -->";
 
 /// One way and what was measured of it.

@@ -16,6 +16,7 @@ use super::load::Load;
 use super::measure::Sample;
 use super::node::Ours;
 use super::stores::StoreKind;
+use super::topics::{Topic, Topics};
 use crate::peers::{BatchConsumer, PerEventConsumer, RawCopy};
 
 /// How the order machine is written.
@@ -63,6 +64,17 @@ pub struct Bench {
     pub io: Handle,
     /// Where the actors of ours run.
     pub placement: Placement,
+    /// Where the payments are read from; from memory without.
+    pub topics: Option<Topics>,
+}
+
+impl Bench {
+    async fn topic(&self, partitions: usize, payments: u32) -> Result<Option<Topic>> {
+        match &self.topics {
+            Some(topics) => Ok(Some(topics.of(&self.load, partitions, payments).await?)),
+            None => Ok(None),
+        }
+    }
 }
 
 impl Way {
@@ -76,8 +88,14 @@ impl Way {
         let peer = async move {
             let (server, load) = (&bench.server, &bench.load);
             match self {
-                Way::PerEvent(peer) => peer.run(server, load, payments).await,
-                Way::Batch(peer) => peer.run(server, load, payments).await,
+                Way::PerEvent(peer) => {
+                    let topic = bench.topic(peer.connections, payments).await?;
+                    peer.run(server, load, payments, topic).await
+                }
+                Way::Batch(peer) => {
+                    let topic = bench.topic(peer.connections, payments).await?;
+                    peer.run(server, load, payments, topic).await
+                }
                 Way::Copy(peer) => peer.run(server, load, payments).await,
                 Way::Ours(_) => Err("not a peer".into()),
             }
@@ -100,6 +118,7 @@ impl Settings {
         let given = vec![self.machine.processor()?];
         let machines =
             tidegate::machines::activate(open.store.as_ref(), given, SystemClock.now()).await?;
+        let topic = bench.topic(self.partitions, payments).await?;
         let on_server = self.store == StoreKind::Postgres;
         let ours = Ours {
             store: open.store.clone(),
@@ -107,6 +126,7 @@ impl Settings {
             partitions: self.partitions,
             options,
             payments,
+            topic,
             postmaster: bench.server.postmaster.filter(|_| on_server),
         };
         let before_timed = async || {

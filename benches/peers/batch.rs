@@ -16,6 +16,7 @@ use crate::harness::Result;
 use crate::harness::database::Server;
 use crate::harness::load::{Lane, Load};
 use crate::harness::measure::{Sample, Stopwatch};
+use crate::harness::topics::Topic;
 
 /// Where the consumer remembers what it has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,8 +85,15 @@ struct Fold {
 }
 
 impl BatchConsumer {
-    /// Consumes a load in a fresh database and returns the timed part.
-    pub async fn run(self, server: &Server, load: &Arc<Load>, payments: u32) -> Result<Sample> {
+    /// Consumes a load in a fresh database and returns the timed part; the payments from `topic`, when there is
+    /// one.
+    pub async fn run(
+        self,
+        server: &Server,
+        load: &Arc<Load>,
+        payments: u32,
+        topic: Option<Topic>,
+    ) -> Result<Sample> {
         server.fresh_database().await?;
         let pool = server.pool(self.connections).await?;
         let lanes = Arc::new(load.lanes(self.connections, payments));
@@ -96,9 +104,13 @@ impl BatchConsumer {
         server.checkpoint().await?;
 
         let stopwatch = Stopwatch::start(server.postmaster);
-        let events = self
-            .consume(&pool, load, &lanes, &tenants, Lane::payments)
-            .await?;
+        let events = match topic {
+            None => {
+                self.consume(&pool, load, &lanes, &tenants, Lane::payments)
+                    .await?
+            }
+            Some(topic) => self.consume_topic(&pool, &topic, &lanes, &tenants).await?,
+        };
         let sample = stopwatch.stop(events);
 
         let (found, expected) = (schema::totals(&pool).await?, load.totals(payments));
@@ -128,8 +140,44 @@ impl BatchConsumer {
                 let places = part(lane);
                 for start in places.clone().step_by(self.batch_events) {
                     let end = places.end.min(start + self.batch_events);
-                    self.one_batch(&mut connection, &load, lane, number, start..end, &tenants)
+                    let events = lane.events.get(start..end).unwrap_or_default().iter();
+                    let deliveries = events.map(|number| load.event(*number)).collect();
+                    self.one_batch(&mut connection, deliveries, number, start, &tenants)
                         .await?;
+                }
+                Result::Ok(places.len())
+            });
+        }
+        let mut events = 0;
+        while let Some(done) = tasks.join_next().await {
+            events += done??;
+        }
+        Ok(events)
+    }
+
+    /// Consumes the payments of every lane from its partition of a topic, each on its connection.
+    async fn consume_topic(
+        self,
+        pool: &PgPool,
+        topic: &Topic,
+        lanes: &Arc<Vec<Lane>>,
+        tenants: &Arc<TenantNumbers>,
+    ) -> Result<usize> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for (number, lane) in lanes.iter().enumerate() {
+            let (pool, topic, tenants) = (pool.clone(), topic.clone(), tenants.clone());
+            let places = lane.payments();
+            tasks.spawn(async move {
+                let mut connection = pool.acquire().await?;
+                let reader = topic.reader(number)?;
+                let mut place = places.start;
+                while place < places.end {
+                    let wanted = self.batch_events.min(places.end - place);
+                    let records = reader.read(wanted).await;
+                    let deliveries = records.iter().map(Vec::as_slice).collect();
+                    self.one_batch(&mut connection, deliveries, number, place, &tenants)
+                        .await?;
+                    place += records.len();
                 }
                 Result::Ok(places.len())
             });
@@ -144,17 +192,17 @@ impl BatchConsumer {
     async fn one_batch(
         self,
         connection: &mut PgConnection,
-        load: &Load,
-        lane: &Lane,
+        deliveries: Vec<&[u8]>,
         partition: usize,
-        places: Range<usize>,
+        start: usize,
         tenants: &TenantNumbers,
     ) -> Result<()> {
-        let (next, from) = (i64::try_from(places.end)?, i64::try_from(places.start)?);
+        let from = i64::try_from(start)?;
+        let next = i64::try_from(start + deliveries.len())?;
         let partition = i32::try_from(partition)?;
-        let mut events = Vec::with_capacity(places.len());
-        for (place, number) in (from..).zip(lane.events.get(places).unwrap_or_default()) {
-            events.push((place, OrderEvent::read(load.event(*number), tenants)?));
+        let mut events = Vec::with_capacity(deliveries.len());
+        for (place, delivery) in (from..).zip(deliveries) {
+            events.push((place, OrderEvent::read(delivery, tenants)?));
         }
         events.sort_unstable_by_key(|(_, event)| (event.tenant, event.id));
 

@@ -1,6 +1,7 @@
 //! The hand-written per-event consumer: one transaction an event, as most consumers are written, with
 //! prepared statements and a source partition for each connection.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use sqlx::Connection as _;
@@ -13,6 +14,7 @@ use crate::harness::Result;
 use crate::harness::database::Server;
 use crate::harness::load::{Lane, Load};
 use crate::harness::measure::{Sample, Stopwatch};
+use crate::harness::topics::Topic;
 
 /// The hand-written per-event consumer.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +45,13 @@ const OFFSET: &str =
 impl PerEventConsumer {
     /// Consumes a load in a fresh database and returns the timed part. The orders are placed by the
     /// batch consumer, so that nobody waits for what is not measured.
-    pub async fn run(self, server: &Server, load: &Arc<Load>, payments: u32) -> Result<Sample> {
+    pub async fn run(
+        self,
+        server: &Server,
+        load: &Arc<Load>,
+        payments: u32,
+        topic: Option<Topic>,
+    ) -> Result<Sample> {
         server.fresh_database().await?;
         let pool = server.pool(self.connections).await?;
         let lanes = Arc::new(load.lanes(self.connections, payments));
@@ -65,10 +73,14 @@ impl PerEventConsumer {
         for number in 0..lanes.len() {
             let (pool, load, lanes, tenants) =
                 (pool.clone(), load.clone(), lanes.clone(), tenants.clone());
+            let topic = topic.clone();
             tasks.spawn(async move {
                 let lane = lanes.get(number).ok_or("no such lane")?;
                 let mut connection = pool.acquire().await?;
                 let places = lane.payments();
+                if let Some(topic) = topic {
+                    return from_topic(&mut connection, &topic, number, places, &tenants).await;
+                }
                 for (place, event) in places
                     .clone()
                     .zip(lane.events.get(places).unwrap_or_default())
@@ -93,6 +105,23 @@ impl PerEventConsumer {
         }
         Ok(sample)
     }
+}
+
+async fn from_topic(
+    connection: &mut PgConnection,
+    topic: &Topic,
+    partition: usize,
+    places: Range<usize>,
+    tenants: &TenantNumbers,
+) -> Result<usize> {
+    let reader = topic.reader(partition)?;
+    let events = places.len();
+    for place in places {
+        for record in reader.read(1).await {
+            one_event(connection, &record, partition, place, tenants).await?;
+        }
+    }
+    Ok(events)
 }
 
 async fn one_event(

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tidegate_engine::position::Offset;
@@ -169,6 +169,46 @@ impl KafkaClient {
             .create()
             .unwrap()
     }
+}
+
+/// A consumer of one partition as one writes it by hand: no group, records in their order, a batch at a time.
+pub struct PlainReader {
+    consumer: StreamConsumer,
+}
+
+/// How long a batch that has begun waits for more.
+const BATCH_WAIT: Duration = Duration::from_millis(20);
+
+impl PlainReader {
+    /// Reads a partition from its first record on.
+    pub fn open(brokers: &str, topic: &str, partition: u32) -> Self {
+        let consumer: StreamConsumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", "by-hand")
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap();
+        let from = list(topic, partition, Some(Offset(0)));
+        consumer.assign(&from).unwrap();
+        Self { consumer }
+    }
+
+    /// The next records: the first of them is waited for, the others come within moments or not yet.
+    pub async fn read(&self, records_max: usize) -> Vec<Vec<u8>> {
+        let mut payloads = vec![payload(&self.consumer.recv().await.unwrap())];
+        let until = tokio::time::Instant::now() + BATCH_WAIT;
+        while payloads.len() < records_max {
+            match tokio::time::timeout_at(until, self.consumer.recv()).await {
+                Ok(record) => payloads.push(payload(&record.unwrap())),
+                Err(_) => break,
+            }
+        }
+        payloads
+    }
+}
+
+fn payload(record: &BorrowedMessage<'_>) -> Vec<u8> {
+    record.payload().unwrap_or_default().to_vec()
 }
 
 fn list(topic: &str, partition: u32, offset: Option<Offset>) -> TopicPartitionList {
