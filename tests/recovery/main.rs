@@ -14,6 +14,7 @@ mod support;
 
 mod embedded;
 mod input;
+#[cfg(feature = "kafka")]
 mod kafka;
 mod node;
 

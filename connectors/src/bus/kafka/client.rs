@@ -91,7 +91,9 @@ impl Callbacks {
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Why TLS failed is logged and no more: the error that follows says that all brokers are down.
-        if facility == "FAIL" && message.contains("SSL handshake failed") {
+        // A broker to which we showed no certificate, or none that it trusts, says so after the handshake.
+        let is_of_tls = ["SSL handshake failed", "ssl/tls alert"];
+        if facility == "FAIL" && is_of_tls.iter().any(|words| message.contains(words)) {
             self.complain(RDKafkaErrorCode::SSL, message);
         }
         match level {
