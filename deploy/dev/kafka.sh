@@ -123,6 +123,8 @@ share.coordinator.state.topic.num.partitions=4
 auto.create.topics.enable=false
 # The first member of a group need not wait for a second one.
 group.initial.rebalance.delay.ms=0
+# Compaction comes within moments, for who waits for it.
+log.cleaner.backoff.ms=500
 CONF
   if [ -z "$authority" ]; then
     echo "listeners=PLAINTEXT://$address:$kafka_port,CONTROLLER://127.0.0.1:$kafka_controller_port"

@@ -121,7 +121,10 @@ fn means(was: Offset, next: Offset) -> String {
              takes no effect a second time, what is older does"
                 .to_owned()
         }
-        std::cmp::Ordering::Equal => "No record is left out or read again".to_owned(),
+        std::cmp::Ordering::Equal => {
+            "What was settled beyond is read again, and takes no effect a second time within the dedupe window"
+                .to_owned()
+        }
         std::cmp::Ordering::Greater => {
             "What stands between is left out and takes no effect".to_owned()
         }

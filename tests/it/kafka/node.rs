@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tidegate_connectors::contract::kafka::{KafkaClient, PlainReader};
 
 use super::{Stage, name};
 use crate::support::database::TestDatabase;
@@ -378,4 +379,90 @@ async fn a_topic_made_anew_stops_its_partition_and_a_person_has_it_go_on_under_t
     node.stop();
     let (code, _, said) = desk.asked(&["verify"]);
     assert_eq!(code, 0, "{said}");
+}
+
+#[tokio::test]
+async fn what_compaction_took_stops_nothing_and_its_holes_are_no_lag() {
+    let Some(stage) = Stage::set("compacting", 1).await else {
+        return;
+    };
+    let topic = name("compacted");
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "100"),
+        ("min.cleanable.dirty.ratio", "0.001"),
+        ("max.compaction.lag.ms", "100"),
+    ];
+    stage.client.make_topic(&topic, 1, &settings).await;
+    let topics = format!("topics: ['{topic}']");
+    let Some(desk) = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics).await else {
+        return;
+    };
+    let write = async |key: &str, order: &str| {
+        let payload = Bytes::from(placed(order, order));
+        stage.client.write_keyed(&topic, 0, key, payload).await;
+    };
+    write("a", "first").await;
+    write("b", "last-settled").await;
+    let node = desk.start();
+    desk.drained().await;
+    node.stop();
+    write("b", "instead").await;
+    let mut ticks = 0;
+    loop {
+        // What is written last is never compacted, and each segment ends with what is written behind it.
+        write("tick", &format!("tick-{ticks}")).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let there = PlainReader::open(&stage.brokers, &topic, 0)
+            .read(1_000)
+            .await;
+        let holds = |words: &str| {
+            there
+                .iter()
+                .any(|it| String::from_utf8_lossy(it).contains(words))
+        };
+        if holds("\"instead\"") && !holds("last-settled") {
+            break;
+        }
+        ticks += 1;
+        assert!(ticks < 240, "compaction never came");
+    }
+    let node = desk.start();
+    desk.logged("gone by the source's own rules").await;
+    assert_eq!(desk.becomes("instead").await["version"], 1);
+    desk.drained().await;
+    node.stop();
+    let (code, _, said) = desk.asked(&["verify"]);
+    assert_eq!(code, 0, "{said}");
+}
+
+#[tokio::test]
+async fn a_topic_that_grows_is_read_on_in_its_new_partitions_under_the_running_node() {
+    let Some(stage) = Stage::set("growing", 1).await else {
+        return;
+    };
+    let topics = format!(
+        "topics: [{}], librdkafka: {{ topic.metadata.refresh.interval.ms: 500 }}",
+        stage.topic
+    );
+    let Some(desk) = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics).await else {
+        return;
+    };
+    stage.write(0, &placed("before", "before")).await;
+    let node = desk.start();
+    desk.becomes("before").await;
+    stage.client.grow_topic(&stage.topic, 3).await;
+    // A client of before does not know them yet.
+    let client = KafkaClient::new(&stage.brokers);
+    let write = async |partition, order: &str| {
+        let payload = Bytes::from(placed(order, order));
+        client.write(&stage.topic, partition, payload).await;
+    };
+    // Before any node has it: what begins at its end would not read this.
+    write(2, "early").await;
+    assert_eq!(desk.becomes("early").await["version"], 1);
+    write(1, "later").await;
+    assert_eq!(desk.becomes("later").await["version"], 1);
+    desk.drained().await;
+    node.stop();
 }
