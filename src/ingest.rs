@@ -266,10 +266,11 @@ async fn until_the_end(
         Why::ByItself(Err(_)) => observe(&node.snapshot().await),
     }
     close();
+    let unsettled_events = node.unsettled();
     let drained = tokio::select! {
         biased;
         // Dropping the node stops it; what is unsettled is delivered again.
-        () = stop_asked.asked() => DrainReport { drained: false, unsettled_events: 0 },
+        () = stop_asked.asked() => DrainReport { drained: unsettled_events == 0, unsettled_events },
         drained = node.drain(drain_limit) => drained,
     };
     match why {
@@ -287,6 +288,7 @@ async fn until_the_end(
 pub struct StopAsked {
     interrupt: Signal,
     terminate: Signal,
+    times: u32,
 }
 
 impl StopAsked {
@@ -295,6 +297,7 @@ impl StopAsked {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            times: 0,
         })
     }
 
@@ -304,13 +307,18 @@ impl StopAsked {
         Self::listen()
     }
 
-    /// Returns when one of them came since.
+    /// Returns when one of them came since. After the second it always does, so that no step of a stop waits for
+    /// anything any more, in whichever of them that one came.
     pub async fn asked(&mut self) {
+        if self.times >= 2 {
+            return;
+        }
         tokio::select! {
             biased;
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+        self.times += 1;
     }
 }
 

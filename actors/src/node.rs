@@ -358,7 +358,8 @@ impl NodeHandle {
         }
     }
 
-    fn unsettled(&self) -> usize {
+    /// Events that were received and are not settled, at most.
+    pub fn unsettled(&self) -> usize {
         let tracked = |source: &SourceHandle| -> usize {
             let slots = source.slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.values().map(Slot::unsettled).sum()

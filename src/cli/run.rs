@@ -188,15 +188,11 @@ pub(super) fn exit(ended: Ended) -> Result<Exit, Failure> {
         // To stop is what a node is told to in the end.
         Ended::Interrupted(drained) if drained.drained => Ok(Exit::Done),
         Ended::Interrupted(drained) => {
-            let left = match drained.unsettled_events {
-                // Told twice, nobody counted.
-                0 => "at once; what was unsettled is".to_owned(),
-                left => format!("with up to {left} events unsettled; they are"),
-            };
+            let left = drained.unsettled_events;
             let again = "read again, or sent again by who had no answer";
             Err(Failure::new(
                 Exit::Unfinished,
-                format!("stopped {left} {again}"),
+                format!("stopped with up to {left} events unsettled; they are {again}"),
             ))
         }
         Ended::Failed(failed) => Err(Failure::new(Exit::Unavailable, failed.to_string())),
