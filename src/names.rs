@@ -28,7 +28,7 @@ metrics_of_crate! {
     SOURCE_UP = Gauge "tidegate_source_up", "boolean", ["source"],
         "1 while a source runs or has ended, 0 while a part of it is stopped with an alarm";
     PARTITIONS = Gauge "tidegate_source_partitions", "partitions", ["source", "state"],
-        "Source partitions of this node: owned, or quarantined (stopped with an alarm)";
+        "Source partitions of this node: owned, claiming (assigned and not read yet: a partition that was added to its topic waits for the older ones), or quarantined (stopped with an alarm)";
     NODE_EVENTS = Gauge "tidegate_permits_events", "events", [],
         "Events that hold a permit of the node, those that polls ask for included";
     NODE_EVENTS_MAX = Gauge "tidegate_permits_events_max", "events", [],

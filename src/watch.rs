@@ -143,6 +143,7 @@ impl Teller {
             gauge!(names::SOURCE_UP, "source" => name.clone()).set(f64::from(u8::from(is_up)));
             let states = [
                 ("owned", source.partitions.len()),
+                ("claiming", source.claiming),
                 ("quarantined", source.quarantined),
             ];
             for (state, count) in states {

@@ -17,6 +17,10 @@ use tidegate_engine::access::Leases;
 use tidegate_engine::bus::{BusError, EventBus, Intake, SourceView};
 use tidegate_engine::position::{SourceName, SourcePartition};
 use tidegate_engine::store::{StateStore, StoreError};
+#[cfg(feature = "kafka")]
+use tidegate_engine::topics::TenantOfTopic;
+use tidegate_engine::topics::{SourceTopic, TopicsFound};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -69,18 +73,36 @@ fn input(path: &Path) -> FileInput {
 
 /// The bus of a source of Kafka. No broker is waited for: while none answers, its polls say so.
 #[cfg(feature = "kafka")]
-pub fn kafka(source: &config::Source, node: &str) -> Option<Result<Arc<dyn EventBus>, BusError>> {
-    let bus = KafkaBus::open(kafka_options(source, node)?);
+pub fn kafka(
+    source: &config::Source,
+    node: &str,
+    store: &Arc<dyn StateStore>,
+    io: &Handle,
+) -> Option<Result<Arc<dyn EventBus>, BusError>> {
+    let bus = KafkaBus::open(kafka_options(source, node)?, store.clone(), io);
     Some(bus.map(|bus| Arc::new(bus) as Arc<dyn EventBus>))
 }
 
-/// The source seen from outside, where its bus can be.
+/// The topics that the nodes of a source know.
+pub async fn known_topics(
+    store: &dyn StateStore,
+    source: &SourceName,
+) -> Result<Vec<SourceTopic>, StoreError> {
+    let nothing_new = TopicsFound {
+        source: source.clone(),
+        topics: Vec::new(),
+    };
+    store.source_topics(nothing_new).await
+}
+
+/// The source seen from outside, where its bus can be: with the topics that its nodes know.
 #[cfg(feature = "kafka")]
 pub fn source_view(
     source: &config::Source,
     node: &str,
+    known: Vec<SourceTopic>,
 ) -> Option<Result<Box<dyn SourceView>, BusError>> {
-    let view = KafkaView::open(kafka_options(source, node)?);
+    let view = KafkaView::open(kafka_options(source, node)?, known);
     Some(view.map(|view| Box::new(view) as Box<dyn SourceView>))
 }
 
@@ -89,6 +111,7 @@ pub fn source_view(
 pub fn source_view(
     source: &config::Source,
     node: &str,
+    _known: Vec<SourceTopic>,
 ) -> Option<Result<Box<dyn SourceView>, BusError>> {
     check_kafka(source, node).err().map(Err)
 }
@@ -112,7 +135,12 @@ fn check_kafka(source: &config::Source, _node: &str) -> Result<(), BusError> {
 
 /// This binary knows none.
 #[cfg(not(feature = "kafka"))]
-pub fn kafka(source: &config::Source, node: &str) -> Option<Result<Arc<dyn EventBus>, BusError>> {
+pub fn kafka(
+    source: &config::Source,
+    node: &str,
+    _store: &Arc<dyn StateStore>,
+    _io: &Handle,
+) -> Option<Result<Arc<dyn EventBus>, BusError>> {
     check_kafka(source, node).err().map(Err)
 }
 
@@ -123,7 +151,7 @@ fn kafka_options(source: &config::Source, node: &str) -> Option<KafkaOptions> {
         .name
         .clone()
         .filter(|_| source.kind == SourceKind::Kafka)?;
-    let (topics, tenants) = section.topics().into_iter().unzip();
+    let topics = section.topics.clone();
     let group = section.group.clone().unwrap_or_default();
     let options = KafkaOptions::new(name, node, group, section.brokers.clone(), topics);
     let identity = |certificate: &PathBuf, key: &PathBuf| KafkaIdentity {
@@ -154,7 +182,11 @@ fn kafka_options(source: &config::Source, node: &str) -> Option<KafkaOptions> {
         _ => None,
     };
     Some(KafkaOptions {
-        tenants,
+        // A configuration that was read is checked.
+        tenant_of_topic: section
+            .tenant_of_topic
+            .as_deref()
+            .and_then(|pattern| TenantOfTopic::new(pattern).ok()),
         start_group: section.start_group.clone(),
         record_headers: section.record_headers,
         assignment: match section.assignment {

@@ -74,6 +74,8 @@ pub struct SourceSnapshot {
     pub partitions: Vec<CommitterSnapshot>,
     /// What the tools of its broker call these, each in its place.
     pub names: Vec<Option<TopicPartition>>,
+    /// Its partitions that are assigned and not owned yet: their claim is under way, or waits for its turn.
+    pub claiming: usize,
     /// Its partitions that are stopped with an alarm.
     pub quarantined: usize,
     /// What the offsets of its bus count.
@@ -294,6 +296,7 @@ impl NodeHandle {
                 source: source.name.clone(),
                 status,
                 partitions,
+                claiming: source.claiming(),
                 quarantined: source.quarantined(),
                 offset_unit: source.bus.offset_unit(),
                 slowest_answer,
@@ -414,6 +417,11 @@ impl SourceHandle {
             Held::Owned { ownership, .. } => Some(ownership.clone()),
             _ => None,
         })
+    }
+
+    fn claiming(&self) -> usize {
+        let is_claiming = |held: &Held| matches!(held, Held::Unclaimed(_) | Held::Claiming);
+        self.held(|held| is_claiming(held).then_some(())).len()
     }
 
     fn quarantined(&self) -> usize {

@@ -95,7 +95,7 @@ impl Ours {
                 node.stop().await;
                 before_timed().await?;
                 let stopwatch = Stopwatch::start(self.postmaster);
-                let node = start(Arc::new(topic.bus()?))?;
+                let node = start(Arc::new(topic.bus(self.store.clone(), &io)?))?;
                 let events = self.payments as usize;
                 tokio::select! {
                     biased;

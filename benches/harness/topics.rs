@@ -2,12 +2,15 @@
 //! each number of partitions and payments, written once and read from its beginning by each run.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use tidegate_connectors::bus::kafka::{KafkaBus, KafkaOptions};
 use tidegate_connectors::contract::kafka::{KafkaClient, PlainReader};
 use tidegate_engine::position::SourceName;
+use tidegate_engine::store::StateStore;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::Result;
@@ -83,7 +86,7 @@ impl Topics {
 
 impl Topic {
     /// Our bus, as a node opens it.
-    pub fn bus(&self) -> Result<KafkaBus> {
+    pub fn bus(&self, store: Arc<dyn StateStore>, io: &Handle) -> Result<KafkaBus> {
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let options = KafkaOptions::new(
             SourceName::new(SOURCE)?,
@@ -92,7 +95,7 @@ impl Topic {
             vec![self.brokers.clone()],
             vec![self.name.clone()],
         );
-        Ok(KafkaBus::open(options)?)
+        Ok(KafkaBus::open(options, store, io)?)
     }
 
     /// A consumer of one partition, as one writes it by hand.

@@ -86,6 +86,15 @@ pub enum Start {
     OffsetsOfGroup,
 }
 
+/// A place in a source partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its number.
+    pub partition: u32,
+    /// The offset.
+    pub offset: Offset,
+}
+
 /// What became of a delivery, once that is durable.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settlement {
@@ -215,7 +224,20 @@ pub trait EventBus: Send + Sync + 'static {
         std::future::pending().await
     }
 
-    /// The offset at which a partition without checkpoint starts.
+    /// What a partition without checkpoint waits for: that all which stands in front of these places is
+    /// settled. It came to a topic that had partitions already, and what was written before of its keys stands
+    /// in those.
+    async fn comes_behind(&self, _partition: u32) -> Result<Vec<Place>, BusError> {
+        Ok(Vec::new())
+    }
+
+    /// True when no record stands from `from` on, or from the beginning, to right in front of `to`.
+    async fn is_empty_to(&self, _from: Option<Offset>, _to: Place) -> Result<bool, BusError> {
+        Ok(false)
+    }
+
+    /// The offset at which a partition without checkpoint starts; one that came to a known source later starts
+    /// with its oldest record, whatever `start` says.
     async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError>;
 
     /// The hash of the record at exactly `offset`; `None` when there is no such record any more.

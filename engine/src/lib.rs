@@ -38,6 +38,7 @@ pub mod state;
 pub mod store;
 pub mod tenant;
 pub mod text;
+pub mod topics;
 pub mod transition;
 pub mod verify;
 pub mod yaml;

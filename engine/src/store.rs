@@ -18,6 +18,7 @@ use crate::position::{
 };
 use crate::state::{EntityKey, MachineName, Status};
 use crate::tenant::{TenantId, TenantStanding, TenantsAsked};
+use crate::topics::{SourceTopic, TopicsFound};
 
 /// The code of an answer that came and cannot be read: what it answers may have been written.
 pub const CODE_ANSWER: &str = "answer";
@@ -260,6 +261,11 @@ pub trait StateStore: Send + Sync + 'static {
         &self,
         asked: TenantsAsked,
     ) -> Result<Vec<TenantStanding>, StoreError>;
+
+    /// Every topic of the source that was ever found, in order of number, with what `found` adds taken up as
+    /// [`take_up`](crate::topics::take_up) says; durable before it answers, and once whoever asks at the same
+    /// time.
+    async fn source_topics(&self, found: TopicsFound) -> Result<Vec<SourceTopic>, StoreError>;
 
     // --- definitions --------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ use tidegate_engine::store::{
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
+use tidegate_engine::topics::{SourceTopic, TopicsFound};
 
 use crate::runtime::SystemClock;
 
@@ -100,6 +101,10 @@ impl StateStore for TimedStore {
         asked: TenantsAsked,
     ) -> Result<Vec<TenantStanding>, StoreError> {
         self.store.tenant_standings(asked).await
+    }
+
+    async fn source_topics(&self, found: TopicsFound) -> Result<Vec<SourceTopic>, StoreError> {
+        self.store.source_topics(found).await
     }
 
     async fn definitions(&self) -> Result<Vec<StoredDefinition>, StoreError> {

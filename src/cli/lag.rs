@@ -17,7 +17,7 @@ use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::session::Session;
 use crate::runtime::SystemClock;
-use crate::wiring;
+use crate::wiring::{self, known_topics};
 
 /// Between the two looks that tell whether a partition moves.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -102,10 +102,11 @@ pub fn run(global: &Global, wanted: &Lag, output: &mut Output) -> Result<Exit, F
     let session = Session::look(global)?;
     let mut watched = Vec::new();
     for source in &session.config.sources {
-        if let (Some(name), Some(view)) = (
-            &source.name,
-            wiring::source_view(source, &session.config.node.name),
-        ) {
+        let Some(name) = &source.name else {
+            continue;
+        };
+        let known = session.block_on(known_topics(session.store(), name))?;
+        if let Some(view) = wiring::source_view(source, &session.config.node.name, known) {
             watched.push(Watched {
                 source: name.clone(),
                 tenant: source.tenant.clone(),

@@ -13,10 +13,10 @@ use super::args::Global;
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::session::Session;
-use crate::config::{Config, SourceKind};
+use crate::config::SourceKind;
 use crate::operator::checkpoint::{MoveError, move_checkpoint};
 use crate::runtime::SystemClock;
-use crate::wiring;
+use crate::wiring::{self, known_topics};
 
 /// `tidegate partitions`
 #[derive(Debug, Subcommand)]
@@ -96,7 +96,7 @@ fn row(checkpoint: &Checkpoint) -> Vec<Value> {
 
 async fn resume(session: &Session, place: &SourcePartition, at: &At) -> Result<Exit, Failure> {
     let config = &session.config;
-    let view = view_of(config, place)?;
+    let view = view_of(session, place).await?;
     let next = offset(view.as_deref(), place, at).await?;
     let owner = format!("{} (operator)", config.node.name);
     let moved = move_checkpoint(session.store(), place, next, (&owner, SystemClock.now()));
@@ -132,10 +132,11 @@ fn means(was: Offset, next: Offset) -> String {
 }
 
 /// Who can be asked about the partition's offsets; only sources that are read have any.
-fn view_of(
-    config: &Config,
+async fn view_of(
+    session: &Session,
     place: &SourcePartition,
 ) -> Result<Option<Box<dyn SourceView>>, Failure> {
+    let config = &session.config;
     let source = config
         .sources
         .iter()
@@ -152,7 +153,8 @@ fn view_of(
             place.source
         )));
     }
-    Ok(wiring::source_view(source, &config.node.name).transpose()?)
+    let known = known_topics(session.store(), &place.source).await?;
+    Ok(wiring::source_view(source, &config.node.name, known).transpose()?)
 }
 
 async fn offset(

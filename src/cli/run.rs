@@ -84,13 +84,14 @@ fn is_http(source: &crate::config::Source) -> bool {
 }
 
 /// The configured sources that are topics. Their brokers may be away yet.
-fn topic_sources(config: &Config) -> Result<Vec<Source>, Failure> {
+fn topic_sources(session: &Session, config: &Config) -> Result<Vec<Source>, Failure> {
     let mut sources = Vec::new();
     for source in &config.sources {
         let (Some(name), Some(stream)) = (&source.name, &source.stream) else {
             continue;
         };
-        if let Some(bus) = wiring::kafka(source, &config.node.name) {
+        let (store, io) = (session.shared(), session.runtime.handle());
+        if let Some(bus) = wiring::kafka(source, &config.node.name, &store, io) {
             sources.push(Source {
                 bus: bus?,
                 stream: stream.clone(),
@@ -150,7 +151,7 @@ pub(super) fn node(
     let front = Front::of(&config, behind, round.told)
         .map_err(|error| Failure::usage(format!("`http`: {error}")))?;
     let mut sources: Vec<Source> = session.block_on(file_sources(&config))?;
-    sources.extend(topic_sources(&config)?);
+    sources.extend(topic_sources(session, &config)?);
     let front = front.map(|(front, of_requests)| {
         sources.extend(of_requests);
         front

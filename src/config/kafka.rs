@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::topics::TenantOfTopic;
 
 use super::fill::{Tree, Value, join};
 use super::problem::Problems;
@@ -12,9 +12,6 @@ use super::reference::{Reference, quoted};
 use super::sections::{Source, SourceKind, StartAt, UnknownTenants};
 use super::setting::{self, Check, Secret, Setting};
 use crate::{choice, section};
-
-/// What stands for a tenant's name in `tenant_of_topic`.
-const PLACE: &str = "{tenant}";
 
 choice! {
     /// How the members of a group share its partitions.
@@ -44,8 +41,8 @@ section! {
         /// The consumer group: nodes that share the partitions have the same one. One of its own for each
         /// source, and no other program in it.
         group: Option<String> = None;
-        /// The topics. A topic's place here is part of its partitions' numbers: new ones go to the end, and
-        /// none is taken out or moved.
+        /// The topics. One that ends with `*` stands for all whose names begin so, also those that are made
+        /// later: `orders.*`.
         topics: Vec<String> = Vec::new();
         /// Each topic is one tenant's: the name of a topic with `{tenant}` where the tenant's stands, like
         /// `orders.{tenant}`. Then the source has no `tenant` of its own.
@@ -181,47 +178,20 @@ impl Kafka {
                 problems.add(line, &join(path, key), what);
             }
         }
-        match pattern.matches(PLACE).count() {
-            1 if !pattern.starts_with(PLACE) => {}
-            _ => {
-                let what =
-                    "expected `{tenant}` once and something in front of it, like `orders.{tenant}`";
-                return problems.add(line, &path_of("tenant_of_topic"), what);
-            }
-        }
+        let tenants = match TenantOfTopic::new(pattern) {
+            Ok(tenants) => tenants,
+            Err(what) => return problems.add(line, &path_of("tenant_of_topic"), what),
+        };
         for (index, topic) in self.topics.iter().enumerate() {
-            if let Err(what) = self.tenant_of(topic) {
+            let wrong = match topic.strip_suffix('*') {
+                // Which topics there will be is not known: those that do not fit are left out.
+                Some(_) => continue,
+                None => tenants.tenant(topic).err(),
+            };
+            if let Some(what) = wrong {
                 problems.add(line, &path_of(&format!("topics[{index}]")), what);
             }
         }
-    }
-
-    /// The topics, each with its tenant where topics have one.
-    pub fn topics(&self) -> Vec<(String, Option<TenantId>)> {
-        let named = self.topics.iter();
-        named
-            // A configuration that was read is checked: each has one where any has.
-            .map(|topic| (topic.clone(), self.tenant_of(topic).ok().flatten()))
-            .collect()
-    }
-
-    fn tenant_of(&self, topic: &str) -> Result<Option<TenantId>, String> {
-        let Some(pattern) = &self.tenant_of_topic else {
-            return Ok(None);
-        };
-        let (before, after) = pattern.split_once(PLACE).unwrap_or((pattern, ""));
-        let name = topic
-            .strip_prefix(before)
-            .and_then(|rest| rest.strip_suffix(after))
-            .ok_or_else(|| format!("expected a topic like `{pattern}`, found `{topic}`"))?;
-        let tenant = TenantId::new(name)
-            .map_err(|error| format!("the tenant of `{topic}` would be `{name}`: {error}"))?;
-        if tenant.is_unassigned() {
-            return Err(format!(
-                "the tenant of `{topic}` would be `{tenant}`, which is reserved"
-            ));
-        }
-        Ok(Some(tenant))
     }
 
     /// Every file that it names.
@@ -314,9 +284,6 @@ mod tests {
         ))
         .unwrap();
         let source = &config.sources[0];
-        let tenants: Vec<_> = source.kafka.topics().into_iter().map(|it| it.1).collect();
-        let tenants: Vec<_> = tenants.iter().flatten().map(|it| it.as_str()).collect();
-        assert_eq!(tenants, ["acme", "bolt"]);
         let options: Vec<_> = source.kafka.librdkafka.0.values().collect();
         assert_eq!(options, ["a", "6000", "true"]);
         assert_eq!(source.start, Some(StartAt::Time));

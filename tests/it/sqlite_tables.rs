@@ -5,13 +5,14 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tidegate_connectors::store::sqlite::{SqliteOptions, SqliteStore};
 
 /// What belongs to the installation: nothing of a tenant stands there.
-const WITHOUT_TENANT: [&str; 7] = [
+const WITHOUT_TENANT: [&str; 8] = [
     "active_definitions",
     "dedupe_state",
     "machine_definitions",
     "machines",
     "retention_state",
     "source_partitions",
+    "source_topics",
     "tenants",
 ];
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidegate_connectors::bus::memory::{BusFault, BusFaults, BusOperation, MemoryBus, Redelivery};
-use tidegate_engine::bus::{BusError, BusEvent, EventBus, ReceiveLimit, Start};
+use tidegate_engine::bus::{BusError, BusEvent, EventBus, Place, ReceiveLimit, Start};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{Offset, SourceName};
 
@@ -171,6 +171,18 @@ impl EventBus for BusSeam {
         let events = self.inner.news().await;
         events.iter().for_each(|event| self.note(event));
         events
+    }
+
+    async fn comes_behind(&self, partition: u32) -> Result<Vec<Place>, BusError> {
+        let call = self.inner.comes_behind(partition);
+        self.call(format!("comes_behind {partition}"), call, |places| {
+            format!("{places:?}")
+        })
+        .await
+    }
+
+    async fn is_empty_to(&self, from: Option<Offset>, to: Place) -> Result<bool, BusError> {
+        self.inner.is_empty_to(from, to).await
     }
 
     async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError> {

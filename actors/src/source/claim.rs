@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tidegate_engine::bus::{EventBus, Start};
+use tidegate_engine::bus::{EventBus, Place, Start};
 use tidegate_engine::checkpoint::{Checkpoint, DoneAbove};
 use tidegate_engine::error::ErrorKind;
 use tidegate_engine::planted::{Bug, active};
@@ -23,6 +23,12 @@ use crate::store_calls::StoreCalls;
 /// Between two looks for a decision about a stopped partition.
 const DECISION_LOOK: Duration = Duration::from_secs(5);
 
+/// Between two looks at what a partition comes behind.
+const TURN_LOOK: Duration = Duration::from_secs(1);
+
+/// Looks in a minute: so often it is said what a partition waits for.
+const LOOKS_TO_SAY: u32 = 60;
+
 /// What a claim needs.
 pub(super) struct Request {
     pub context: Context,
@@ -33,6 +39,8 @@ pub(super) struct Request {
     pub terms: ClaimTerms,
     /// Its other end is dropped when nobody wants the claim any more.
     pub abandoned: oneshot::Receiver<()>,
+    /// What it comes behind, once that was asked.
+    pub ahead: Option<Vec<Place>>,
 }
 
 /// What came of it.
@@ -97,11 +105,19 @@ impl Request {
         if !self.wait(self.terms.wait).await {
             return Outcome::Abandoned;
         }
-        let mut attempt = 0;
+        let (mut attempt, mut looks) = (0, 0);
         loop {
             attempt += 1;
             let failure = match self.attempt().await {
-                Ok(outcome) => return outcome,
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => {
+                    self.say_ahead(looks);
+                    (attempt, looks) = (0, looks + 1);
+                    if !self.wait(TURN_LOOK).await {
+                        return Outcome::Abandoned;
+                    }
+                    continue;
+                }
                 Err(failure) => failure,
             };
             match failure.kind {
@@ -127,11 +143,12 @@ impl Request {
         }
     }
 
-    async fn attempt(&self) -> Result<Outcome, Failure> {
+    /// `None` while it is not the partition's turn.
+    async fn attempt(&mut self) -> Result<Option<Outcome>, Failure> {
         let calls = StoreCalls::of(&self.context);
         let partition = self.source_partition.partition;
         if self.terms.ask_bus && !self.bus.still_assigned(partition).await? {
-            return Ok(Outcome::NotAssigned);
+            return Ok(Some(Outcome::NotAssigned));
         }
         let start = match calls.checkpoint(self.source_partition.clone()).await? {
             // Nothing was ever committed, and the source became another one: the store goes over to it.
@@ -148,6 +165,7 @@ impl Request {
                 self.bus.start_offset(partition, start).await?
             }
             Some(checkpoint) => checkpoint.progress.next_offset,
+            None if !self.is_its_turn(&calls).await? => return Ok(None),
             None => self.bus.start_offset(partition, self.start).await?,
         };
         let claim = Claim {
@@ -166,7 +184,43 @@ impl Request {
         self.bus.settled_below(partition, checkpoint.settled_end());
         // Under the claim: from here on only we make open work, and only we do it.
         let open_before = self.tenants_with_open_work(&calls).await?;
-        Ok(Outcome::Owned(Box::new(checkpoint), open_before))
+        Ok(Some(Outcome::Owned(Box::new(checkpoint), open_before)))
+    }
+
+    /// Whether everything is settled that the partition comes behind. Where that ends is asked once, so that
+    /// the turn comes however fast the others go on.
+    async fn is_its_turn(&mut self, calls: &StoreCalls) -> Result<bool, Failure> {
+        if self.ahead.is_none() {
+            let partition = self.source_partition.partition;
+            self.ahead = Some(self.bus.comes_behind(partition).await?);
+        }
+        while let Some(place) = self.first_ahead() {
+            let older = SourcePartition {
+                partition: place.partition,
+                ..self.source_partition.clone()
+            };
+            let checkpoint = calls.checkpoint(older).await?;
+            let next = checkpoint.map(|checkpoint| checkpoint.progress.next_offset);
+            let is_settled = next.is_some_and(|next| next >= place.offset);
+            if !is_settled && !self.bus.is_empty_to(next, place).await? {
+                return Ok(false);
+            }
+            self.ahead.as_mut().and_then(Vec::pop);
+        }
+        Ok(true)
+    }
+
+    fn first_ahead(&self) -> Option<Place> {
+        self.ahead.as_ref()?.last().copied()
+    }
+
+    /// Says now and then what the partition waits for: a stopped one would hold it for ever.
+    fn say_ahead(&self, looks: u32) {
+        if let Some(place) = self.first_ahead()
+            && looks.is_multiple_of(LOOKS_TO_SAY)
+        {
+            tracing::warn!(partition = %self.source_partition, waits_for = place.partition, to_offset = place.offset.0, "it was added to its topic, and is read once all is settled that the older partitions had then");
+        }
     }
 
     async fn tenants_with_open_work(

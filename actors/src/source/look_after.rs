@@ -98,6 +98,7 @@ impl SourceTask {
             incarnation,
             terms,
             abandoned,
+            ahead: None,
         })
     }
 

@@ -33,6 +33,7 @@ use crate::store::{
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use crate::tenant::{TenantBinding, TenantId, TenantStanding, TenantsAsked};
+use crate::topics::{SourceTopic, TopicsFound};
 
 /// Runs a future that never waits.
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
@@ -339,6 +340,9 @@ impl StateStore for Shelf {
     }
     async fn tenant_standings(&self, _: TenantsAsked) -> Result<Vec<TenantStanding>, StoreError> {
         unreachable!("verify only reads what is stored")
+    }
+    async fn source_topics(&self, _: TopicsFound) -> Result<Vec<SourceTopic>, StoreError> {
+        unreachable!("verify asks no broker")
     }
     async fn definitions(&self) -> Result<Vec<StoredDefinition>, StoreError> {
         Ok(Vec::new())

@@ -6,7 +6,7 @@ use tidegate_connectors::bus::kafka::{KafkaAssignment, KafkaBus};
 use tidegate_engine::bus::{BusError, BusEvent, EventBus as _};
 use tidegate_engine::position::Offset;
 
-use super::{Stage, assigned, news, read, texts};
+use super::{Stage, assigned, news, open, read, texts};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_acknowledged_is_what_the_brokers_tools_see() {
@@ -90,7 +90,7 @@ async fn a_member_that_joins_gets_what_others_have_drained() {
         let open = |node: &str| {
             let mut options = stage.options(node);
             options.assignment = assignment;
-            KafkaBus::open(options).unwrap()
+            open(options).unwrap()
         };
         let first = open("node-a");
         assigned(&first, 4).await;

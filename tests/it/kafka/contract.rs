@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidegate_connectors::bus::kafka::{KafkaAssignment, KafkaBus};
+use tidegate_connectors::bus::kafka::KafkaAssignment;
 use tidegate_connectors::contract::bus::{Append, BusCapabilities, BusUnderTest, run_all};
 
-use super::{KAFKA, Stage};
+use super::{KAFKA, Stage, open};
 use crate::support::server;
 
 /// A topic with those records, and its group's only member.
@@ -32,7 +32,7 @@ async fn kafka(
     }
     let mut options = stage.options("node-a");
     options.assignment = assignment;
-    let bus = KafkaBus::open(options).unwrap();
+    let bus = open(options).unwrap();
     let stage = Arc::new(stage);
     let append: Append = Arc::new(move |partition, payload| {
         let stage = stage.clone();

@@ -2,18 +2,22 @@
 
 mod broker;
 mod contract;
+mod growing;
 mod node;
 mod options;
 mod reading;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_connectors::bus::kafka::{KafkaBus, KafkaOptions};
 use tidegate_connectors::contract::kafka::KafkaClient;
+use tidegate_connectors::store::memory::MemoryStore;
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, EventBus as _, ReceiveLimit};
 use tidegate_engine::position::{Incarnation, Offset, SourceName};
+use tokio::runtime::Handle;
 
 use crate::support::server;
 
@@ -59,13 +63,19 @@ impl Stage {
     }
 
     fn bus(&self, node: &str) -> KafkaBus {
-        KafkaBus::open(self.options(node)).unwrap()
+        open(self.options(node)).unwrap()
     }
 
     async fn write(&self, partition: u32, text: &str) -> Offset {
         let payload = Bytes::copy_from_slice(text.as_bytes());
         self.client.write(&self.topic, partition, payload).await
     }
+}
+
+/// A bus whose topics are kept for it alone.
+pub fn open(options: KafkaOptions) -> Result<KafkaBus, BusError> {
+    let store = Arc::new(MemoryStore::new());
+    KafkaBus::open(options, store, &Handle::current())
 }
 
 /// A name that no other test, and no other run on the same broker, has.

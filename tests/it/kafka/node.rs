@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidegate_connectors::contract::kafka::{KafkaClient, PlainReader};
+use tidegate_connectors::contract::kafka::PlainReader;
 
 use super::{Stage, name};
 use crate::support::database::TestDatabase;
@@ -15,14 +15,14 @@ use crate::support::database::TestDatabase;
 const ORDER: &str = include_str!("../../../deploy/examples/order.yaml");
 
 /// A directory with a configuration over a database of its own, and the binary started there.
-struct Desk {
+pub struct Desk {
     directory: tempfile::TempDir,
     config: PathBuf,
     database: TestDatabase,
 }
 
 /// A node; killed when it is dropped.
-struct Running(Child);
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -33,7 +33,7 @@ impl Drop for Running {
 
 impl Running {
     /// Asks it to end, and waits until it has.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         let process = self.0.id().to_string();
         let asked = Command::new("kill").args(["-TERM", &process]).status();
         assert!(asked.unwrap().success());
@@ -43,7 +43,7 @@ impl Running {
 
 impl Desk {
     /// A source of that stage's brokers and group; `source` and `kafka` are its other keys.
-    async fn set(stage: &Stage, source: &str, kafka: &str) -> Option<Self> {
+    pub async fn set(stage: &Stage, source: &str, kafka: &str) -> Option<Self> {
         let database = TestDatabase::create("kafka::node").await?;
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("order.yaml"), ORDER).unwrap();
@@ -73,7 +73,7 @@ impl Desk {
         command
     }
 
-    fn start(&self) -> Running {
+    pub fn start(&self) -> Running {
         let log = std::fs::File::create(self.directory.path().join("node.log")).unwrap();
         let mut command = self.command(&["run"]);
         Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
@@ -84,7 +84,7 @@ impl Desk {
     }
 
     /// What a command says as JSON, and how it ended.
-    fn asked(&self, arguments: &[&str]) -> (i32, Vec<Value>, String) {
+    pub fn asked(&self, arguments: &[&str]) -> (i32, Vec<Value>, String) {
         let mut command = self.command(&["--output", "json"]);
         let ended = command.args(arguments).output().unwrap();
         let out = String::from_utf8(ended.stdout).unwrap();
@@ -93,14 +93,14 @@ impl Desk {
         (ended.status.code().unwrap(), lines.collect(), said)
     }
 
-    fn lag(&self) -> Vec<Value> {
+    pub fn lag(&self) -> Vec<Value> {
         let (code, rows, said) = self.asked(&["lag"]);
         assert_eq!(code, 0, "{said}\n{}", self.log());
         rows
     }
 
     /// Waits until nothing is behind.
-    async fn drained(&self) {
+    pub async fn drained(&self) {
         let mut rows = Vec::new();
         for _ in 0..120 {
             rows = self.lag();
@@ -113,7 +113,7 @@ impl Desk {
     }
 
     /// Waits until the node has said so.
-    async fn logged(&self, words: &str) {
+    pub async fn logged(&self, words: &str) {
         for _ in 0..240 {
             if self.log().contains(words) {
                 return;
@@ -124,7 +124,7 @@ impl Desk {
     }
 
     /// An order of `acme`, as soon as it is there.
-    async fn becomes(&self, key: &str) -> Value {
+    pub async fn becomes(&self, key: &str) -> Value {
         let arguments = ["state", "get", "order", key, "--tenant", "acme"];
         for _ in 0..120 {
             if let (0, mut rows, _) = self.asked(&arguments) {
@@ -135,14 +135,14 @@ impl Desk {
         panic!("no order `{key}`:\n{}", self.log());
     }
 
-    fn order(&self, tenant: &str, key: &str) -> Value {
+    pub fn order(&self, tenant: &str, key: &str) -> Value {
         let (code, rows, said) = self.asked(&["state", "get", "order", key, "--tenant", tenant]);
         assert_eq!(code, 0, "{said}");
         rows[0].clone()
     }
 }
 
-fn placed(id: &str, order: &str) -> String {
+pub fn placed(id: &str, order: &str) -> String {
     json!({
         "specversion": "1.0", "id": id, "source": "/shop", "type": "order.placed", "subject": order,
         "data": { "total_cents": 1000 }
@@ -434,35 +434,4 @@ async fn what_compaction_took_stops_nothing_and_its_holes_are_no_lag() {
     node.stop();
     let (code, _, said) = desk.asked(&["verify"]);
     assert_eq!(code, 0, "{said}");
-}
-
-#[tokio::test]
-async fn a_topic_that_grows_is_read_on_in_its_new_partitions_under_the_running_node() {
-    let Some(stage) = Stage::set("growing", 1).await else {
-        return;
-    };
-    let topics = format!(
-        "topics: [{}], librdkafka: {{ topic.metadata.refresh.interval.ms: 500 }}",
-        stage.topic
-    );
-    let Some(desk) = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics).await else {
-        return;
-    };
-    stage.write(0, &placed("before", "before")).await;
-    let node = desk.start();
-    desk.becomes("before").await;
-    stage.client.grow_topic(&stage.topic, 3).await;
-    // A client of before does not know them yet.
-    let client = KafkaClient::new(&stage.brokers);
-    let write = async |partition, order: &str| {
-        let payload = Bytes::from(placed(order, order));
-        client.write(&stage.topic, partition, payload).await;
-    };
-    // Before any node has it: what begins at its end would not read this.
-    write(2, "early").await;
-    assert_eq!(desk.becomes("early").await["version"], 1);
-    write(1, "later").await;
-    assert_eq!(desk.becomes("later").await["version"], 1);
-    desk.drained().await;
-    node.stop();
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tidegate_connectors::bus::kafka::{
-    KafkaBus, KafkaIdentity, KafkaLogin, KafkaMechanism, KafkaOptions, KafkaTls,
+    KafkaIdentity, KafkaLogin, KafkaMechanism, KafkaOptions, KafkaTls,
 };
 use tidegate_engine::bus::{BusError, EventBus as _, Start};
 use tidegate_engine::position::SourceName;
 
-use super::{KAFKA, Stage, assigned, name, news, read, texts};
+use super::{KAFKA, Stage, assigned, name, news, open, read, texts};
 use crate::support::server;
 
 /// The listener with TLS and SCRAM; its user, password and authority.
@@ -27,14 +27,14 @@ fn options() -> KafkaOptions {
 
 #[track_caller]
 fn refused(options: KafkaOptions) -> String {
-    match KafkaBus::open(options) {
+    match open(options) {
         Err(error @ BusError::Unreadable { .. }) => error.to_string(),
         other => panic!("expected a refusal, found {other:?}"),
     }
 }
 
-#[test]
-fn options_that_the_bus_owns_are_refused_by_name() {
+#[tokio::test]
+async fn options_that_the_bus_owns_are_refused_by_name() {
     for (option, value, reason) in [
         ("enable.auto.commit", "true", "the store's checkpoint"),
         ("enable.auto.offset.store", "true", "the store's checkpoint"),
@@ -72,8 +72,8 @@ fn options_that_the_bus_owns_are_refused_by_name() {
     }
 }
 
-#[test]
-fn what_librdkafka_does_not_take_is_named_without_its_value() {
+#[tokio::test]
+async fn what_librdkafka_does_not_take_is_named_without_its_value() {
     for (option, value) in [("no.such.option", "x"), ("session.timeout.ms", "hush-hush")] {
         let mut options = options();
         options.librdkafka = BTreeMap::from([(option.to_owned(), value.to_owned())]);
@@ -85,13 +85,13 @@ fn what_librdkafka_does_not_take_is_named_without_its_value() {
     }
     let mut options = options();
     options.librdkafka = BTreeMap::from([("session.timeout.ms".to_owned(), "6000".to_owned())]);
-    KafkaBus::open(options).unwrap();
+    open(options).unwrap();
 }
 
 type Change = Box<dyn Fn(&mut KafkaOptions)>;
 
-#[test]
-fn what_cannot_work_is_refused_by_name() {
+#[tokio::test]
+async fn what_cannot_work_is_refused_by_name() {
     let path = PathBuf::from("/no/such/file.pem");
     let changes: Vec<(&str, Change)> = vec![
         ("`brokers` is empty", Box::new(|it| it.brokers.clear())),
@@ -219,7 +219,7 @@ async fn tls_with_each_login_reads_and_commits() {
 async fn reads_and_commits(stage: &Stage, mut options: KafkaOptions) {
     options.group = name("secured");
     let group = options.group.clone();
-    let bus = KafkaBus::open(options).unwrap();
+    let bus = open(options).unwrap();
     assigned(&bus, 1).await;
     let start = bus.start_offset(0, Start::Earliest).await.unwrap();
     bus.seek(0, start).await.unwrap();
@@ -269,7 +269,7 @@ fn certified(test: &str, topic: &str) -> Option<KafkaOptions> {
 
 /// What a bus says that cannot begin. What passes by itself does not count.
 async fn failure(options: KafkaOptions) -> String {
-    let bus = KafkaBus::open(options).unwrap();
+    let bus = open(options).unwrap();
     let mut before = String::new();
     for _ in 0..20 {
         match news(&bus).await {
@@ -329,7 +329,7 @@ async fn a_topic_that_is_missing_is_a_clear_error() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_away_is_told_and_waited_for() {
-    let bus = KafkaBus::open(options()).unwrap();
+    let bus = open(options()).unwrap();
     for _ in 0..2 {
         let error = news(&bus).await.unwrap_err();
         assert!(matches!(error, BusError::Unavailable { .. }), "{error:?}");

@@ -10,7 +10,7 @@ use tidegate_engine::hash::hash_bytes;
 use tidegate_engine::headers::HeaderValue;
 use tidegate_engine::position::Offset;
 
-use super::{Stage, assigned, ends_at, news, read, texts};
+use super::{Stage, assigned, ends_at, news, open, read, texts};
 
 /// R41. Aborted records and transactions' marks are no events: when the last event was read, nothing is
 /// left to be read, also for who comes later and finds nothing but them.
@@ -58,6 +58,7 @@ async fn a_source_starts_where_its_rule_says() {
         stage.write(0, "second").await,
     );
     let bus = stage.bus("node-a");
+    assigned(&bus, 1).await;
     let start = async |start| bus.start_offset(0, start).await.unwrap();
     assert_eq!(start(Start::Earliest).await, first);
     assert_eq!(start(Start::Latest).await, second.next());
@@ -71,7 +72,6 @@ async fn a_source_starts_where_its_rule_says() {
     stage
         .client
         .commit("somebody-else", &stage.topic, 0, second);
-    assigned(&bus, 1).await;
     let quiet = tokio::time::timeout(std::time::Duration::from_millis(500), news(&bus)).await;
     assert!(quiet.is_err(), "{quiet:?}");
 }
@@ -130,7 +130,7 @@ async fn several_topics_are_one_source() {
     stage.client.make_topic(&other, 1, &[]).await;
     let mut options = stage.options("node-a");
     options.topics.push(other.clone());
-    let bus = tidegate_connectors::bus::kafka::KafkaBus::open(options).unwrap();
+    let bus = open(options).unwrap();
     let all = assigned(&bus, 3).await;
     let numbers: Vec<u32> = all.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, [0, 1, 65_536]);
@@ -165,7 +165,7 @@ async fn a_reader_that_stands_still_holds_little_and_goes_on() {
     let mut options = stage.options("node-a");
     options.fetched_bytes_max = 64 * 1024;
     (options.buffered_bytes_max, options.buffered_events_max) = (64 * 1024, 64);
-    let bus = tidegate_connectors::bus::kafka::KafkaBus::open(options).unwrap();
+    let bus = open(options).unwrap();
     assigned(&bus, 1).await;
     bus.seek(0, Offset(0)).await.unwrap();
     // Time in which a reader without bounds would have it all.

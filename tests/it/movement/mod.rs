@@ -1,6 +1,7 @@
 //! The actors over the in-memory seams on virtual time: what each does when one thing goes wrong, in a
 //! scene that says exactly what. The simulation makes the same promises under everything at once.
 
+mod added;
 mod bounds;
 mod busy;
 mod drained;

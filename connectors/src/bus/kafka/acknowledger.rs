@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 
 use super::asker::Asker;
 use super::client::Client;
-use super::state::{Place, Shared};
+use super::state::Shared;
+use super::topics::Place;
 
 /// How long the broker may take to say what a group has committed.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

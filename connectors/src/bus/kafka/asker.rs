@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::client::{Callbacks, Client, is_forbidden};
 use super::options::KafkaOptions;
-use super::state::Place;
+use super::topics::Place;
 
 /// How long an answer may take. Longer than a leader's change, shorter than anybody waits.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -94,6 +94,19 @@ impl Asker {
             }
             Some(code) => Err(self.no_answer(&KafkaError::MetadataFetch(code))),
         }
+    }
+
+    /// Every topic that the login may see, with how many partitions it has.
+    pub(super) fn topics(&self) -> Result<Vec<(String, usize)>, NoAnswer> {
+        let metadata = self
+            .client
+            .fetch_metadata(None, ANSWER_WITHIN)
+            .map_err(|error| self.no_answer(&error))?;
+        let topics = metadata.topics().iter();
+        let told = topics.filter(|it| it.error().is_none());
+        Ok(told
+            .map(|it| (it.name().to_owned(), it.partitions().len()))
+            .collect())
     }
 
     /// The first offset there is, and the one behind the last that may be read.

@@ -11,6 +11,7 @@ mod poller;
 mod state;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod view;
 
 use std::sync::Arc;
@@ -18,10 +19,14 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
-use tidegate_engine::bus::{BusError, BusEvent, EventBus, ReceiveLimit, Start, TopicPartition};
+use tidegate_engine::bus::{
+    self, BusError, BusEvent, EventBus, ReceiveLimit, Start, TopicPartition,
+};
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::position::{Offset, SourceName};
+use tidegate_engine::store::StateStore;
 use tidegate_engine::tenant::TenantId;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 pub use options::{
@@ -33,7 +38,8 @@ pub use view::KafkaView;
 use acknowledger::Acknowledger;
 use asker::{Asker, NoAnswer};
 use poller::{Command, Poller};
-use state::{Place, Shared};
+use state::Shared;
+use topics::Place;
 
 /// Commands that may wait for the polling thread, which takes them within its tick: two a partition of
 /// what one node has.
@@ -65,8 +71,12 @@ impl std::fmt::Debug for KafkaBus {
 
 impl KafkaBus {
     /// Opens it. Waits for no broker: while none answers, [`EventBus::receive`] says so. Options that
-    /// cannot work are [`BusError::Unreadable`].
-    pub fn open(options: KafkaOptions) -> Result<Self, BusError> {
+    /// cannot work are [`BusError::Unreadable`]. Its topics are kept in the store, which is asked on `io`.
+    pub fn open(
+        options: KafkaOptions,
+        store: Arc<dyn StateStore>,
+        io: &Handle,
+    ) -> Result<Self, BusError> {
         options.check()?;
         let refused = |error: KafkaError| options.refused(invalid(&error));
         options.member(1).create_native_config().map_err(refused)?;
@@ -103,6 +113,8 @@ impl KafkaBus {
             commands: waiting,
             wakes,
             options,
+            store,
+            io: io.clone(),
         };
         let source = shared.source.clone();
         thread("kafka-poll", &source, move || poller.run()).map_err(no_thread)?;
@@ -191,7 +203,39 @@ impl EventBus for KafkaBus {
         }
     }
 
+    async fn comes_behind(&self, partition: u32) -> Result<Vec<bus::Place>, BusError> {
+        let mut behind = Vec::new();
+        for older in self.shared.topics.before(partition) {
+            let (begin, end) = self.ask(older, |asker, place| asker.ends(place)).await?;
+            if begin < end {
+                behind.push(bus::Place {
+                    partition: older,
+                    offset: end,
+                });
+            }
+        }
+        Ok(behind)
+    }
+
+    async fn is_empty_to(&self, from: Option<Offset>, to: bus::Place) -> Result<bool, BusError> {
+        self.ask(to.partition, move |asker, place| {
+            let (begin, _) = asker.ends(place)?;
+            let from = from.unwrap_or(begin).max(begin);
+            if to.offset <= from {
+                return Ok(true);
+            }
+            let found = asker.first_from(place, from)?;
+            Ok(found.is_none_or(|found| to.offset <= found.offset))
+        })
+        .await
+    }
+
     async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError> {
+        let start = match start {
+            // All of it was written since the source was first read.
+            _ if self.shared.topics.is_younger(partition) => Start::Earliest,
+            start => start,
+        };
         let group = self.start_group.clone();
         self.ask(partition, move |asker, place| {
             let (begin, end) = asker.ends(place)?;
@@ -298,7 +342,7 @@ impl EventBus for KafkaBus {
     }
 
     fn tenant_of(&self, partition: u32) -> Option<TenantId> {
-        self.shared.tenant_of(partition)
+        self.shared.topics.tenant_of(partition)
     }
 
     async fn end_offset(&self, partition: u32) -> Result<Option<Offset>, BusError> {
@@ -339,14 +383,16 @@ impl EventBus for KafkaBus {
 
 fn nothing_of(group: &str, place: &Place) -> NoAnswer {
     NoAnswer::Wrong(format!(
-        "group `{group}` has committed nothing of partition {} of `{}`, so that nobody knows where it has got to.          Correct `kafka.start_group`, or start with `earliest` or `latest`",
+        "group `{group}` has committed nothing of partition {} of `{}`, so that nobody knows where it has got to. \
+         Correct `kafka.start_group`, or start with `earliest` or `latest`",
         place.partition, place.topic
     ))
 }
 
 fn lost_of(group: &str, place: &Place, committed: Offset, begin: Offset, end: Offset) -> NoAnswer {
     NoAnswer::Wrong(format!(
-        "group `{group}` has got to offset {committed} of partition {} of `{}`, which has {begin} to {end}: records          that it had not read are lost. Start with `earliest` to go on with what is there",
+        "group `{group}` has got to offset {committed} of partition {} of `{}`, which has {begin} to {end}: records \
+         that it had not read are lost. Start with `earliest` to go on with what is there",
         place.partition, place.topic
     ))
 }

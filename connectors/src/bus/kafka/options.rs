@@ -1,16 +1,21 @@
 //! What an operator may set for a source of Kafka, and what it becomes for librdkafka. Owns the options
 //! that no operator sets, for the bus is right only with them.
 
+mod owned;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rdkafka::ClientConfig;
 use tidegate_engine::bus::BusError;
 use tidegate_engine::position::SourceName;
-use tidegate_engine::tenant::TenantId;
+use tidegate_engine::topics::TenantOfTopic;
 
-/// Topics of one source. Its partitions are numbered by topic and partition, 16 bits each.
-pub(super) const TOPICS_MAX: usize = 1_000;
+/// Topics that a source lists.
+const TOPICS_MAX: usize = 1_000;
+
+/// What a pattern may not take in: the brokers' own topics begin so.
+const OF_BROKERS: &str = "__";
 
 /// Bytes of a topic's, a group's or an instance's name, as the broker has it.
 const NAME_BYTES_MAX: usize = 249;
@@ -87,10 +92,10 @@ pub struct KafkaOptions {
     pub brokers: Vec<String>,
     /// The consumer group.
     pub group: String,
-    /// Its topics. The place in this list is part of a partition's number: new ones go to its end.
+    /// Its topics. One that ends with `*` stands for all whose names begin so.
     pub topics: Vec<String>,
-    /// The tenant of each topic, in their order, where topics have one.
-    pub tenants: Vec<Option<TenantId>>,
+    /// How a topic's name says whose it is, where it does.
+    pub tenant_of_topic: Option<TenantOfTopic>,
     /// The group whose position [`Start::OffsetsOfGroup`](tidegate_engine::bus::Start) takes over; ours when
     /// there is none.
     pub start_group: Option<String>,
@@ -113,90 +118,6 @@ pub struct KafkaOptions {
     pub librdkafka: BTreeMap<String, String>,
 }
 
-/// An option that librdkafka would take and the operator sets elsewhere, or never: with the reason.
-/// A name that ends with `.` or `_` stands for all that begin with it.
-const OWNED: &[(&str, &str)] = &[
-    ("bootstrap.servers", "set `brokers`"),
-    ("metadata.broker.list", "set `brokers`"),
-    ("group.id", "set `group`"),
-    (
-        "group.instance.id",
-        "it comes from the node's name and the source's",
-    ),
-    ("group.protocol", "the bus speaks the `classic` protocol"),
-    (
-        "group.remote.assignor",
-        "the bus speaks the `classic` protocol",
-    ),
-    ("client.id", "it is the node's name"),
-    ("partition.assignment.strategy", "set `assignment`"),
-    (
-        "enable.auto.commit",
-        "the store's checkpoint says where to go on; what the broker is told comes after it",
-    ),
-    (
-        "auto.commit.",
-        "the store's checkpoint says where to go on; what the broker is told comes after it",
-    ),
-    (
-        "enable.auto.offset.store",
-        "the store's checkpoint says where to go on; what the broker is told comes after it",
-    ),
-    (
-        "offset.store.",
-        "the store's checkpoint says where to go on; what the broker is told comes after it",
-    ),
-    (
-        "auto.offset.reset",
-        "a range that is lost must be an alarm; where a new source begins says `start`",
-    ),
-    (
-        "isolation.level",
-        "records of transactions that were aborted never happened",
-    ),
-    (
-        "enable.partition.eof",
-        "the lag of a topic with transactions is known by it",
-    ),
-    (
-        "allow.auto.create.topics",
-        "a topic that is missing is a mistake to be told",
-    ),
-    ("queued.max.messages.kbytes", "set the memory of the source"),
-    ("fetch.max.bytes", "set the memory of the source"),
-    ("fetch.message.max.bytes", "set the memory of the source"),
-    ("max.partition.fetch.bytes", "set the memory of the source"),
-    ("security.protocol", "set `tls` and `login`"),
-    ("sasl.", "set `login`"),
-    ("ssl.ca.", "set `tls`"),
-    ("ssl_", "set `tls`"),
-    (
-        "ssl.engine.",
-        "it would load code of somebody else's into the node",
-    ),
-    (
-        "ssl.providers",
-        "it would load code of somebody else's into the node",
-    ),
-    ("ssl.certificate.", "set `tls`"),
-    ("ssl.key.", "set `tls`"),
-    ("ssl.keystore.", "set `tls`"),
-    (
-        "ssl.endpoint.identification.algorithm",
-        "a broker's name is always checked",
-    ),
-    (
-        "enable.ssl.certificate.verification",
-        "a broker's certificate is always checked",
-    ),
-    (
-        "plugin.library.paths",
-        "it would load code of somebody else's into the node",
-    ),
-    ("enable.sasl.", "set `login`"),
-    ("enable.metrics.push", "the node sends nobody its figures"),
-];
-
 impl KafkaOptions {
     /// A source with defaults: no TLS, no login.
     pub fn new(
@@ -212,7 +133,7 @@ impl KafkaOptions {
             brokers,
             group: group.into(),
             topics,
-            tenants: Vec::new(),
+            tenant_of_topic: None,
             start_group: None,
             record_headers: false,
             assignment: KafkaAssignment::default(),
@@ -276,15 +197,16 @@ impl KafkaOptions {
             )));
         }
         for (place, topic) in self.topics.iter().enumerate() {
-            if !is_name(topic) {
+            let begins = prefix(topic);
+            if !is_name(begins.unwrap_or(topic)) {
                 return wrong("topics", topic, NAME);
             }
-            if self
-                .topics
-                .iter()
-                .take(place)
-                .any(|earlier| earlier == topic)
-            {
+            if begins.is_some_and(|begins| OF_BROKERS.starts_with(begins)) {
+                let expected = "a beginning that the brokers' own topics do not have";
+                return wrong("topics", topic, expected);
+            }
+            let mut others = self.topics.iter().enumerate();
+            if others.any(|(other, name)| other != place && covers(name, topic)) {
                 return wrong("topics", topic, "each topic once");
             }
         }
@@ -306,7 +228,7 @@ impl KafkaOptions {
             return Err(self.refused("`login` has an empty user or password: set both".to_owned()));
         }
         for option in self.librdkafka.keys() {
-            if let Some((_, why)) = OWNED.iter().find(|(owned, _)| is_owned(owned, option)) {
+            if let Some(why) = owned::why(option) {
                 return Err(self.refused(format!("`librdkafka` may not set `{option}`: {why}")));
             }
         }
@@ -363,6 +285,15 @@ impl KafkaOptions {
         config
     }
 
+    /// What a member subscribes to.
+    pub(super) fn subscription(&self) -> Vec<String> {
+        let asked = self.topics.iter().map(|topic| match prefix(topic) {
+            Some(begins) => format!("^{}.*", begins.replace('.', "\\.")),
+            None => topic.clone(),
+        });
+        asked.collect()
+    }
+
     /// The member of the group, with memory for so many partitions.
     pub(super) fn member(&self, partitions: usize) -> ClientConfig {
         let mut config = self.base();
@@ -385,9 +316,19 @@ impl KafkaOptions {
                 "fetch.max.bytes",
                 self.fetched_bytes_max.max(FETCH_BYTES_MAX).to_string(),
             );
-        if !self.librdkafka.contains_key("fetch.queue.backoff.ms") {
+        let defaults = [
             // A queue that is full is looked at again soon; the default lets a reader wait for a second.
-            config.set("fetch.queue.backoff.ms", "20");
+            ("fetch.queue.backoff.ms", "20"),
+            // A partition that was assigned is asked for at its end before it can be paused, and is read from
+            // its place once that was answered: half a second later by the default.
+            ("fetch.wait.max.ms", "100"),
+            // Topics and partitions that were added are there after half a minute, not after five.
+            ("topic.metadata.refresh.interval.ms", "30000"),
+        ];
+        for (option, value) in defaults {
+            if !self.librdkafka.contains_key(option) {
+                config.set(option, value);
+            }
         }
         config
     }
@@ -441,7 +382,8 @@ const FETCH_BYTES_MIN: usize = 64 * 1024;
 /// What one fetch brings of one partition, unless one batch of records is larger.
 const FETCH_BYTES_MAX: usize = 1024 * 1024;
 
-const NAME: &str = "1 to 249 letters, digits, `.`, `_` and `-`";
+const NAME: &str =
+    "1 to 249 letters, digits, `.`, `_` and `-`, and `*` at the end for all that begin so";
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -452,10 +394,17 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.bytes().all(fits)
 }
 
-fn is_owned(owned: &str, option: &str) -> bool {
-    // A topic's options may be written with their prefix.
-    let option = option.strip_prefix("topic.").unwrap_or(option);
-    option == owned || (owned.ends_with(['.', '_']) && option.starts_with(owned))
+/// What all names begin with that a pattern stands for; `None` for a name.
+pub(super) fn prefix(topic: &str) -> Option<&str> {
+    topic.strip_suffix('*')
+}
+
+/// True when a listed topic is this one or stands for it.
+pub(super) fn covers(listed: &str, topic: &str) -> bool {
+    match prefix(listed) {
+        Some(begins) => topic.starts_with(begins),
+        None => listed == topic,
+    }
 }
 
 fn is_this_machine(broker: &str) -> bool {

@@ -4,6 +4,7 @@
 //! read, and pauses nothing that was fetched.
 
 mod joining;
+mod taking_up;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tidegate_engine::bus::BusError;
 use tidegate_engine::position::{Incarnation, Offset};
+use tidegate_engine::store::StateStore;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::acknowledger::Acknowledger;
@@ -56,6 +59,9 @@ pub(super) struct Poller {
     pub acknowledger: Arc<Acknowledger>,
     pub commands: Receiver<Command>,
     pub wakes: Receiver<()>,
+    /// Where topics are kept.
+    pub store: Arc<dyn StateStore>,
+    pub io: Handle,
 }
 
 /// The member of the group, once it has joined.
@@ -67,6 +73,8 @@ struct Member {
     /// What the group asked back, until it is all released.
     asked_back: Option<TopicPartitionList>,
     draining: BTreeSet<u32>,
+    /// What the group first gives it may be from before its topics grew.
+    is_behind_growth: bool,
 }
 
 impl Poller {
@@ -112,7 +120,12 @@ impl Poller {
             }
             while let Some(rebalance) = member.callbacks.next_rebalance() {
                 match rebalance {
-                    Rebalance::Assign(partitions) => self.assign(member, &partitions),
+                    Rebalance::Assign(partitions) => {
+                        self.assign(member, &partitions);
+                        if std::mem::take(&mut member.is_behind_growth) {
+                            self.join_anew(member);
+                        }
+                    }
                     Rebalance::Revoke(partitions) => self.revoke(member, partitions),
                 }
             }
@@ -241,7 +254,10 @@ impl Poller {
     // --- assignments ----------------------------------------------------------------------------
 
     fn assign(&self, member: &mut Member, partitions: &TopicPartitionList) {
-        let Some(ends) = self.ends(partitions) else {
+        if !self.know(member, partitions) {
+            return;
+        }
+        let Some(ends) = self.ends(member, partitions) else {
             return;
         };
         // At the end and paused: nothing of it is fetched before its claim says from where.
@@ -249,11 +265,8 @@ impl Poller {
         let mut numbers = Vec::new();
         for (element, end) in partitions.elements().iter().zip(ends) {
             let (topic, partition) = (element.topic(), element.partition());
-            let Some(number) = self.shared.number(topic, partition) else {
-                self.shared.fail(format!(
-                    "partition {partition} of topic `{topic}` has no number here: expected one of `topics`, with at \
-                     most 65,536 partitions"
-                ));
+            let Some(number) = self.shared.topics.number(topic, partition) else {
+                tracing::error!(source = %self.shared.source, topic, partition, "a partition is not read: its topic is none of this source, or is nobody's");
                 continue;
             };
             if let Some(mut queue) = member.client.split_partition_queue(topic, partition) {
@@ -280,7 +293,7 @@ impl Poller {
     /// Where partitions end, each as a number. An assignment by the word `End` has librdkafka look that up for
     /// itself, and where a seek comes before the answer, it looks it up again half a second later and goes
     /// there: whatever lies between is skipped. `None` when the source ends.
-    fn ends(&self, partitions: &TopicPartitionList) -> Option<Vec<KafkaOffset>> {
+    fn ends(&self, member: &Member, partitions: &TopicPartitionList) -> Option<Vec<KafkaOffset>> {
         let elements = partitions.elements();
         let places: Vec<(String, i32)> = elements
             .iter()
@@ -297,6 +310,7 @@ impl Poller {
                     }
                 },
             }
+            self.listen(member);
             self.wait(TICK);
         }
         places.is_empty().then(Vec::new)
@@ -323,7 +337,10 @@ impl Poller {
         }
         let _ = member.client.pause(&partitions);
         for element in partitions.elements() {
-            let number = self.shared.number(element.topic(), element.partition());
+            let number = self
+                .shared
+                .topics
+                .number(element.topic(), element.partition());
             let Some(number) = number else {
                 continue;
             };

@@ -7,8 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tidegate_engine::bus::{BusError, BusEvent, Delivery, ReceiveLimit};
 use tidegate_engine::position::{Incarnation, Offset, SourceName};
-use tidegate_engine::tenant::TenantId;
 use tokio::sync::Notify;
+
+use super::topics::{Place, Topics};
 
 /// Bytes that each partition may have waiting, however many there are: two fetches of the smallest size.
 const PARTITION_BYTES_MIN: usize = 128 * 1024;
@@ -16,21 +17,10 @@ const PARTITION_BYTES_MIN: usize = 128 * 1024;
 /// Records that each partition may have waiting, however many there are.
 const PARTITION_EVENTS_MIN: usize = 64;
 
-/// Bits of a source partition's number that are the topic's partition. The others are the topic's place.
-const PARTITION_BITS: u32 = 16;
-
-/// A partition of one of the source's topics.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    pub topic: String,
-    pub partition: i32,
-}
-
 /// What is shared.
 pub(super) struct Shared {
     pub source: SourceName,
-    topics: Vec<String>,
-    tenants: Vec<Option<TenantId>>,
+    pub topics: Topics,
     buffered_bytes_max: usize,
     buffered_events_max: usize,
     state: Mutex<State>,
@@ -140,8 +130,7 @@ impl Shared {
     pub(super) fn new(options: &super::KafkaOptions, wake: SyncSender<()>) -> Self {
         Self {
             source: options.source.clone(),
-            topics: options.topics.clone(),
-            tenants: options.tenants.clone(),
+            topics: Topics::new(options),
             buffered_bytes_max: options.buffered_bytes_max,
             buffered_events_max: options.buffered_events_max,
             state: Mutex::default(),
@@ -178,34 +167,13 @@ impl Shared {
 
     // --- numbers --------------------------------------------------------------------------------
 
-    /// The number of a topic's partition; `None` for what is none of ours.
-    pub(super) fn number(&self, topic: &str, partition: i32) -> Option<u32> {
-        let place = self.topics.iter().position(|known| known == topic)?;
-        let (place, partition) = (u32::try_from(place).ok()?, u32::try_from(partition).ok()?);
-        (partition < 1 << PARTITION_BITS).then_some((place << PARTITION_BITS) | partition)
-    }
-
     /// The topic's partition of a number.
     pub(super) fn place(&self, number: u32) -> Result<Place, BusError> {
-        let topic = usize::try_from(number >> PARTITION_BITS).ok();
-        let topic = topic.and_then(|place| self.topics.get(place));
-        let partition = i32::try_from(number & ((1 << PARTITION_BITS) - 1)).ok();
-        match (topic, partition) {
-            (Some(topic), Some(partition)) => Ok(Place {
-                topic: topic.clone(),
-                partition,
-            }),
-            _ => Err(self.unreadable(format!(
-                "there is no partition {number}: the source has {} topics",
-                self.topics.len()
-            ))),
-        }
-    }
-
-    /// The tenant of a number's topic.
-    pub(super) fn tenant_of(&self, number: u32) -> Option<TenantId> {
-        let topic = usize::try_from(number >> PARTITION_BITS).ok()?;
-        self.tenants.get(topic)?.clone()
+        self.topics.place(number).ok_or_else(|| {
+            self.unreadable(format!(
+                "there is no partition {number}: the source has found no topic of that number, or does not read it"
+            ))
+        })
     }
 
     // --- errors ---------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tidegate_engine::bus::{Behind, BusError, Seen, SourceView};
 use tidegate_engine::position::Offset;
+use tidegate_engine::topics::{SourceTopic, take_up};
 
 use super::KafkaOptions;
 use super::asker::{Asker, NoAnswer};
 use super::client::is_refusal;
 use super::state::Shared;
+use super::topics::NotFound;
 
 /// How long a broker may take to say who it is.
 const CLUSTER_WITHIN: Duration = Duration::from_secs(5);
@@ -21,6 +23,8 @@ pub struct KafkaView {
     options: KafkaOptions,
     shared: Arc<Shared>,
     asker: Arc<Asker>,
+    /// As they are kept.
+    known: Vec<SourceTopic>,
 }
 
 impl std::fmt::Debug for KafkaView {
@@ -32,17 +36,20 @@ impl std::fmt::Debug for KafkaView {
 }
 
 impl KafkaView {
-    /// Of a source with these options.
-    pub fn open(options: KafkaOptions) -> Result<Self, BusError> {
+    /// Of a source with these options, whose nodes know these topics.
+    pub fn open(options: KafkaOptions, known: Vec<SourceTopic>) -> Result<Self, BusError> {
         options.check()?;
         let asker = Asker::open(&options);
         let asker = asker.map_err(|error| options.refused(super::invalid(&error)))?;
         // Nobody polls here.
         let (wake, _) = sync_channel(1);
+        let shared = Shared::new(&options, wake);
+        shared.topics.learn(known.clone());
         Ok(Self {
-            shared: Arc::new(Shared::new(&options, wake)),
+            shared: Arc::new(shared),
             asker: Arc::new(asker),
             options,
+            known,
         })
     }
 
@@ -80,32 +87,33 @@ fn reachable(asker: &Asker, shared: &Shared, brokers: &str) -> Result<(), BusErr
 #[async_trait::async_trait]
 impl SourceView for KafkaView {
     async fn partitions(&self) -> Result<Vec<Seen>, BusError> {
-        let (brokers, topics) = (self.options.brokers.join(", "), self.options.topics.clone());
+        let (brokers, mut known) = (self.options.brokers.join(", "), self.known.clone());
         self.ask(move |asker, shared| {
             reachable(asker, shared, &brokers)?;
-            let mut all = Vec::new();
-            for topic in topics {
-                let count = asker
-                    .partitions(&topic)
-                    .map_err(|none| super::no_answer(shared, none))?
-                    .ok_or_else(|| {
-                        shared.unreadable(format!(
-                            "there is no topic `{topic}`, or the login may not see it. Make it or correct \
-                             `kafka.topics`"
-                        ))
-                    })?;
-                for partition in 0..count {
-                    let number = i32::try_from(partition)
-                        .ok()
-                        .and_then(|partition| shared.number(&topic, partition));
-                    all.extend(number.map(|number| Seen {
-                        partition: number,
-                        name: format!("{topic}/{partition}"),
-                        tenant: shared.tenant_of(number),
-                    }));
-                }
+            let topics = &shared.topics;
+            let found = topics.find(asker).map_err(|none| match none {
+                NotFound::Missing(topic) => shared.unreadable(format!(
+                    "there is no topic `{topic}`, or the login may not see it. Make it or correct `kafka.topics`"
+                )),
+                NotFound::NoAnswer(none) => super::no_answer(shared, none),
+            })?;
+            // What no node has found yet gets the numbers that it will get there.
+            if let Err(error) = take_up(&mut known, &found) {
+                return Err(shared.unreadable(error.to_string()));
             }
-            Ok(all)
+            topics.learn(known);
+            let places = found.iter().flat_map(|topic| {
+                (0..topic.partitions).map(|partition| (topic.name.as_str(), partition))
+            });
+            let seen = places.filter_map(|(topic, partition)| {
+                let number = topics.number(topic, i32::try_from(partition).ok()?)?;
+                Some(Seen {
+                    partition: number,
+                    name: format!("{topic}/{partition}"),
+                    tenant: topics.tenant_of(number),
+                })
+            });
+            Ok(seen.collect())
         })
         .await
     }

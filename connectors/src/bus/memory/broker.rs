@@ -34,6 +34,8 @@ pub(super) struct Partition {
     pub(super) end: Offset,
     /// No more records, ever.
     pub(super) finished: bool,
+    /// The partitions that were there before it.
+    pub(super) behind: Vec<u32>,
     /// Who gets it when its present consumer gives it back.
     pub(super) promised_to: Option<ConsumerId>,
     /// Every acknowledgement, in order, with who made it.
@@ -88,6 +90,7 @@ impl Partition {
             start: Offset(0),
             end: Offset(0),
             finished: false,
+            behind: Vec::new(),
             promised_to: None,
             acknowledged: Vec::new(),
         }

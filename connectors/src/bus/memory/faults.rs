@@ -11,6 +11,7 @@ use tidegate_engine::position::Offset;
 #[allow(missing_docs)] // Each is the method of `EventBus` of that name.
 pub enum BusOperation {
     Receive,
+    ComesBehind,
     StartOffset,
     FingerprintAt,
     Seek,

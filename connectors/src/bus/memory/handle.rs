@@ -51,6 +51,13 @@ impl MemoryBusHandle {
             .insert(partition, Partition::new(incarnation));
     }
 
+    /// Makes a partition that comes to a source later: what stands in these is read before it.
+    pub fn add_partition(&self, partition: u32, incarnation: Incarnation, behind: &[u32]) {
+        let mut added = Partition::new(incarnation);
+        added.behind = behind.to_vec();
+        self.lock().partitions.insert(partition, added);
+    }
+
     /// Adds a record and returns its offset; `None` when the partition is not there or finished.
     pub fn append(&self, partition: u32, payload: impl Into<Bytes>) -> Option<Offset> {
         self.append_after_hole(partition, 0, Timestamp(0), payload)

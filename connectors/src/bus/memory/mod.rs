@@ -12,7 +12,7 @@ mod handle;
 
 use std::sync::Arc;
 
-use tidegate_engine::bus::{BusError, BusEvent, EventBus, ReceiveLimit, Start};
+use tidegate_engine::bus::{BusError, BusEvent, EventBus, Place, ReceiveLimit, Start};
 use tidegate_engine::hash::{Hash128, hash_bytes};
 use tidegate_engine::position::{Offset, SourceName};
 use tokio::sync::Notify;
@@ -165,11 +165,37 @@ impl EventBus for MemoryBus {
         }
     }
 
+    async fn comes_behind(&self, partition: u32) -> Result<Vec<Place>, BusError> {
+        self.disturb(BusOperation::ComesBehind, Some(partition))
+            .await?;
+        let broker = self.handle.lock();
+        let older = self.partition(&broker, partition)?.behind.iter();
+        let place = |partition: &u32| {
+            Ok(Place {
+                partition: *partition,
+                offset: self.partition(&broker, *partition)?.end,
+            })
+        };
+        older.map(place).collect()
+    }
+
+    async fn is_empty_to(&self, from: Option<Offset>, to: Place) -> Result<bool, BusError> {
+        let broker = self.handle.lock();
+        let older = self.partition(&broker, to.partition)?;
+        let from = from.unwrap_or(older.start);
+        Ok(to.offset <= from || older.records.range(from..to.offset).next().is_none())
+    }
+
     async fn start_offset(&self, partition: u32, start: Start) -> Result<Offset, BusError> {
         self.disturb(BusOperation::StartOffset, Some(partition))
             .await?;
         let broker = self.handle.lock();
-        Ok(self.partition(&broker, partition)?.start_offset(start))
+        let target = self.partition(&broker, partition)?;
+        Ok(if target.behind.is_empty() {
+            target.start_offset(start)
+        } else {
+            target.start
+        })
     }
 
     async fn fingerprint_at(

@@ -17,6 +17,7 @@ pub mod reading;
 mod retention;
 mod surprises;
 mod tenants;
+mod topics;
 mod work;
 
 use std::any::Any;
@@ -91,6 +92,8 @@ pub fn cases() -> Vec<Case<StoreUnderTest>> {
         ownership::of_two_claimers_only_the_later_one_commits,
         ownership::racing_claimers_get_different_epochs,
         ownership::a_checkpoint_is_read_back_as_it_was_written,
+        topics::topics_keep_their_numbers_and_their_growth,
+        topics::whoever_finds_topics_at_once_gives_each_one_number,
         atomicity::everything_of_a_batch_is_visible_together,
         atomicity::r25_a_batch_over_several_streams_is_written_whole_or_not_at_all,
         atomicity::a_batch_without_events_moves_only_the_checkpoint,

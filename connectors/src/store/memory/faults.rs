@@ -19,6 +19,7 @@ pub enum StoreOperation {
     StreamHeads,
     LoadEntities,
     TenantStandings,
+    SourceTopics,
     Definitions,
     ActivateDefinition,
     EntitiesByStatus,

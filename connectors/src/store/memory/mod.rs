@@ -38,6 +38,7 @@ use tidegate_engine::store::{
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
+use tidegate_engine::topics::{SourceTopic, TopicsFound, take_up};
 
 pub use faults::{AtEnd, AtStart, CallOutcome, NoFaults, StoreCall, StoreFaults, StoreOperation};
 use tables::Tables;
@@ -281,6 +282,15 @@ impl StateStore for MemoryStore {
     ) -> Result<Vec<TenantStanding>, StoreError> {
         self.plain(StoreOperation::TenantStandings, None, |tables| {
             Ok(tables.access.standings(&asked))
+        })
+        .await
+    }
+
+    async fn source_topics(&self, found: TopicsFound) -> Result<Vec<SourceTopic>, StoreError> {
+        self.plain(StoreOperation::SourceTopics, None, |tables| {
+            let known = tables.topics.entry(found.source).or_default();
+            take_up(known, &found.topics)?;
+            Ok(known.clone())
         })
         .await
     }

@@ -15,10 +15,13 @@ use tidegate_engine::dead_letter::{DeadLetter, DeadLetterState, DeadLetterUpdate
 use tidegate_engine::hash::Hash128;
 use tidegate_engine::planted::{self, Bug};
 use tidegate_engine::position::Version;
-use tidegate_engine::position::{Epoch, Revision, Sequence, SourcePartition, StreamPartition};
+use tidegate_engine::position::{
+    Epoch, Revision, Sequence, SourceName, SourcePartition, StreamPartition,
+};
 use tidegate_engine::state::MachineName;
 use tidegate_engine::store::{Claim, StoreError, StoredDeadLetter, StoredDefinition};
 use tidegate_engine::tenant::TenantId;
+use tidegate_engine::topics::SourceTopic;
 
 use super::access::AccessTables;
 use crate::store::batch_form;
@@ -65,6 +68,8 @@ pub(super) struct Tables {
     pub(super) last_row: i64,
     pub(super) definitions: BTreeMap<(MachineName, u64), StoredDefinition>,
     pub(super) access: AccessTables,
+    /// The topics of each source, in order of number.
+    pub(super) topics: BTreeMap<SourceName, Vec<SourceTopic>>,
 }
 
 impl Tables {

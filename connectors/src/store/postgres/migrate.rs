@@ -87,7 +87,7 @@ macro_rules! migration {
 const ROLES_SQL: &str = include_str!("../../../migrations/postgres/roles.sql");
 
 /// In order; a number never changes its text once it was released.
-const MIGRATIONS: [Migration; 8] = [
+const MIGRATIONS: [Migration; 9] = [
     migration!("0001_tables", runs_from 7),
     migration!("0002_protection", runs_from 7),
     migration!("0003_commit", runs_from 7),
@@ -96,6 +96,7 @@ const MIGRATIONS: [Migration; 8] = [
     migration!("0006_definitions", runs_from 7),
     migration!("0007_access", runs_from 7),
     migration!("0008_created_tenants", runs_from 7),
+    migration!("0009_source_topics", runs_from 7),
 ];
 
 /// The least that upkeep keeps, whatever a node asks for: what only the owner of the schema can change.

@@ -19,6 +19,7 @@ mod session;
 mod settings;
 mod standings;
 mod startup;
+mod topics;
 mod upkeep;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use tidegate_engine::store::{
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
+use tidegate_engine::topics::{SourceTopic, TopicsFound};
 
 pub use access::PostgresAccess;
 pub use checkup::checkup;
@@ -214,6 +216,11 @@ impl StateStore for PostgresStore {
         asked: TenantsAsked,
     ) -> Result<Vec<TenantStanding>, StoreError> {
         self.run(|inner| async move { inner.tenant_standings(&asked).await })
+            .await
+    }
+
+    async fn source_topics(&self, found: TopicsFound) -> Result<Vec<SourceTopic>, StoreError> {
+        self.run(|inner| async move { inner.source_topics(&found).await })
             .await
     }
 

@@ -28,6 +28,7 @@ mod rows;
 mod settings;
 mod standings;
 mod surprises;
+mod topics;
 mod upkeep;
 mod writer;
 mod writes;
@@ -50,6 +51,7 @@ use tidegate_engine::store::{
     StoreError, StoredDeadLetter, StoredDefinition, StoredOpenWork, StreamHead, Upkeep, UpkeepDone,
 };
 use tidegate_engine::tenant::{TenantId, TenantStanding, TenantsAsked};
+use tidegate_engine::topics::{SourceTopic, TopicsFound};
 use tokio::sync::Mutex;
 
 use self::errors::store_error;
@@ -225,6 +227,10 @@ impl StateStore for SqliteStore {
         asked: TenantsAsked,
     ) -> Result<Vec<TenantStanding>, StoreError> {
         standings::of(&self.writer, &self.readers, asked).await
+    }
+
+    async fn source_topics(&self, found: TopicsFound) -> Result<Vec<SourceTopic>, StoreError> {
+        topics::of(&self.writer, &self.readers, found).await
     }
 
     async fn definitions(&self) -> Result<Vec<StoredDefinition>, StoreError> {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
 use tidegate_engine::bus::BusError;
+use tidegate_engine::topics::FoundTopic;
 
 use super::super::client::{Callbacks, Client, is_refusal};
+use super::super::topics::NotFound;
 use super::{Member, Poller};
 
 /// How long a broker may take to say who it is, before that is told.
@@ -23,7 +25,10 @@ impl Poller {
     /// Waits for a broker, looks at the topics, and joins the group. `None` when it stops, or never can.
     pub(super) fn join(&self) -> Option<Member> {
         let cluster = self.cluster()?;
-        let partitions = self.partitions()?;
+        let Found {
+            partitions,
+            has_grown,
+        } = self.topics()?;
         let callbacks = Callbacks::default();
         let config = self.options.member(partitions);
         let joined =
@@ -32,9 +37,9 @@ impl Poller {
                 .and_then(|mut client: Client| {
                     let shared = self.shared.clone();
                     client.set_nonempty_callback(move || shared.wake());
-                    let topics: Vec<&str> =
-                        self.options.topics.iter().map(String::as_str).collect();
-                    client.subscribe(&topics).map(|()| Arc::new(client))
+                    let asked = self.options.subscription();
+                    let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+                    client.subscribe(&asked).map(|()| Arc::new(client))
                 });
         match joined {
             Ok(client) => {
@@ -47,6 +52,7 @@ impl Poller {
                     queues: BTreeMap::new(),
                     asked_back: None,
                     draining: BTreeSet::new(),
+                    is_behind_growth: has_grown,
                 })
             }
             Err(error) => {
@@ -85,42 +91,78 @@ impl Poller {
         None
     }
 
-    /// How many partitions the topics have.
-    fn partitions(&self) -> Option<usize> {
-        let mut all = 0;
-        for topic in &self.options.topics {
-            let mut looks = 0;
-            loop {
-                if self.is_stopping() {
+    /// Has all nodes know of the topics, and looks whether those were fewer or smaller when a node last joined.
+    fn topics(&self) -> Option<Found> {
+        let before = self.ask_store(Vec::new(), None)?;
+        let mut found = self.find()?;
+        let partitions = found.iter().map(|topic| topic.partitions as usize).sum();
+        let mut has_grown = false;
+        for topic in &mut found {
+            match before.iter().find(|it| it.name == topic.name) {
+                // Taken up as it is assigned: until then the next one who joins has to see it.
+                Some(kept) if !kept.knows(topic.partitions) => {
+                    topic.partitions = kept.partitions.last().copied().unwrap_or(0);
+                    has_grown = true;
+                }
+                Some(_) => {}
+                None => has_grown |= !before.is_empty(),
+            }
+        }
+        self.take_up(found, None)?;
+        Some(Found {
+            partitions,
+            has_grown,
+        })
+    }
+
+    /// The topics, once all are there that are named.
+    fn find(&self) -> Option<Vec<FoundTopic>> {
+        let mut looks = 0;
+        while !self.is_stopping() {
+            looks += 1;
+            match self.shared.topics.find(&self.asker) {
+                Ok(found) => return Some(found),
+                Err(NotFound::Missing(topic)) if looks >= LOOKS_FOR_TOPIC => {
+                    self.shared.fail(format!(
+                        "there is no topic `{topic}`, or {} may not see it. Make it or correct `topics`, then restart \
+                         this node",
+                        self.login()
+                    ));
                     return None;
                 }
-                looks += 1;
-                match self.asker.partitions(topic) {
-                    Ok(Some(partitions)) => {
-                        all += partitions;
-                        break;
-                    }
-                    Ok(None) if looks >= LOOKS_FOR_TOPIC => {
-                        self.shared.fail(format!(
-                            "there is no topic `{topic}`, or {} may not see it. Make it or correct `topics`, \
-                             then restart this node",
-                            self.login()
-                        ));
-                        return None;
-                    }
-                    Ok(None) => {}
-                    Err(none) => match super::super::no_answer(&self.shared, none) {
+                Err(NotFound::Missing(_)) => {}
+                Err(NotFound::NoAnswer(none)) => {
+                    match super::super::no_answer(&self.shared, none) {
                         BusError::Unavailable { detail, .. } => self.shared.trouble(detail),
                         error => {
                             self.shared.fail(error.to_string());
                             return None;
                         }
-                    },
+                    }
                 }
-                self.asker.look();
-                self.wait(LOOK_AGAIN);
             }
+            self.asker.look();
+            self.wait(LOOK_AGAIN);
         }
-        Some(all)
+        None
     }
+
+    /// Leaves the group and joins it anew. A member that comes back under its name has what it had, and what
+    /// was added meanwhile nobody has: the group deals out only when somebody comes, goes, or sees a change.
+    pub(super) fn join_anew(&self, member: &mut Member) {
+        tracing::info!(source = %self.shared.source, "its topics have grown since a node last joined; having them dealt out anew");
+        let asked = self.options.subscription();
+        let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+        member.client.unsubscribe();
+        if let Err(error) = member.client.subscribe(&asked) {
+            self.shared
+                .trouble(format!("the group is not joined anew: {error}"));
+        }
+    }
+}
+
+/// What was found of the topics before joining.
+struct Found {
+    partitions: usize,
+    has_grown: bool,
 }
