@@ -20,9 +20,9 @@ demo: toolchain ## 200,000 events of five tenants become verified state (DEMO_EX
 	@$(CARGO) run --release --locked -- demo
 
 # The simulation plants bugs and the recovery tests die at failpoints: both are features that no default
-# build has, like `otel`, which sends spans. What is shipped is killed too, so a binary with default features is built first, unless
+# build has, like `otel`, which sends spans, and `msk-iam`. What is shipped is killed too, so a binary with default features is built first, unless
 # TIDEGATE_DEFAULT_BINARY names one.
-TEST_FEATURES = planted,failpoints,otel
+TEST_FEATURES = planted,failpoints,otel,msk-iam
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 DEFAULT_BINARY = $(or $(TIDEGATE_DEFAULT_BINARY),$(TARGET_DIR)/debug/tidegate-default)
 

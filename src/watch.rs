@@ -8,7 +8,7 @@ mod status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use tidegate_actors::committer::CommitterSnapshot;
@@ -149,6 +149,9 @@ impl Teller {
             for (state, count) in states {
                 gauge!(names::PARTITIONS, "source" => name.clone(), "state" => state)
                     .set(count as f64);
+            }
+            if let Some(failures) = source.login_failures {
+                counter!(names::LOGIN_FAILURES, "source" => name.clone()).absolute(failures);
             }
             for (partition, broker_name) in source.partitions.iter().zip(&source.names) {
                 let number = partition.source_partition.partition.to_string();

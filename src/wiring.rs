@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tidegate_connectors::bus::file::{FileBus, FileInput};
 use tidegate_connectors::bus::http::{HttpBus, HttpIntake, IntakeLimits};
+#[cfg(feature = "msk-iam")]
+use tidegate_connectors::bus::kafka::MskIamSigner;
 #[cfg(feature = "kafka")]
 use tidegate_connectors::bus::kafka::{
-    KafkaAssignment, KafkaBus, KafkaIdentity, KafkaLogin, KafkaMechanism, KafkaOptions, KafkaTls,
-    KafkaView,
+    KafkaAssignment, KafkaBus, KafkaIdentity, KafkaLogin, KafkaMechanism, KafkaOptions,
+    KafkaSigner, KafkaTls, KafkaView,
 };
 use tidegate_engine::access::Leases;
 use tidegate_engine::bus::{BusError, EventBus, Intake, SourceView};
@@ -79,7 +81,8 @@ pub fn kafka(
     store: &Arc<dyn StateStore>,
     io: &Handle,
 ) -> Option<Result<Arc<dyn EventBus>, BusError>> {
-    let bus = KafkaBus::open(kafka_options(source, node)?, store.clone(), io);
+    let options = kafka_options(source, node)?;
+    let bus = options.and_then(|options| KafkaBus::open(options, store.clone(), io));
     Some(bus.map(|bus| Arc::new(bus) as Arc<dyn EventBus>))
 }
 
@@ -101,8 +104,10 @@ pub fn source_view(
     source: &config::Source,
     node: &str,
     known: Vec<SourceTopic>,
+    io: &Handle,
 ) -> Option<Result<Box<dyn SourceView>, BusError>> {
-    let view = KafkaView::open(kafka_options(source, node)?, known);
+    let options = kafka_options(source, node)?;
+    let view = options.and_then(|options| KafkaView::open(options, known, io));
     Some(view.map(|view| Box::new(view) as Box<dyn SourceView>))
 }
 
@@ -112,6 +117,7 @@ pub fn source_view(
     source: &config::Source,
     node: &str,
     _known: Vec<SourceTopic>,
+    _io: &Handle,
 ) -> Option<Result<Box<dyn SourceView>, BusError>> {
     check_kafka(source, node).err().map(Err)
 }
@@ -145,7 +151,7 @@ pub fn kafka(
 }
 
 #[cfg(feature = "kafka")]
-fn kafka_options(source: &config::Source, node: &str) -> Option<KafkaOptions> {
+fn kafka_options(source: &config::Source, node: &str) -> Option<Result<KafkaOptions, BusError>> {
     let section = &source.kafka;
     let name = source
         .name
@@ -170,18 +176,26 @@ fn kafka_options(source: &config::Source, node: &str) -> Option<KafkaOptions> {
         &section.login.user,
         &section.login.password,
     ) {
-        (Some(mechanism), Some(user), Some(password)) => Some(KafkaLogin {
-            mechanism: match mechanism {
-                Mechanism::Plain => KafkaMechanism::Plain,
-                Mechanism::ScramSha256 => KafkaMechanism::ScramSha256,
-                Mechanism::ScramSha512 => KafkaMechanism::ScramSha512,
-            },
-            user: user.clone(),
-            password: password.expose().to_owned(),
-        }),
+        (Some(mechanism), Some(user), Some(password)) => {
+            password_mechanism(*mechanism).map(|mechanism| KafkaLogin {
+                mechanism,
+                user: user.clone(),
+                password: password.expose().to_owned(),
+            })
+        }
         _ => None,
     };
-    Some(KafkaOptions {
+    let signer = match signer(&section.login) {
+        Ok(signer) => signer,
+        Err(detail) => {
+            let source_name = options.source;
+            return Some(Err(BusError::Unreadable {
+                source_name,
+                detail,
+            }));
+        }
+    };
+    Some(Ok(KafkaOptions {
         // A configuration that was read is checked.
         tenant_of_topic: section
             .tenant_of_topic
@@ -195,12 +209,45 @@ fn kafka_options(source: &config::Source, node: &str) -> Option<KafkaOptions> {
         },
         tls,
         login,
+        signer,
         fetched_bytes_max: section.fetched_bytes_max,
         buffered_bytes_max: section.buffered_bytes_max,
         buffered_events_max: section.buffered_events_max,
         librdkafka: section.librdkafka.0.clone(),
         ..options
-    })
+    }))
+}
+
+#[cfg(feature = "kafka")]
+fn password_mechanism(mechanism: Mechanism) -> Option<KafkaMechanism> {
+    match mechanism {
+        Mechanism::Plain => Some(KafkaMechanism::Plain),
+        Mechanism::ScramSha256 => Some(KafkaMechanism::ScramSha256),
+        Mechanism::ScramSha512 => Some(KafkaMechanism::ScramSha512),
+        Mechanism::AwsMskIam => None,
+    }
+}
+
+/// Who signs the tokens of a login that has some.
+#[cfg(feature = "kafka")]
+fn signer(login: &config::kafka::KafkaLogin) -> Result<Option<KafkaSigner>, String> {
+    let region = login
+        .region
+        .as_ref()
+        .filter(|_| login.mechanism == Some(Mechanism::AwsMskIam));
+    let Some(region) = region else {
+        return Ok(None);
+    };
+    #[cfg(feature = "msk-iam")]
+    return Ok(Some(KafkaSigner {
+        signer: Arc::new(MskIamSigner::new(region)),
+        clock: Arc::new(crate::runtime::SystemClock),
+    }));
+    #[cfg(not(feature = "msk-iam"))]
+    Err(format!(
+        "`login.mechanism: aws-msk-iam` (for {region}) needs a binary with the feature `msk-iam`: build it with \
+         `cargo build --release --features msk-iam`"
+    ))
 }
 
 /// A source that requests hand events to.

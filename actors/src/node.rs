@@ -78,6 +78,8 @@ pub struct SourceSnapshot {
     pub claiming: usize,
     /// Its partitions that are stopped with an alarm.
     pub quarantined: usize,
+    /// How often what its bus logs in with could not be renewed, where that has to be.
+    pub login_failures: Option<u64>,
     /// What the offsets of its bus count.
     pub offset_unit: OffsetUnit,
     /// How long the slowest of its committers let a message wait, that of this snapshot.
@@ -298,6 +300,7 @@ impl NodeHandle {
                 partitions,
                 claiming: source.claiming(),
                 quarantined: source.quarantined(),
+                login_failures: source.bus.login_failures(),
                 offset_unit: source.bus.offset_unit(),
                 slowest_answer,
             });

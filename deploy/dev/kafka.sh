@@ -141,7 +141,11 @@ ssl.keystore.location=$home/kafka/server.pem
 listener.name.ssl.ssl.client.auth=required
 listener.name.ssl.ssl.truststore.type=PEM
 listener.name.ssl.ssl.truststore.location=$home/kafka/clients.crt
-sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,PLAIN
+sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,PLAIN,OAUTHBEARER
+# It believes every token that has not expired, which is for tests alone. A connection ends with its token.
+listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class=org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler
+listener.name.sasl_ssl.oauthbearer.connections.max.reauth.ms=3600000
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_$kafka_user="$password";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
@@ -237,8 +241,12 @@ kafka_create() {
 
 kafka_log() { as_server cat "$home/kafka/broker.log" 2>/dev/null; }
 
-# One that an older form of this script made has no listener for certificates.
-kafka_intact() { [ "$kafka_complete" = yes ] && [ -n "$kafka_ssl_port" ] && as_server test -e "$home/kafka/data/meta.properties" 2>/dev/null; }
+# One that an older form of this script made has no listener for certificates, or takes no tokens.
+kafka_intact() {
+  [ "$kafka_complete" = yes ] && [ -n "$kafka_ssl_port" ] &&
+    as_server test -e "$home/kafka/data/meta.properties" 2>/dev/null &&
+    { [ -z "$authority" ] || as_server grep -q OAUTHBEARER "$home/kafka/server.properties"; }
+}
 
 kafka_runs() { live_pid kafka/broker.pid >/dev/null; }
 

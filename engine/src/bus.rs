@@ -277,6 +277,11 @@ pub trait EventBus: Send + Sync + 'static {
         None
     }
 
+    /// How often what it logs in with could not be renewed, where that has to be.
+    fn login_failures(&self) -> Option<u64> {
+        None
+    }
+
     /// What others call a source partition, where its bus has names of its own for it.
     fn name_of(&self, _partition: u32) -> Option<TopicPartition> {
         None

@@ -9,7 +9,7 @@ use tidegate_engine::clock::Clock as _;
 use tidegate_engine::finding::{Finding, Grade};
 use tidegate_engine::machine::Processor;
 use tidegate_engine::machine::upgrade::Upgrade;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use super::args::Global;
 use super::exit::{Exit, Failure};
@@ -52,7 +52,7 @@ pub fn run(
     let of_store = runtime.block_on(stores::checkup(&config.store));
     let is_open = of_store.iter().all(|it| it.grade != Grade::Fail);
     found.extend(of_store);
-    found.extend(runtime.block_on(topics(&config)));
+    found.extend(runtime.block_on(topics(&config, runtime.handle())));
     found.extend(definitions(&config, own, is_open, &runtime));
     let rows: Vec<_> = found
         .iter()
@@ -115,12 +115,12 @@ fn configuration(global: &Global, config: &Config) -> Vec<Finding> {
 }
 
 /// What the brokers of each source say.
-async fn topics(config: &Config) -> Vec<Finding> {
+async fn topics(config: &Config, io: &Handle) -> Vec<Finding> {
     let about = "kafka";
     let mut found = Vec::new();
     for source in &config.sources {
         // How many there are is asked, and not what numbers they have.
-        let view = wiring::source_view(source, &config.node.name, Vec::new());
+        let view = wiring::source_view(source, &config.node.name, Vec::new(), io);
         let (Some(name), Some(view)) = (&source.name, view) else {
             continue;
         };

@@ -106,7 +106,12 @@ pub fn run(global: &Global, wanted: &Lag, output: &mut Output) -> Result<Exit, F
             continue;
         };
         let known = session.block_on(known_topics(session.store(), name))?;
-        if let Some(view) = wiring::source_view(source, &session.config.node.name, known) {
+        if let Some(view) = wiring::source_view(
+            source,
+            &session.config.node.name,
+            known,
+            session.runtime.handle(),
+        ) {
             watched.push(Watched {
                 source: name.clone(),
                 tenant: source.tenant.clone(),

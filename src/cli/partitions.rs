@@ -154,7 +154,10 @@ async fn view_of(
         )));
     }
     let known = known_topics(session.store(), &place.source).await?;
-    Ok(wiring::source_view(source, &config.node.name, known).transpose()?)
+    Ok(
+        wiring::source_view(source, &config.node.name, known, session.runtime.handle())
+            .transpose()?,
+    )
 }
 
 async fn offset(

@@ -30,6 +30,8 @@ choice! {
         ScramSha256 = "scram-sha-256",
         /// SCRAM-SHA-512.
         ScramSha512 = "scram-sha-512",
+        /// Tokens of Amazon's IAM, signed with the credentials of this process, for MSK.
+        AwsMskIam = "aws-msk-iam",
     }
 }
 
@@ -83,12 +85,15 @@ section! {
 
     /// A login. Without a mechanism there is none.
     pub struct KafkaLogin {
-        /// `plain`, `scram-sha-256`, `scram-sha-512`, or null.
+        /// `plain`, `scram-sha-256`, `scram-sha-512`, `aws-msk-iam` (a binary with the feature `msk-iam`, with
+        /// `region` and without `user` and `password`), or null.
         mechanism: Option<Mechanism> = None;
         /// The user.
         user: Option<String> = None;
         /// The password, from outside: `${env:NAME}` or `${file:PATH}`.
         password: Option<Secret> = None;
+        /// The region of the cluster, for `aws-msk-iam`.
+        region: Option<String> = None;
     }
 }
 
@@ -117,6 +122,14 @@ impl Check for KafkaTls {
 
 impl Check for KafkaLogin {
     fn check(&self, line: u32, path: &str, problems: &mut Problems) {
+        let by_iam = self.mechanism == Some(Mechanism::AwsMskIam);
+        if by_iam {
+            return self.check_iam(line, path, problems);
+        }
+        if self.region.is_some() {
+            let what = "is read with `mechanism: aws-msk-iam` alone";
+            problems.add(line, &join(path, "region"), what);
+        }
         let given = [
             ("mechanism", self.mechanism.is_some()),
             ("user", self.user.is_some()),
@@ -126,6 +139,31 @@ impl Check for KafkaLogin {
         for (key, is_there) in given {
             if any && !is_there {
                 let what = "is needed: a login has `mechanism`, `user` and `password`";
+                problems.add(line, &join(path, key), what);
+            }
+        }
+    }
+}
+
+impl KafkaLogin {
+    fn check_iam(&self, line: u32, path: &str, problems: &mut Problems) {
+        let is_region = |it: &String| {
+            let fits =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            !it.is_empty() && it.bytes().all(fits)
+        };
+        if !self.region.as_ref().is_some_and(is_region) {
+            let what =
+                "is needed with `aws-msk-iam`: the region of the cluster, like `eu-central-1`";
+            problems.add(line, &join(path, "region"), what);
+        }
+        let others = [
+            ("user", self.user.is_some()),
+            ("password", self.password.is_some()),
+        ];
+        for (key, is_given) in others {
+            if is_given {
+                let what = "is not for `aws-msk-iam`, which takes the credentials of the process";
                 problems.add(line, &join(path, key), what);
             }
         }
@@ -151,6 +189,10 @@ impl Kafka {
             if is_missing {
                 problems.add(line, &path_of(key), "is needed");
             }
+        }
+        if self.login.mechanism == Some(Mechanism::AwsMskIam) && !self.tls.enabled {
+            let what = "is needed with `aws-msk-iam`: whoever reads a token along is who signed it";
+            problems.add(line, &path_of("tls.enabled"), what);
         }
         if source.start.is_none() {
             let what = "is needed: where a partition begins that this source has never read: `earliest`, `latest`, \
@@ -356,5 +398,39 @@ mod tests {
             assert!(error.contains(says), "{source}\n{error}\n{says}");
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_login_by_iam_has_a_region_tls_and_no_password() {
+        let by_iam = |more: &str| {
+            format!(
+                "kind: kafka, start: earliest, tenant: acme, kafka: {{ {CLUSTER}, login: {{ {more} }} }}"
+            )
+        };
+        for (source, says) in [
+            (by_iam("mechanism: aws-msk-iam"), "login.region: is needed"),
+            (
+                by_iam("mechanism: aws-msk-iam, region: 'Europe/Berlin'"),
+                "login.region: is needed",
+            ),
+            (
+                by_iam("mechanism: aws-msk-iam, region: eu-central-1"),
+                "kafka.tls.enabled: is needed",
+            ),
+            (
+                by_iam("mechanism: aws-msk-iam, region: eu-central-1, user: u"),
+                "login.user: is not for",
+            ),
+            (
+                by_iam("mechanism: plain, region: eu-central-1"),
+                "login.region: is read with",
+            ),
+        ] {
+            let error = read(&source).unwrap_err();
+            assert!(error.contains(says), "{source}\n{error}\n{says}");
+        }
+        let whole = by_iam("mechanism: aws-msk-iam, region: eu-central-1")
+            .replace("login:", "tls: { enabled: true }, login:");
+        read(&whole).unwrap();
     }
 }

@@ -93,7 +93,12 @@ async fn a_topic_keeps_its_number_wherever_it_is_listed() {
     assigned(&first, 1).await;
     drop(first);
     options.topics.insert(0, other.clone());
-    let view = KafkaView::open(options.clone(), known(&store, &options).await).unwrap();
+    let view = KafkaView::open(
+        options.clone(),
+        known(&store, &options).await,
+        &Handle::current(),
+    )
+    .unwrap();
     let seen = view.partitions().await.unwrap();
     let seen: Vec<(u32, String)> = seen.into_iter().map(|it| (it.partition, it.name)).collect();
     let expected = [

@@ -6,6 +6,7 @@ mod growing;
 mod node;
 mod options;
 mod reading;
+mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

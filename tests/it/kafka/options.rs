@@ -179,7 +179,7 @@ fn login(user: &str, password: &str, mechanism: KafkaMechanism) -> KafkaLogin {
 }
 
 /// The options for the listener with TLS; `None` without it.
-fn secured(test: &str, topic: &str, mechanism: KafkaMechanism) -> Option<KafkaOptions> {
+pub fn secured(test: &str, topic: &str, mechanism: KafkaMechanism) -> Option<KafkaOptions> {
     let of = |variable| server(test, variable);
     let mut options = options();
     (options.brokers, options.topics) = (vec![of(SASL)?], vec![topic.to_owned()]);
@@ -268,7 +268,7 @@ fn certified(test: &str, topic: &str) -> Option<KafkaOptions> {
 }
 
 /// What a bus says that cannot begin. What passes by itself does not count.
-async fn failure(options: KafkaOptions) -> String {
+pub async fn failure(options: KafkaOptions) -> String {
     let bus = open(options).unwrap();
     let mut before = String::new();
     for _ in 0..20 {

@@ -2,7 +2,7 @@
 //! and which record stands at an offset. Every question has a limit of time. It is no member of the
 //! group, so that no answer moves what is delivered.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::client::{Callbacks, Client, is_forbidden};
 use super::options::KafkaOptions;
+use super::tokens::Tokens;
 use super::topics::Place;
 
 /// How long an answer may take. Longer than a leader's change, shorter than anybody waits.
@@ -50,8 +51,11 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn open(options: &KafkaOptions) -> Result<Self, KafkaError> {
-        let callbacks = Callbacks::default();
+    pub(super) fn open(
+        options: &KafkaOptions,
+        tokens: Option<Arc<Tokens>>,
+    ) -> Result<Self, KafkaError> {
+        let callbacks = Callbacks::new(tokens);
         let client: Client = options.asker().create_with_context(callbacks.clone())?;
         Ok(Self {
             client,
@@ -75,6 +79,8 @@ impl Asker {
 
     /// Who the cluster is; `None` while no broker has answered.
     pub(super) fn cluster(&self, within: Duration) -> Option<String> {
+        // A token is taken within a poll, and without one no broker answers.
+        self.look();
         self.client.client().fetch_cluster_id(within)
     }
 

@@ -2,18 +2,21 @@
 //! and its words for what is wrong are kept for the errors of the bus.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::{ClientContext, DefaultClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
+
+use super::tokens::Tokens;
 
 /// How long the answer to a question about a topic may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -28,9 +31,11 @@ pub(super) enum Rebalance {
 }
 
 /// What is called back, and what came of it. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Callbacks {
     heard: Arc<Heard>,
+    /// What it logs in with, where that is tokens.
+    tokens: Option<Arc<Tokens>>,
 }
 
 #[derive(Default)]
@@ -51,6 +56,18 @@ pub(super) struct Complaint {
 }
 
 impl Callbacks {
+    pub(super) fn new(tokens: Option<Arc<Tokens>>) -> Self {
+        Self {
+            heard: Arc::default(),
+            tokens,
+        }
+    }
+
+    /// Why nobody can log in yet, where that takes a token.
+    pub(super) fn lacks_token(&self) -> Option<String> {
+        self.tokens.as_ref()?.current().err()
+    }
+
     pub(super) fn next_rebalance(&self) -> Option<Rebalance> {
         let mut rebalances = self
             .heard
@@ -89,6 +106,13 @@ impl Callbacks {
 }
 
 impl ClientContext for Callbacks {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let tokens = self.tokens.as_ref().ok_or("there is nobody who signs")?;
+        Ok(tokens.current()?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Why TLS failed is logged and no more: the error that follows says that all brokers are down.
         // A broker to which we showed no certificate, or none that it trusts, says so after the handshake.

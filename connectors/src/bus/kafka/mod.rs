@@ -6,11 +6,14 @@ mod acknowledger;
 mod asker;
 mod client;
 mod copied;
+#[cfg(feature = "msk-iam")]
+mod msk_iam;
 mod options;
 mod poller;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod topics;
 mod view;
 
@@ -33,12 +36,16 @@ pub use options::{
     KafkaAssignment, KafkaIdentity, KafkaLogin, KafkaMechanism, KafkaOptions, KafkaTls,
 };
 
+#[cfg(feature = "msk-iam")]
+pub use msk_iam::MskIamSigner;
+pub use tokens::{KafkaSigner, KafkaToken, TokenSigner};
 pub use view::KafkaView;
 
 use acknowledger::Acknowledger;
 use asker::{Asker, NoAnswer};
 use poller::{Command, Poller};
 use state::Shared;
+use tokens::Tokens;
 use topics::Place;
 
 /// Commands that may wait for the polling thread, which takes them within its tick: two a partition of
@@ -59,6 +66,7 @@ pub struct KafkaBus {
     start_group: String,
     /// How a client is set that asks.
     asking: ClientConfig,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl std::fmt::Debug for KafkaBus {
@@ -80,7 +88,8 @@ impl KafkaBus {
         options.check()?;
         let refused = |error: KafkaError| options.refused(invalid(&error));
         options.member(1).create_native_config().map_err(refused)?;
-        let asker = Arc::new(Asker::open(&options).map_err(refused)?);
+        let tokens = tokens(&options, io);
+        let asker = Arc::new(Asker::open(&options, tokens.clone()).map_err(refused)?);
         if let Some(exposed) = options.exposed() {
             tracing::warn!(source = %options.source, "{exposed}");
         }
@@ -99,6 +108,7 @@ impl KafkaBus {
             acknowledger: acknowledger.clone(),
             commands,
             asking: options.asker(),
+            tokens: tokens.clone(),
             group: options.group.clone(),
             start_group: options
                 .start_group
@@ -115,6 +125,7 @@ impl KafkaBus {
             options,
             store,
             io: io.clone(),
+            tokens,
         };
         let source = shared.source.clone();
         thread("kafka-poll", &source, move || poller.run()).map_err(no_thread)?;
@@ -288,6 +299,10 @@ impl EventBus for KafkaBus {
             return Ok(offset < begin);
         }
         let topic = self.shared.place(partition)?.topic;
+        if self.tokens.is_some() {
+            tracing::warn!(source = %self.shared.source, topic, "whether the topic is compacted cannot be asked with a token; it counts as not compacted");
+            return Ok(false);
+        }
         client::is_compacted(&self.asking, &topic)
             .await
             .map_err(|why| self.shared.away(why))
@@ -341,6 +356,10 @@ impl EventBus for KafkaBus {
         })
     }
 
+    fn login_failures(&self) -> Option<u64> {
+        self.tokens.as_ref().map(|tokens| tokens.failures())
+    }
+
     fn tenant_of(&self, partition: u32) -> Option<TenantId> {
         self.shared.topics.tenant_of(partition)
     }
@@ -379,6 +398,12 @@ impl EventBus for KafkaBus {
         }
         Ok(Some(sought.behind_last))
     }
+}
+
+/// Has tokens kept fresh, where they are what logs in.
+fn tokens(options: &KafkaOptions, io: &Handle) -> Option<Arc<Tokens>> {
+    let signer = options.signer.clone()?;
+    Some(Tokens::keep(options.source.clone(), signer, io))
 }
 
 fn nothing_of(group: &str, place: &Place) -> NoAnswer {

@@ -11,6 +11,8 @@ use tidegate_engine::bus::BusError;
 use tidegate_engine::position::SourceName;
 use tidegate_engine::topics::TenantOfTopic;
 
+use super::tokens::KafkaSigner;
+
 /// Topics that a source lists.
 const TOPICS_MAX: usize = 1_000;
 
@@ -105,8 +107,10 @@ pub struct KafkaOptions {
     pub assignment: KafkaAssignment,
     /// TLS, if any.
     pub tls: Option<KafkaTls>,
-    /// A login, if any.
+    /// A login with a password, if any.
     pub login: Option<KafkaLogin>,
+    /// Who signs tokens to log in with (OAUTHBEARER), if anybody.
+    pub signer: Option<KafkaSigner>,
     /// Bytes that librdkafka fetches ahead, over all partitions of the source. A partition has at least
     /// one fetch of its own, so that very many partitions take more.
     pub fetched_bytes_max: usize,
@@ -139,6 +143,7 @@ impl KafkaOptions {
             assignment: KafkaAssignment::default(),
             tls: None,
             login: None,
+            signer: None,
             // A second of 60 MB/s, which is beyond what one store takes.
             fetched_bytes_max: 64 * 1024 * 1024,
             // A few polls of the node.
@@ -153,6 +158,21 @@ impl KafkaOptions {
         format!("{}.{}", self.node, self.source)
     }
 
+    /// Who we are for the brokers.
+    pub(super) fn who(&self) -> String {
+        let identity = self.tls.as_ref().and_then(|tls| tls.identity.as_ref());
+        match (&self.login, identity) {
+            (Some(login), _) => {
+                format!("the user `{}` by {}", login.user, login.mechanism.as_str())
+            }
+            (None, _) if self.signer.is_some() => "who signs the tokens".to_owned(),
+            (None, Some(identity)) => {
+                format!("the certificate {}", identity.certificate.display())
+            }
+            (None, None) => "a client without login".to_owned(),
+        }
+    }
+
     /// What to say of a connection over which others may read along, or answer in the broker's place.
     pub fn exposed(&self) -> Option<String> {
         let reachable = self
@@ -164,6 +184,7 @@ impl KafkaOptions {
                 Some(login) if login.mechanism == KafkaMechanism::Plain => {
                     ", and the password is sent in the open"
                 }
+                None if self.signer.is_some() => ", and tokens are sent in the open",
                 _ => "",
             };
             format!("the connection to {reachable} goes without TLS{more}: set `tls`")
@@ -226,6 +247,11 @@ impl KafkaOptions {
             && (login.user.is_empty() || login.password.is_empty())
         {
             return Err(self.refused("`login` has an empty user or password: set both".to_owned()));
+        }
+        if self.login.is_some() && self.signer.is_some() {
+            return Err(
+                self.refused("`login` has a user and signed tokens: only one logs in".to_owned())
+            );
         }
         for option in self.librdkafka.keys() {
             if let Some(why) = owned::why(option) {
@@ -349,11 +375,12 @@ impl KafkaOptions {
     }
 
     fn set_security(&self, config: &mut ClientConfig) {
-        let protocol = match (&self.tls, &self.login) {
-            (None, None) => "plaintext",
-            (Some(_), None) => "ssl",
-            (None, Some(_)) => "sasl_plaintext",
-            (Some(_), Some(_)) => "sasl_ssl",
+        let logs_in = self.login.is_some() || self.signer.is_some();
+        let protocol = match (self.tls.is_some(), logs_in) {
+            (false, false) => "plaintext",
+            (true, false) => "ssl",
+            (false, true) => "sasl_plaintext",
+            (true, true) => "sasl_ssl",
         };
         config.set("security.protocol", protocol);
         if let Some(tls) = &self.tls {
@@ -366,6 +393,9 @@ impl KafkaOptions {
                 config.set("ssl.certificate.location", text(&identity.certificate));
                 config.set("ssl.key.location", text(&identity.key));
             }
+        }
+        if self.signer.is_some() {
+            config.set("sasl.mechanism", "OAUTHBEARER");
         }
         if let Some(login) = &self.login {
             config

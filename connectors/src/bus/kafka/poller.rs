@@ -27,6 +27,7 @@ use super::client::{Callbacks, Client, Rebalance};
 use super::copied::copied;
 use super::options::KafkaOptions;
 use super::state::Shared;
+use super::tokens::Tokens;
 
 /// How long it waits for a wake-up. librdkafka wakes it for news; this is for what wakes nobody.
 const TICK: Duration = Duration::from_millis(50);
@@ -62,6 +63,7 @@ pub(super) struct Poller {
     /// Where topics are kept.
     pub store: Arc<dyn StateStore>,
     pub io: Handle,
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 /// The member of the group, once it has joined.
@@ -99,13 +101,6 @@ impl Poller {
 
     fn wait(&self, within: Duration) {
         let _ = self.wakes.recv_timeout(within);
-    }
-
-    fn login(&self) -> String {
-        match &self.options.login {
-            Some(login) => format!("the user `{}`", login.user),
-            None => "an anonymous client".to_owned(),
-        }
     }
 
     // --- polling --------------------------------------------------------------------------------
@@ -170,7 +165,7 @@ impl Poller {
                 self.shared.fail(format!(
                     "{} may not read it: {words}. Grant it READ on the topics and on group `{}`, then \
                      restart this node",
-                    self.login(),
+                    self.options.who(),
                     self.options.group
                 ));
             }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tidegate_engine::bus::{Behind, BusError, Seen, SourceView};
 use tidegate_engine::position::Offset;
 use tidegate_engine::topics::{SourceTopic, take_up};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::KafkaOptions;
 use super::asker::{Asker, NoAnswer};
@@ -15,7 +17,10 @@ use super::client::is_refusal;
 use super::state::Shared;
 use super::topics::NotFound;
 
-/// How long a broker may take to say who it is.
+/// Between two looks for a first token.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a broker may take to say who it is, and a signer to sign.
 const CLUSTER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A source seen from outside.
@@ -37,9 +42,13 @@ impl std::fmt::Debug for KafkaView {
 
 impl KafkaView {
     /// Of a source with these options, whose nodes know these topics.
-    pub fn open(options: KafkaOptions, known: Vec<SourceTopic>) -> Result<Self, BusError> {
+    pub fn open(
+        options: KafkaOptions,
+        known: Vec<SourceTopic>,
+        io: &Handle,
+    ) -> Result<Self, BusError> {
         options.check()?;
-        let asker = Asker::open(&options);
+        let asker = Asker::open(&options, super::tokens(&options, io));
         let asker = asker.map_err(|error| options.refused(super::invalid(&error)))?;
         // Nobody polls here.
         let (wake, _) = sync_channel(1);
@@ -53,12 +62,30 @@ impl KafkaView {
         })
     }
 
+    /// Waits for a first token, where one logs in.
+    async fn has_token(&self) -> Result<(), BusError> {
+        let until = Instant::now() + CLUSTER_WITHIN;
+        while let Some(why) = self.asker.callbacks().lacks_token() {
+            if until < Instant::now() {
+                return Err(self.shared.away(why));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
     async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Asker, &Shared) -> Result<T, BusError> + Send + 'static,
     ) -> Result<T, BusError> {
+        self.has_token().await?;
         let (asker, shared) = (self.asker.clone(), self.shared.clone());
-        let asked = tokio::task::spawn_blocking(move || question(&asker, &shared)).await;
+        let asked = tokio::task::spawn_blocking(move || {
+            // Nobody else does, and a token is taken within it.
+            asker.look();
+            question(&asker, &shared)
+        })
+        .await;
         asked.map_err(|error| {
             self.shared
                 .away(format!("the question was not asked: {error}"))
@@ -66,14 +93,16 @@ impl KafkaView {
     }
 }
 
-fn reachable(asker: &Asker, shared: &Shared, brokers: &str) -> Result<(), BusError> {
+fn reachable(asker: &Asker, shared: &Shared, options: &KafkaOptions) -> Result<(), BusError> {
+    let brokers = options.brokers.join(", ");
     if asker.cluster(CLUSTER_WITHIN).is_some() {
         return Ok(());
     }
     asker.look();
     Err(match asker.callbacks().complaint() {
         Some(complaint) if is_refusal(&complaint) => shared.unreadable(format!(
-            "the brokers {brokers} refuse us: {}. Correct `kafka.login` or `kafka.tls`",
+            "the brokers {brokers} refuse {}: {}. Correct `kafka.login` or `kafka.tls`",
+            options.who(),
             complaint.words
         )),
         Some(complaint) => shared.away(format!(
@@ -87,13 +116,14 @@ fn reachable(asker: &Asker, shared: &Shared, brokers: &str) -> Result<(), BusErr
 #[async_trait::async_trait]
 impl SourceView for KafkaView {
     async fn partitions(&self) -> Result<Vec<Seen>, BusError> {
-        let (brokers, mut known) = (self.options.brokers.join(", "), self.known.clone());
+        let (options, mut known) = (self.options.clone(), self.known.clone());
         self.ask(move |asker, shared| {
-            reachable(asker, shared, &brokers)?;
+            reachable(asker, shared, &options)?;
             let topics = &shared.topics;
             let found = topics.find(asker).map_err(|none| match none {
                 NotFound::Missing(topic) => shared.unreadable(format!(
-                    "there is no topic `{topic}`, or the login may not see it. Make it or correct `kafka.topics`"
+                    "there is no topic `{topic}`, or {} may not see it. Make it or correct `kafka.topics`",
+                    options.who()
                 )),
                 NotFound::NoAnswer(none) => super::no_answer(shared, none),
             })?;

@@ -29,7 +29,7 @@ impl Poller {
             partitions,
             has_grown,
         } = self.topics()?;
-        let callbacks = Callbacks::default();
+        let callbacks = Callbacks::new(self.tokens.clone());
         let config = self.options.member(partitions);
         let joined =
             config
@@ -64,6 +64,11 @@ impl Poller {
 
     fn cluster(&self) -> Option<String> {
         while !self.is_stopping() {
+            if let Some(why) = self.asker.callbacks().lacks_token() {
+                self.shared.trouble(why);
+                self.wait(LOOK_AGAIN);
+                continue;
+            }
             let cluster = self.asker.cluster(CLUSTER_WITHIN);
             if cluster.is_some() {
                 self.asker.callbacks().forget_complaint();
@@ -74,7 +79,8 @@ impl Poller {
             match self.asker.callbacks().complaint() {
                 Some(complaint) if is_refusal(&complaint) => {
                     self.shared.fail(format!(
-                        "the brokers {brokers} refuse us: {}. Correct `login` or `tls`, then restart this node",
+                        "the brokers {brokers} refuse {}: {}. Correct `login` or `tls`, then restart this node",
+                        self.options.who(),
                         complaint.words
                     ));
                     return None;
@@ -126,7 +132,7 @@ impl Poller {
                     self.shared.fail(format!(
                         "there is no topic `{topic}`, or {} may not see it. Make it or correct `topics`, then restart \
                          this node",
-                        self.login()
+                        self.options.who()
                     ));
                     return None;
                 }
