@@ -1,6 +1,8 @@
 //! A foreign client of Kafka, for tests: it makes topics, writes records and transactions, and reads what
 //! a group has committed. It is no part of the bus, and knows nothing of it.
 
+pub mod injecting;
+
 use std::time::Duration;
 
 use bytes::Bytes;

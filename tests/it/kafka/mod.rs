@@ -3,6 +3,7 @@
 mod broker;
 mod contract;
 mod growing;
+mod injected;
 mod node;
 mod options;
 mod reading;
