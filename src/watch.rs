@@ -24,6 +24,9 @@ use crate::runtime::SystemClock;
 pub use letters::LettersTask;
 use status::Window;
 
+/// A source and the number of one of its partitions.
+type Labels = [(&'static str, String); 2];
+
 /// Upper bounds of histograms of seconds.
 const SECONDS: [f64; 14] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
@@ -101,11 +104,11 @@ impl Telemetry {
 pub struct Teller {
     looks: u32,
     /// Source partitions that were told of.
-    partitions: BTreeSet<[(&'static str, String); 2]>,
+    partitions: BTreeSet<Labels>,
     /// Lanes that were told of.
     lanes: BTreeSet<String>,
     /// What source partitions did lately.
-    windows: BTreeMap<[(&'static str, String); 2], Window>,
+    windows: BTreeMap<Labels, Window>,
     /// Lag also under the name that exporters of Kafka use.
     kafka_exporter_names: bool,
 }
@@ -165,6 +168,7 @@ impl Teller {
                 }
                 told.insert(labels);
             }
+            told.extend(self.tell_unread(source, now));
         }
         // What went elsewhere lags there, if at all.
         for gone in self.partitions.difference(&told) {
@@ -182,13 +186,26 @@ impl Teller {
         self.partitions = told;
     }
 
+    /// What lies in partitions that are not read adds up too.
+    fn tell_unread(&mut self, source: &SourceSnapshot, now: Timestamp) -> Vec<Labels> {
+        let mut told = Vec::with_capacity(source.unread.len());
+        for partition in &source.unread {
+            let place = &partition.source_partition;
+            let (name, number) = (place.source.as_str(), place.partition.to_string());
+            let labels = [("source", name.to_owned()), ("partition", number)];
+            let behind = partition.end.0.saturating_sub(partition.low_watermark.0);
+            tell_lag(source, &labels, behind, age_seconds(partition.since, now));
+            let window = self.windows.entry(labels.clone()).or_default();
+            let status = window.look(now, partition.low_watermark, behind);
+            gauge!(names::CONSUMER_STATUS, &labels).set(f64::from(status as u8));
+            self.tell_names(&labels, partition.name.as_ref(), behind);
+            told.push(labels);
+        }
+        told
+    }
+
     /// What the tools of the broker call it.
-    fn tell_names(
-        &self,
-        labels: &[(&'static str, String); 2],
-        name: Option<&TopicPartition>,
-        behind: u64,
-    ) {
+    fn tell_names(&self, labels: &Labels, name: Option<&TopicPartition>, behind: u64) {
         let Some(name) = name else { return };
         let partition = name.partition.to_string();
         let mut all = labels.to_vec();
@@ -255,19 +272,24 @@ fn behind(partition: &CommitterSnapshot) -> Option<u64> {
 fn tell_partition(
     source: &SourceSnapshot,
     partition: &CommitterSnapshot,
-    labels: &[(&'static str, String); 2],
+    labels: &Labels,
     now: Timestamp,
 ) {
     gauge!(names::UNSETTLED, labels).set(partition.tracked_events as f64);
     gauge!(names::EPOCH, labels).set(partition.epoch.0 as f64);
-    if let Some(behind) = behind(partition) {
-        let behind = behind as f64;
-        match source.offset_unit {
-            OffsetUnit::Records => gauge!(names::LAG_EVENTS, labels).set(behind),
-            OffsetUnit::Bytes => gauge!(names::LAG_BYTES, labels).set(behind),
-        }
+    let seconds = age_seconds(partition.oldest_known_at, now);
+    match behind(partition) {
+        Some(behind) => tell_lag(source, labels, behind, seconds),
+        None => gauge!(names::LAG_SECONDS, labels).set(seconds),
     }
-    gauge!(names::LAG_SECONDS, labels).set(age_seconds(partition.oldest_known_at, now));
+}
+
+fn tell_lag(source: &SourceSnapshot, labels: &Labels, behind: u64, seconds: f64) {
+    match source.offset_unit {
+        OffsetUnit::Records => gauge!(names::LAG_EVENTS, labels).set(behind as f64),
+        OffsetUnit::Bytes => gauge!(names::LAG_BYTES, labels).set(behind as f64),
+    }
+    gauge!(names::LAG_SECONDS, labels).set(seconds);
 }
 
 fn age_seconds(since: Option<Timestamp>, now: Timestamp) -> f64 {

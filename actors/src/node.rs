@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use tidegate_engine::bus::{EventBus, OffsetUnit, TopicPartition};
 use tidegate_engine::checkpoint::Counts;
+use tidegate_engine::clock::Timestamp;
 use tidegate_engine::partition::PartitionLimits;
-use tidegate_engine::position::SourceName;
+use tidegate_engine::position::{Offset, SourceName, SourcePartition};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -63,6 +64,21 @@ pub struct NodeSnapshot {
     pub memory_max: PartitionLimits,
 }
 
+/// A source partition that is assigned and not read: stopped with an alarm, or waiting for its turn.
+#[derive(Clone, Debug)]
+pub struct UnreadPartition {
+    /// Which one.
+    pub source_partition: SourcePartition,
+    /// What the tools of its broker call it.
+    pub name: Option<TopicPartition>,
+    /// Everything before it is settled.
+    pub low_watermark: Offset,
+    /// Where it ends, as its bus says.
+    pub end: Offset,
+    /// When it was first seen that something waits.
+    pub since: Option<Timestamp>,
+}
+
 /// What a source shows of itself.
 #[derive(Clone, Debug)]
 pub struct SourceSnapshot {
@@ -76,6 +92,8 @@ pub struct SourceSnapshot {
     pub names: Vec<Option<TopicPartition>>,
     /// Its partitions that are assigned and not owned yet: their claim is under way, or waits for its turn.
     pub claiming: usize,
+    /// How far those are behind that are assigned and not read, as far as that was seen.
+    pub unread: Vec<UnreadPartition>,
     /// Its partitions that are stopped with an alarm.
     pub quarantined: usize,
     /// How often what its bus logs in with could not be renewed, where that has to be.
@@ -299,6 +317,7 @@ impl NodeHandle {
                 status,
                 partitions,
                 claiming: source.claiming(),
+                unread: source.unread(),
                 quarantined: source.quarantined(),
                 login_failures: source.bus.login_failures(),
                 offset_unit: source.bus.offset_unit(),
@@ -420,6 +439,24 @@ impl SourceHandle {
             Held::Owned { ownership, .. } => Some(ownership.clone()),
             _ => None,
         })
+    }
+
+    fn unread(&self) -> Vec<UnreadPartition> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = slots.iter().filter_map(|(partition, slot)| {
+            let unread = slot.unread?;
+            Some(UnreadPartition {
+                source_partition: SourcePartition {
+                    source: self.name.clone(),
+                    partition: *partition,
+                },
+                name: self.bus.name_of(*partition),
+                low_watermark: unread.low_watermark,
+                end: unread.end,
+                since: unread.since,
+            })
+        });
+        seen.collect()
     }
 
     fn claiming(&self) -> usize {

@@ -7,6 +7,7 @@ mod news;
 mod receipt;
 mod register;
 mod slot;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;

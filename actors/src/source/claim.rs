@@ -11,12 +11,14 @@ use tidegate_engine::bus::{EventBus, Place, Start};
 use tidegate_engine::checkpoint::{Checkpoint, DoneAbove};
 use tidegate_engine::error::ErrorKind;
 use tidegate_engine::planted::{Bug, active};
-use tidegate_engine::position::{Incarnation, Revision, SourcePartition};
+use tidegate_engine::position::{Incarnation, Offset, Revision, SourcePartition};
 use tidegate_engine::store::Claim;
 use tidegate_engine::tenant::TenantId;
 use tokio::sync::oneshot;
 
+use super::Slots;
 use super::slot::ClaimTerms;
+use super::unread::Look;
 use crate::seams::Context;
 use crate::store_calls::StoreCalls;
 
@@ -28,6 +30,9 @@ const TURN_LOOK: Duration = Duration::from_secs(1);
 
 /// Looks in a minute: so often it is said what a partition waits for.
 const LOOKS_TO_SAY: u32 = 60;
+
+/// Of these looks one also sees how far it is behind.
+const LOOKS_BEHIND: u32 = 5;
 
 /// What a claim needs.
 pub(super) struct Request {
@@ -41,6 +46,8 @@ pub(super) struct Request {
     pub abandoned: oneshot::Receiver<()>,
     /// What it comes behind, once that was asked.
     pub ahead: Option<Vec<Place>>,
+    /// Where it is noted how far a partition is behind that is not read.
+    pub slots: Slots,
 }
 
 /// What came of it.
@@ -86,13 +93,16 @@ impl Request {
         let mut seen = None;
         loop {
             let calls = StoreCalls::of(&self.context);
+            let mut is_wanted = true;
             if let Ok(checkpoint) = calls.checkpoint(self.source_partition.clone()).await {
-                let epoch = checkpoint.map(|checkpoint| checkpoint.epoch);
+                let epoch = checkpoint.as_ref().map(|checkpoint| checkpoint.epoch);
                 if *seen.get_or_insert(epoch) != epoch {
                     return self.run().await;
                 }
+                let settled = checkpoint.map(|it| it.progress.next_offset);
+                is_wanted = self.look_behind(settled).await;
             }
-            if !self.wait(DECISION_LOOK).await {
+            if !is_wanted || !self.wait(DECISION_LOOK).await {
                 return Claimed {
                     source_partition: self.source_partition,
                     outcome: Outcome::Abandoned,
@@ -112,8 +122,10 @@ impl Request {
                 Ok(Some(outcome)) => return outcome,
                 Ok(None) => {
                     self.say_ahead(looks);
+                    let is_wanted =
+                        !looks.is_multiple_of(LOOKS_BEHIND) || self.look_behind(None).await;
                     (attempt, looks) = (0, looks + 1);
-                    if !self.wait(TURN_LOOK).await {
+                    if !is_wanted || !self.wait(TURN_LOOK).await {
                         return Outcome::Abandoned;
                     }
                     continue;
@@ -131,6 +143,21 @@ impl Request {
             if !self.wait(wait).await {
                 return Outcome::Abandoned;
             }
+        }
+    }
+
+    /// Notes how far the partition is behind. False when nobody wants the claim any more.
+    async fn look_behind(&mut self, settled: Option<Offset>) -> bool {
+        let look = Look {
+            bus: self.bus.clone(),
+            clock: self.context.seams.clock.clone(),
+            slots: self.slots.clone(),
+            partition: self.source_partition.partition,
+        };
+        tokio::select! {
+            biased;
+            _ = &mut self.abandoned => false,
+            () = look.look(settled) => true,
         }
     }
 

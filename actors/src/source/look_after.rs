@@ -99,6 +99,7 @@ impl SourceTask {
             terms,
             abandoned,
             ahead: None,
+            slots: self.slots.clone(),
         })
     }
 
@@ -144,6 +145,7 @@ impl SourceTask {
                 committer: committer.clone(),
             };
             slot.ended = None;
+            slot.unread = None;
         }
         self.receiving = None;
         self.bring_up(&ownership, &committer, open_before).await;

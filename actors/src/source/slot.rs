@@ -16,6 +16,7 @@ use tidegate_engine::tenant::TenantId;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::unread::Unread;
 use super::{Command, Source, SourceStatus};
 use crate::committer::Committer;
 use crate::meters::SourceMeters;
@@ -85,6 +86,8 @@ pub(crate) struct Slot {
     /// Behind the last record that was received, by this ownership or one before it.
     received_to: Offset,
     left_behind: LeftBehind,
+    /// How far it is behind while it is not read.
+    pub unread: Option<Unread>,
     meters: SourceMeters,
 }
 
@@ -130,6 +133,7 @@ impl Slot {
             release_limit: options.release_limit,
             received_to: Offset(0),
             left_behind: LeftBehind::default(),
+            unread: None,
             meters,
         }
     }

@@ -15,6 +15,7 @@ mod looked_at;
 mod reset;
 mod stopping;
 mod unknown_tenants;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
