@@ -1,4 +1,4 @@
-//! Partitions that are added to a topic, and topics that come under a pattern.
+//! Topics that change under a source: partitions are added, others come under a pattern or are made anew.
 
 use std::sync::Arc;
 
@@ -231,4 +231,35 @@ async fn topics_that_are_made_later_are_read_under_a_pattern_each_as_its_tenants
     node.stop();
     let (code, ..) = desk.asked(&["state", "get", "order", "same", "--tenant", "acme"]);
     assert_ne!(code, 0, "`start: latest` counts for what was there");
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_under_the_running_node_stops_its_partition_and_nothing_is_skipped() {
+    let Some(stage) = Stage::set("anew", 1).await else {
+        return;
+    };
+    let topics = format!("topics: [{}], {SOON}", stage.topic);
+    let Some(desk) = Desk::set(&stage, "tenant: acme\n    start: earliest", &topics).await else {
+        return;
+    };
+    for number in 0..3 {
+        let order = format!("old-{number}");
+        stage.write(0, &placed(&order, &order)).await;
+    }
+    let node = desk.start();
+    desk.drained().await;
+    stage.client.delete_topic(&stage.topic).await;
+    stage.client.make_topic(&stage.topic, 1, &[]).await;
+    let client = KafkaClient::new(&stage.brokers);
+    let payload = Bytes::from(placed("new", "new"));
+    client.write(&stage.topic, 0, payload).await;
+    desk.logged("no record stands at offset 2").await;
+    let arguments = ["partitions", "resume", "shop/0", "--at", "earliest"];
+    let (code, _, said) = desk.asked(&arguments);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(desk.becomes("new").await["version"], 1);
+    desk.drained().await;
+    node.stop();
+    let (code, _, said) = desk.asked(&["verify"]);
+    assert_eq!(code, 0, "{said}");
 }
