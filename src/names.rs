@@ -30,7 +30,7 @@ metrics_of_crate! {
     PARTITIONS = Gauge "tidegate_source_partitions", "partitions", ["source", "state"],
         "Source partitions of this node: owned, claiming (assigned and not read yet: a partition that was added to its topic waits for the older ones), or quarantined (stopped with an alarm)";
     LOGIN_FAILURES = Counter "tidegate_login_failures_total", "failures", ["source"],
-        "Times that a token to log in with was not signed: the one before is used until it expires. Of sources that log in with tokens alone";
+        "Times that a token to log in with was not signed: the one before is used until it expires. 0 for sources that log in without tokens";
     NODE_EVENTS = Gauge "tidegate_permits_events", "events", [],
         "Events that hold a permit of the node, those that polls ask for included";
     NODE_EVENTS_MAX = Gauge "tidegate_permits_events_max", "events", [],

@@ -153,9 +153,8 @@ impl Teller {
                 gauge!(names::PARTITIONS, "source" => name.clone(), "state" => state)
                     .set(count as f64);
             }
-            if let Some(failures) = source.login_failures {
-                counter!(names::LOGIN_FAILURES, "source" => name.clone()).absolute(failures);
-            }
+            counter!(names::LOGIN_FAILURES, "source" => name.clone())
+                .absolute(source.login_failures);
             for (partition, broker_name) in source.partitions.iter().zip(&source.names) {
                 let number = partition.source_partition.partition.to_string();
                 let labels = [("source", name.clone()), ("partition", number)];

@@ -96,8 +96,8 @@ pub struct SourceSnapshot {
     pub unread: Vec<UnreadPartition>,
     /// Its partitions that are stopped with an alarm.
     pub quarantined: usize,
-    /// How often what its bus logs in with could not be renewed, where that has to be.
-    pub login_failures: Option<u64>,
+    /// How often what its bus logs in with could not be renewed.
+    pub login_failures: u64,
     /// What the offsets of its bus count.
     pub offset_unit: OffsetUnit,
     /// How long the slowest of its committers let a message wait, that of this snapshot.

@@ -277,9 +277,9 @@ pub trait EventBus: Send + Sync + 'static {
         None
     }
 
-    /// How often what it logs in with could not be renewed, where that has to be.
-    fn login_failures(&self) -> Option<u64> {
-        None
+    /// How often what it logs in with could not be renewed. Most logins need not be.
+    fn login_failures(&self) -> u64 {
+        0
     }
 
     /// What others call a source partition, where its bus has names of its own for it.

@@ -356,8 +356,8 @@ impl EventBus for KafkaBus {
         })
     }
 
-    fn login_failures(&self) -> Option<u64> {
-        self.tokens.as_ref().map(|tokens| tokens.failures())
+    fn login_failures(&self) -> u64 {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.failures())
     }
 
     fn tenant_of(&self, partition: u32) -> Option<TenantId> {
