@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidegate_connectors::bus::kafka::{KafkaBus, KafkaOptions, KafkaView};
+use tidegate_connectors::bus::kafka::{KafkaAssignment, KafkaBus, KafkaOptions, KafkaView};
 use tidegate_connectors::contract::kafka::KafkaClient;
 use tidegate_connectors::store::memory::MemoryStore;
-use tidegate_engine::bus::{EventBus as _, Place, SourceView as _, Start};
+use tidegate_engine::bus::{BusEvent, EventBus as _, Place, SourceView as _, Start};
 use tidegate_engine::position::Offset;
 use tidegate_engine::store::StateStore;
-use tidegate_engine::topics::{SourceTopic, TopicsFound};
+use tidegate_engine::topics::{SourceTopic, TenantOfTopic, TopicsFound};
 use tokio::runtime::Handle;
 
 use super::node::{Desk, placed};
-use super::{Stage, assigned, name};
+use super::{Stage, assigned, name, news};
 
 /// How soon a node sees what was added.
 const SOON: &str = "librdkafka: { topic.metadata.refresh.interval.ms: 500 }";
@@ -262,4 +262,40 @@ async fn a_topic_made_anew_under_the_running_node_stops_its_partition_and_nothin
     node.stop();
     let (code, _, said) = desk.asked(&["verify"]);
     assert_eq!(code, 0, "{said}");
+}
+
+/// What is nobody's is assigned all the same, and has to be in nobody's way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_nobodys_does_not_keep_its_group_from_dealing_out() {
+    let Some(stage) = Stage::set("nobodys", 1).await else {
+        return;
+    };
+    let prefix = name("shop");
+    for (tenant, partitions) in [("acme", 4), ("Nobody", 4)] {
+        let topic = format!("{prefix}.{tenant}");
+        stage.client.make_topic(&topic, partitions, &[]).await;
+    }
+    let store = MemoryStore::new();
+    let node = |name: &str| {
+        let mut options = stage.options(name);
+        options.topics = vec![format!("{prefix}.*")];
+        let pattern = format!("{prefix}.{{tenant}}");
+        options.tenant_of_topic = Some(TenantOfTopic::new(&pattern).unwrap());
+        options.assignment = KafkaAssignment::Cooperative;
+        bus(options, &store)
+    };
+    let first = node("node-a");
+    assert_eq!(assigned(&first, 4).await.len(), 4);
+    let second = node("node-b");
+    let mut moved = 0;
+    while moved == 0 {
+        tokio::select! {
+            told = news(&first) => for event in told.unwrap() {
+                if let BusEvent::Revoked { partition } = event {
+                    first.release(partition).await.unwrap();
+                }
+            },
+            told = news(&second) => moved += told.unwrap().len(),
+        }
+    }
 }

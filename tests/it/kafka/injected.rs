@@ -184,3 +184,30 @@ async fn what_a_group_says_of_a_commit_is_told_as_it_is() {
         "what was refused was not committed"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_whose_range_was_lost_is_read_again_from_where_it_is_claimed() {
+    let mut stage = Stage::set(5).await;
+    let bus = stage.reading().await;
+    next_are(&bus, 0..5).await;
+    for round in 1..3 {
+        stage.cluster.answer(Request::Fetch, &[Fault::OutOfRange]);
+        stage.write(1).await;
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            told.extend(news(&bus).await.unwrap());
+        }
+        assert!(
+            matches!(
+                told[..],
+                [
+                    BusEvent::Lost { partition: 0 },
+                    BusEvent::Assigned { partition: 0, .. }
+                ]
+            ),
+            "{told:?}"
+        );
+        bus.seek(0, Offset(5)).await.unwrap();
+        next_are(&bus, 5..5 + round).await;
+    }
+}

@@ -4,6 +4,7 @@
 //! read, and pauses nothing that was fetched.
 
 mod joining;
+mod starting;
 mod taking_up;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,12 +29,16 @@ use super::copied::copied;
 use super::options::KafkaOptions;
 use super::state::Shared;
 use super::tokens::Tokens;
+use starting::is_given_up;
 
 /// How long it waits for a wake-up. librdkafka wakes it for news; this is for what wakes nobody.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Turns at a seek, [`TICK`] apart, while a partition that was just assigned is not fetched yet.
 const SEEK_TURNS: u32 = 40;
+
+/// After so many of them it will not be fetched by itself any more.
+const GIVEN_UP_TURNS: u32 = 10;
 
 /// How long one turn may take.
 const SEEK_WITHIN: Duration = Duration::from_secs(5);
@@ -121,7 +126,7 @@ impl Poller {
                             self.join_anew(member);
                         }
                     }
-                    Rebalance::Revoke(partitions) => self.revoke(member, partitions),
+                    Rebalance::Revoke(partitions) => self.revoke(member, &partitions),
                 }
             }
             if member.asked_back.is_some() && member.client.assignment_lost() {
@@ -264,11 +269,7 @@ impl Poller {
                 tracing::error!(source = %self.shared.source, topic, partition, "a partition is not read: its topic is none of this source, or is nobody's");
                 continue;
             };
-            if let Some(mut queue) = member.client.split_partition_queue(topic, partition) {
-                let shared = self.shared.clone();
-                queue.set_nonempty_callback(move || shared.wake());
-                member.queues.insert(number, queue);
-            }
+            self.split(member, number, topic, partition);
             if list.add_partition_offset(topic, partition, end).is_ok() {
                 numbers.push(number);
             }
@@ -326,25 +327,25 @@ impl Poller {
         }
     }
 
-    fn revoke(&self, member: &mut Member, partitions: TopicPartitionList) {
+    fn revoke(&self, member: &mut Member, partitions: &TopicPartitionList) {
         if member.client.assignment_lost() {
             return self.lose_all(member);
         }
-        let _ = member.client.pause(&partitions);
+        let _ = member.client.pause(partitions);
+        // Without those that were never taken: what is not held cannot be given back.
+        let mut held = TopicPartitionList::new();
         for element in partitions.elements() {
-            let number = self
-                .shared
-                .topics
-                .number(element.topic(), element.partition());
-            let Some(number) = number else {
+            let (topic, partition) = (element.topic(), element.partition());
+            let Some(number) = self.shared.topics.number(topic, partition) else {
                 continue;
             };
+            held.add_partition(topic, partition);
             member.queues.remove(&number);
             if self.shared.revoked(number) {
                 member.draining.insert(number);
             }
         }
-        member.asked_back = Some(partitions);
+        member.asked_back = Some(held);
         self.give_back(member);
     }
 
@@ -388,7 +389,7 @@ impl Poller {
         }
     }
 
-    fn seek(&self, member: &Member, number: u32, offset: Offset) -> Result<(), BusError> {
+    fn seek(&self, member: &mut Member, number: u32, offset: Offset) -> Result<(), BusError> {
         if !self.shared.is_held(number) || !member.queues.contains_key(&number) {
             return Err(self.shared.not_assigned(number));
         }
@@ -416,6 +417,11 @@ impl Poller {
             match sought {
                 Ok(()) => break,
                 Err(error) if turns >= SEEK_TURNS => return Err(away(&error)),
+                Err(error) if turns == GIVEN_UP_TURNS && is_given_up(&error) => {
+                    let at = KafkaOffset::Offset(raw);
+                    let begun = self.start_anew(member, number, at);
+                    begun.map_err(|error| away(&error))?;
+                }
                 Err(_) => self.wait(TICK),
             }
         }

@@ -43,6 +43,8 @@ pub enum Fault {
     Loading,
     /// It is another broker by now.
     NotCoordinator,
+    /// What is asked for is not there any more.
+    OutOfRange,
     /// The group deals its partitions out anew.
     Rebalancing,
     /// The member is none of the group's.
@@ -75,6 +77,7 @@ impl Fault {
             Fault::NoCoordinator => RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE,
             Fault::Loading => RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
             Fault::NotCoordinator => RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+            Fault::OutOfRange => RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE,
             Fault::Rebalancing => RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
             Fault::UnknownMember => RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID,
             Fault::OldGeneration => RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION,
