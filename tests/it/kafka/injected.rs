@@ -10,7 +10,7 @@ use tidegate_connectors::contract::kafka::injecting::{Fault, InjectingCluster, R
 use tidegate_engine::bus::{BusError, BusEvent, EventBus as _, Start};
 use tidegate_engine::position::{Offset, SourceName};
 
-use super::{news, open, read, texts};
+use super::{assigned, news, open, read, texts};
 
 const TOPIC: &str = "topic";
 
@@ -210,4 +210,65 @@ async fn a_partition_whose_range_was_lost_is_read_again_from_where_it_is_claimed
         bus.seek(0, Offset(5)).await.unwrap();
         next_are(&bus, 5..5 + round).await;
     }
+}
+
+/// An eager member has to assign everything anew for it: nothing of the others is lost or comes twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_others_go_on_where_they_are_when_one_range_was_lost() {
+    const TWO: &str = "two";
+    let cluster = InjectingCluster::new(3);
+    cluster.make_topic(TWO, 2);
+    // Each has a broker of its own, so that one answer concerns one of them.
+    for (partition, broker) in [(0, 1), (1, 2)] {
+        cluster.lead(TWO, partition, broker);
+    }
+    let client = KafkaClient::new(&cluster.brokers().join(","));
+    let mut written = 0;
+    let mut write = async |records: u32| {
+        for number in written..written + records {
+            for partition in 0..2 {
+                let payload = Bytes::from(number.to_string());
+                client.write(TWO, partition, payload).await;
+            }
+        }
+        written += records;
+    };
+    write(5).await;
+    let source = SourceName::new("kafka").unwrap();
+    let topics = vec![TWO.to_owned()];
+    let options = KafkaOptions::new(source, "node-a", "group", cluster.brokers(), topics);
+    let bus = open(options).unwrap();
+    assert_eq!(assigned(&bus, 2).await.len(), 2);
+    for partition in 0..2 {
+        bus.seek(partition, Offset(0)).await.unwrap();
+    }
+    let mut read = [Vec::new(), Vec::new()];
+    let mut lost = 0;
+    for until in [5, 10, 15] {
+        if until > 5 {
+            cluster.answer(Request::Fetch, &[Fault::OutOfRange]);
+            write(5).await;
+        }
+        while read.iter().any(|all| all.len() < until) {
+            for event in news(&bus).await.unwrap() {
+                match event {
+                    BusEvent::Delivered {
+                        partition,
+                        deliveries,
+                    } => {
+                        read[partition as usize].extend(deliveries.iter().map(|it| it.offset.0));
+                    }
+                    BusEvent::Lost { .. } => lost += 1,
+                    BusEvent::Assigned { partition, .. } => {
+                        let next = read[partition as usize].len() as u64;
+                        bus.seek(partition, Offset(next)).await.unwrap();
+                    }
+                    other => panic!("expected records or a loss, found {other:?}"),
+                }
+            }
+        }
+    }
+    assert!(lost >= 2, "{lost}");
+    let expected: Vec<u64> = (0..15).collect();
+    assert_eq!(read, [expected.clone(), expected]);
 }
