@@ -193,6 +193,7 @@ impl Teller {
             let (name, number) = (place.source.as_str(), place.partition.to_string());
             let labels = [("source", name.to_owned()), ("partition", number)];
             let behind = partition.end.0.saturating_sub(partition.low_watermark.0);
+            gauge!(names::UNSETTLED, &labels).set(0.0);
             tell_lag(source, &labels, behind, age_seconds(partition.since, now));
             let window = self.windows.entry(labels.clone()).or_default();
             let status = window.look(now, partition.low_watermark, behind);

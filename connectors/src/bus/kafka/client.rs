@@ -77,6 +77,13 @@ impl Callbacks {
         rebalances.pop_front()
     }
 
+    /// True while one waits to be carried out.
+    pub(super) fn has_rebalance(&self) -> bool {
+        let rebalances = self.heard.rebalances.lock();
+        let rebalances = rebalances.unwrap_or_else(PoisonError::into_inner);
+        !rebalances.is_empty()
+    }
+
     pub(super) fn complaint(&self) -> Option<Complaint> {
         let complaint = self.heard.complaint.lock();
         complaint.unwrap_or_else(PoisonError::into_inner).clone()

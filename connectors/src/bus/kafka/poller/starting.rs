@@ -50,6 +50,10 @@ impl Poller {
         let Some(ends) = self.ends(member, &asked) else {
             return Ok(());
         };
+        // The group waits for an answer, which an assignment would be. The seek fails, and its claim comes again.
+        if member.asked_back.is_some() || member.callbacks.has_rebalance() {
+            return Ok(());
+        }
         let (mut all, mut waiting) = (TopicPartitionList::new(), TopicPartitionList::new());
         for ((held, place, read_to), end) in places.iter().zip(ends) {
             let read_to = read_to.and_then(|at| i64::try_from(at.0).ok());
