@@ -51,7 +51,9 @@ bench: toolchain ## ours against hand-written peers, on durable PostgreSQL and f
 	@$(WITH_POSTGRES) $(CARGO) bench --locked --bench throughput -- --write --apart \
 	    --only hand-written --only "Tidegate on Postgres"
 	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write --bus kafka \
-	    --seconds 14 --payments 2000000
+	    --payments 2000000
+	@$(WITH_SERVICES) $(CARGO) bench --locked --bench throughput -- --write --bus kafka --apart \
+	    --payments 2000000
 
 fmt: ## format the code
 	@$(CARGO) fmt --all

@@ -14,7 +14,7 @@ use harness::database::Server;
 use harness::latency;
 use harness::load::{EVENT_BYTES, Load, Shape};
 use harness::processors::Processors;
-use harness::report::{BEGIN_KAFKA, Row, Table, circumstances, write_between, write_into};
+use harness::report::{Row, Table, circumstances, write_into};
 use harness::stores::StoreKind;
 use harness::topics::Topics;
 use harness::ways::{Bench, Machine, Settings, Way};
@@ -41,6 +41,8 @@ const CONNECTIONS: [usize; 3] = [1, 2, 3];
 /// Events that say well enough how fast a way is to choose its settings and its interval's length.
 const PROBE_PAYMENTS: u32 = 200_000;
 const PROBE_PAYMENTS_PER_EVENT: u32 = 5_000;
+/// From a broker a way begins with joining and, if it is ours, with a cold cache.
+const PROBE_PAYMENTS_KAFKA: u32 = 400_000;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -49,7 +51,7 @@ fn main() -> Result<()> {
     let first = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let server = first.block_on(Server::connect(&url))?;
+    let mut server = first.block_on(Server::connect(&url))?;
     if arguments.latency {
         let io = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -60,8 +62,18 @@ fn main() -> Result<()> {
             server.clean_up().await
         });
     }
+    let topics = match arguments.bus {
+        BusKind::Memory => None,
+        BusKind::Kafka => {
+            let brokers = std::env::var(BROKERS).map_err(|_| {
+                format!("{BROKERS} is not set: `make bench` starts a broker and sets it")
+            })?;
+            Some(Topics::new(brokers))
+        }
+    };
+    server.processes.broker = topics.as_ref().and_then(Topics::broker);
     let processors = if arguments.apart {
-        Processors::apart(server.postmaster)?
+        Processors::apart(server.processes, topics.is_some())?
     } else {
         Processors::shared()
     };
@@ -77,15 +89,6 @@ fn main() -> Result<()> {
         seed: 1,
     });
     let handle = io.handle().clone();
-    let topics = match arguments.bus {
-        BusKind::Memory => None,
-        BusKind::Kafka => {
-            let brokers = std::env::var(BROKERS).map_err(|_| {
-                format!("{BROKERS} is not set: `make bench` starts a broker and sets it")
-            })?;
-            Some(Topics::new(brokers))
-        }
-    };
     actix::System::new().block_on(async move {
         let placement = tidegate::runtime::arbiters(processors.of_clients());
         let bench = Arc::new(Bench {
@@ -143,11 +146,7 @@ async fn measure(bench: &Arc<Bench>, arguments: &Arguments, processors: Processo
     text.push_str(&Table::new(&rows, [PER_EVENT, BATCH, BATCH_MACHINE]).to_markdown());
     println!("{text}");
     if arguments.write {
-        let readme = Path::new(README);
-        match arguments.bus {
-            BusKind::Memory => write_into(readme, processors, &text)?,
-            BusKind::Kafka => write_between(readme, BEGIN_KAFKA, &text)?,
-        }
+        write_into(Path::new(README), arguments.bus, processors, &text)?;
     }
     Ok(())
 }
@@ -163,9 +162,10 @@ async fn entries(bench: &Arc<Bench>, arguments: &Arguments) -> Result<Vec<Entry>
         }
         let mut best: Option<(f64, Way, String)> = None;
         for (way, settings) in candidates {
-            let probe = match way {
-                Way::PerEvent(_) => PROBE_PAYMENTS_PER_EVENT,
-                _ => PROBE_PAYMENTS,
+            let probe = match (&way, arguments.bus) {
+                (Way::PerEvent(_), _) => PROBE_PAYMENTS_PER_EVENT,
+                (_, BusKind::Memory) => PROBE_PAYMENTS,
+                (_, BusKind::Kafka) => PROBE_PAYMENTS_KAFKA,
             };
             let rate = way.run(bench, probe.min(arguments.payments)).await?.rate();
             eprintln!("probe:   {rate:9.0} events/s  {name}, {settings}");
@@ -175,7 +175,10 @@ async fn entries(bench: &Arc<Bench>, arguments: &Arguments) -> Result<Vec<Entry>
         }
         if let Some((rate, way, settings)) = best {
             // A conversion from float saturates.
-            let payments = ((rate * arguments.seconds) as u32).min(arguments.payments);
+            let payments = match arguments.bus {
+                BusKind::Kafka if name != PER_EVENT => arguments.payments,
+                _ => ((rate * arguments.seconds) as u32).min(arguments.payments),
+            };
             let row = Row {
                 name: name.to_owned(),
                 settings,

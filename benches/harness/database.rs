@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::Result;
-use super::cpu::postmaster_of;
+use super::cpu::{Servers, postmaster_of};
 
 /// The database that is dropped and made anew for every run.
 const NAME: &str = "tidegate_bench";
@@ -22,8 +22,8 @@ const DURABLE: [(&str, &str); 3] = [
 /// A server that may be measured.
 pub struct Server {
     options: PgConnectOptions,
-    /// Its first process, when it can be seen from here.
-    pub postmaster: Option<u32>,
+    /// Its first process, and the broker's where one takes part.
+    pub processes: Servers,
     /// Version and settings, for the report.
     pub description: String,
 }
@@ -62,7 +62,10 @@ impl Server {
         connection.close().await?;
         Ok(Self {
             options,
-            postmaster,
+            processes: Servers {
+                postmaster,
+                broker: None,
+            },
             description,
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cpu::CpuTimes;
+use super::cpu::{CpuTimes, Servers};
 
 /// One measured interval.
 #[derive(Clone, Copy, Debug)]
@@ -20,17 +20,17 @@ pub struct Sample {
 
 /// A running measurement.
 pub struct Stopwatch {
-    postmaster: Option<u32>,
+    servers: Servers,
     started: Instant,
     cpu: CpuTimes,
 }
 
 impl Stopwatch {
     /// Starts now.
-    pub fn start(postmaster: Option<u32>) -> Self {
+    pub fn start(servers: Servers) -> Self {
         Self {
-            postmaster,
-            cpu: CpuTimes::read(postmaster),
+            servers,
+            cpu: CpuTimes::read(servers),
             started: Instant::now(),
         }
     }
@@ -38,7 +38,7 @@ impl Stopwatch {
     /// Ends now.
     pub fn stop(self, events: usize) -> Sample {
         let elapsed = self.started.elapsed();
-        let cpu = CpuTimes::read(self.postmaster).since(self.cpu);
+        let cpu = CpuTimes::read(self.servers).since(self.cpu);
         Sample {
             events: events as u64,
             elapsed,
@@ -58,9 +58,14 @@ impl Sample {
         self.per_event(self.cpu.ours)
     }
 
-    /// The server's CPU, µs an event.
+    /// Postgres's CPU, µs an event.
     pub fn server_micros(&self) -> Option<f64> {
         self.per_event(self.cpu.postgres)
+    }
+
+    /// The broker's CPU, µs an event.
+    pub fn broker_micros(&self) -> Option<f64> {
+        self.per_event(self.cpu.broker)
     }
 
     fn per_event(&self, spent: Option<Duration>) -> Option<f64> {

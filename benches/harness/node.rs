@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use super::Result;
 use super::bus::BenchBus;
+use super::cpu::Servers;
 use super::load::{Load, Totals};
 use super::measure::{Sample, Stopwatch};
 use super::topics::{SOURCE, Topic};
@@ -33,8 +34,8 @@ pub struct Ours {
     pub payments: u32,
     /// Where the payments are read from; from memory without.
     pub topic: Option<Topic>,
-    /// The server's first process, for its CPU time.
-    pub postmaster: Option<u32>,
+    /// Whose CPU time is read.
+    pub servers: Servers,
 }
 
 /// Between two looks at what is settled of a topic.
@@ -82,7 +83,7 @@ impl Ours {
         let (node, sample) = match &self.topic {
             None => {
                 before_timed().await?;
-                let stopwatch = Stopwatch::start(self.postmaster);
+                let stopwatch = Stopwatch::start(self.servers);
                 let events = bus.open();
                 tokio::select! {
                     biased;
@@ -94,7 +95,7 @@ impl Ours {
             Some(topic) => {
                 node.stop().await;
                 before_timed().await?;
-                let stopwatch = Stopwatch::start(self.postmaster);
+                let stopwatch = Stopwatch::start(self.servers);
                 let node = start(Arc::new(topic.bus(self.store.clone(), &io)?))?;
                 let events = self.payments as usize;
                 tokio::select! {

@@ -4,7 +4,7 @@ use std::fmt::{Display, Formatter};
 use std::process::Command;
 
 use super::Result;
-use super::cpu::children_of;
+use super::cpu::{Servers, children_of};
 
 /// How the processors are shared out.
 #[derive(Clone, Copy, Debug)]
@@ -26,16 +26,25 @@ impl Processors {
         Self::Shared(available())
     }
 
-    /// Moves the server, with the backends that it will start, and this process, with all of its threads.
-    pub fn apart(postmaster: Option<u32>) -> Result<Self> {
-        let postmaster = postmaster
-            .ok_or("the server's processes are not to be seen from here: `--apart` moves them")?;
+    /// Moves the servers, with the backends that Postgres will start, and this process, with all of its threads.
+    pub fn apart(servers: Servers, has_broker: bool) -> Result<Self> {
+        const UNSEEN: &str = "processes are not to be seen from here: `--apart` moves them";
+        let postmaster = servers.postmaster;
+        let postmaster = postmaster.ok_or_else(|| format!("Postgres's {UNSEEN}"))?;
+        if has_broker && servers.broker.is_none() {
+            return Err(format!("the broker's {UNSEEN}").into());
+        }
         let all = available();
         if all < 2 {
             return Err("one processor cannot be shared out: leave `--apart` away".into());
         }
         let server = all / 2;
-        for process in [vec![postmaster], children_of(postmaster)].concat() {
+        let backends = children_of(postmaster);
+        for process in backends
+            .into_iter()
+            .chain([postmaster])
+            .chain(servers.broker)
+        {
             bind(process, 0, server - 1)?;
         }
         bind(std::process::id(), server, all - 1)?;
@@ -61,7 +70,7 @@ impl Display for Processors {
             Self::Shared(all) => write!(f, "{all} cores ({arch}) shared by client and server"),
             Self::Apart { server, clients } => write!(
                 f,
-                "{} cores ({arch}), {server} for the server and {clients} for the client",
+                "{} cores ({arch}), {server} for the servers and {clients} for the client",
                 server + clients
             ),
         }

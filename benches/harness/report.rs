@@ -7,14 +7,15 @@ use tidegate::runtime::SystemClock;
 use tidegate_engine::clock::Clock as _;
 
 use super::Result;
+use super::arguments::BusKind;
 use super::measure::{Sample, median};
 use super::processors::Processors;
 
 /// Between one of these and the end the table stands in the README.
 const BEGIN: &str = "<!-- table: `make bench` writes it -->";
 const BEGIN_APART: &str = "<!-- table, apart: `make bench` writes it -->";
-/// The same with a broker.
-pub const BEGIN_KAFKA: &str = "<!-- table, kafka: `make bench` writes it -->";
+const BEGIN_KAFKA: &str = "<!-- table, kafka: `make bench` writes it -->";
+const BEGIN_KAFKA_APART: &str = "<!-- table, kafka, apart: `make bench` writes it -->";
 const END: &str = "<!-- end of table -->";
 
 /// One way and what was measured of it.
@@ -46,17 +47,27 @@ impl<'r> Table<'r> {
 
     /// Markdown.
     pub fn to_markdown(&self) -> String {
-        let mut text = String::from(
+        let samples = self.rows.iter().flat_map(|row| &row.samples);
+        let has_broker = samples.into_iter().any(|it| it.broker_micros().is_some());
+        let (broker_head, broker_line) = match has_broker {
+            true => (" broker CPU, µs/event |", "---|"),
+            false => ("", ""),
+        };
+        let mut text = format!(
             "| way | settings | events/s (lowest to highest) | × per-event | × batch | \
-             × batch, state machine | Postgres CPU, µs/event | client CPU, µs/event |\n\
-             |---|---|---|---|---|---|---|---|\n",
+             × batch, state machine | Postgres CPU, µs/event | client CPU, µs/event |{broker_head}\n\
+             |---|---|---|---|---|---|---|---|{broker_line}\n",
         );
         for row in self.rows {
             let [per_event, batch, machine] = self.baselines.map(|base| ratio(row, base));
+            let broker = match has_broker {
+                true => format!(" {} |", micros(&row.samples, Sample::broker_micros)),
+                false => String::new(),
+            };
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {per_event} | {batch} | {machine} | {} | {} |",
+                "| {} | {} | {} | {per_event} | {batch} | {machine} | {} | {} |{broker}",
                 row.name,
                 row.settings,
                 rates(&row.samples),
@@ -69,10 +80,12 @@ impl<'r> Table<'r> {
 }
 
 /// Replaces what stands between the marks of a README.
-pub fn write_into(readme: &Path, processors: Processors, text: &str) -> Result<()> {
-    let begin = match processors {
-        Processors::Shared(_) => BEGIN,
-        Processors::Apart { .. } => BEGIN_APART,
+pub fn write_into(readme: &Path, bus: BusKind, processors: Processors, text: &str) -> Result<()> {
+    let begin = match (bus, processors) {
+        (BusKind::Memory, Processors::Shared(_)) => BEGIN,
+        (BusKind::Memory, Processors::Apart { .. }) => BEGIN_APART,
+        (BusKind::Kafka, Processors::Shared(_)) => BEGIN_KAFKA,
+        (BusKind::Kafka, Processors::Apart { .. }) => BEGIN_KAFKA_APART,
     };
     write_between(readme, begin, text)
 }

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::Result;
+use super::cpu::listener_on;
 use super::load::Load;
 
 /// How ours calls the source.
@@ -49,6 +50,12 @@ impl Topics {
             brokers,
             written: Mutex::default(),
         }
+    }
+
+    /// The broker's process, when it is to be seen from here.
+    pub fn broker(&self) -> Option<u32> {
+        let (_, port) = self.brokers.rsplit_once(':')?;
+        listener_on(port.parse().ok()?)
     }
 
     /// The first `payments` of a load over so many partitions.

@@ -120,6 +120,8 @@ impl Settings {
             tidegate::machines::activate(open.store.as_ref(), given, SystemClock.now()).await?;
         let topic = bench.topic(self.partitions, payments).await?;
         let on_server = self.store == StoreKind::Postgres;
+        let mut servers = bench.server.processes;
+        servers.postmaster = servers.postmaster.filter(|_| on_server);
         let ours = Ours {
             store: open.store.clone(),
             machines,
@@ -127,7 +129,7 @@ impl Settings {
             options,
             payments,
             topic,
-            postmaster: bench.server.postmaster.filter(|_| on_server),
+            servers,
         };
         let before_timed = async || {
             if on_server {

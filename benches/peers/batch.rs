@@ -103,7 +103,7 @@ impl BatchConsumer {
             .await?;
         server.checkpoint().await?;
 
-        let stopwatch = Stopwatch::start(server.postmaster);
+        let stopwatch = Stopwatch::start(server.processes);
         let events = match topic {
             None => {
                 self.consume(&pool, load, &lanes, &tenants, Lane::payments)

@@ -55,7 +55,7 @@ impl RawCopy {
         let lanes = Arc::new(load.lanes(self.connections, payments));
         server.checkpoint().await?;
 
-        let stopwatch = Stopwatch::start(server.postmaster);
+        let stopwatch = Stopwatch::start(server.processes);
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..lanes.len() {
             let (pool, load, lanes) = (pool.clone(), load.clone(), lanes.clone());

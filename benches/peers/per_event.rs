@@ -68,7 +68,7 @@ impl PerEventConsumer {
             .await?;
         server.checkpoint().await?;
 
-        let stopwatch = Stopwatch::start(server.postmaster);
+        let stopwatch = Stopwatch::start(server.processes);
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..lanes.len() {
             let (pool, load, lanes, tenants) =

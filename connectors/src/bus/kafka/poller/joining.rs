@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
 use tidegate_engine::bus::BusError;
-use tidegate_engine::topics::FoundTopic;
+use tidegate_engine::topics::{FoundTopic, SourceTopic};
 
 use super::super::client::{Callbacks, Client, is_refusal};
 use super::super::topics::NotFound;
@@ -102,18 +102,7 @@ impl Poller {
         let before = self.ask_store(Vec::new(), None)?;
         let mut found = self.find()?;
         let partitions = found.iter().map(|topic| topic.partitions as usize).sum();
-        let mut has_grown = false;
-        for topic in &mut found {
-            match before.iter().find(|it| it.name == topic.name) {
-                // Taken up as it is assigned: until then the next one who joins has to see it.
-                Some(kept) if !kept.knows(topic.partitions) => {
-                    topic.partitions = kept.partitions.last().copied().unwrap_or(0);
-                    has_grown = true;
-                }
-                Some(_) => {}
-                None => has_grown |= !before.is_empty(),
-            }
-        }
+        let has_grown = leave_growth(&mut found, &before);
         self.take_up(found, None)?;
         Some(Found {
             partitions,
@@ -171,4 +160,63 @@ impl Poller {
 struct Found {
     partitions: usize,
     has_grown: bool,
+}
+
+/// Leaves of what was found only what is known already, and says whether that was all. What grew or is new is
+/// taken up as it is assigned: were it known before, and this node gone, nobody would have it dealt out.
+fn leave_growth(found: &mut Vec<FoundTopic>, known: &[SourceTopic]) -> bool {
+    // Before the first start nobody has been dealt anything.
+    if known.is_empty() {
+        return false;
+    }
+    let mut has_grown = false;
+    found.retain_mut(|topic| {
+        let kept = known.iter().find(|it| it.name == topic.name);
+        has_grown |= kept.is_none_or(|kept| !kept.knows(topic.partitions));
+        let Some(kept) = kept else { return false };
+        let highest = kept.partitions.last().copied().unwrap_or(0);
+        topic.partitions = topic.partitions.min(highest);
+        true
+    });
+    has_grown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FoundTopic, SourceTopic, leave_growth};
+
+    #[test]
+    fn what_grew_or_is_new_waits_until_it_is_assigned() {
+        let found = |topics: &[(&str, u32)]| -> Vec<FoundTopic> {
+            let topics = topics.iter().map(|(name, partitions)| FoundTopic {
+                name: (*name).to_owned(),
+                partitions: *partitions,
+                by_pattern: true,
+            });
+            topics.collect()
+        };
+        let known = [SourceTopic {
+            name: "orders".to_owned(),
+            number: 0,
+            partitions: vec![2, 3],
+            came_later: false,
+        }];
+        for (now, kept, grew) in [
+            (found(&[("orders", 3)]), found(&[("orders", 3)]), false),
+            (found(&[("orders", 5)]), found(&[("orders", 3)]), true),
+            (found(&[("orders", 1)]), found(&[("orders", 1)]), false),
+            (
+                found(&[("orders", 3), ("bills", 1)]),
+                found(&[("orders", 3)]),
+                true,
+            ),
+        ] {
+            let mut left = now.clone();
+            assert_eq!(leave_growth(&mut left, &known), grew, "{now:?}");
+            assert_eq!(left, kept, "{now:?}");
+            left.clone_from(&now);
+            assert!(!leave_growth(&mut left, &[]), "the first start");
+            assert_eq!(left, now);
+        }
+    }
 }
