@@ -22,6 +22,9 @@ use super::topics::Place;
 /// How long an answer may take. Longer than a leader's change, shorter than anybody waits.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// One look at who the cluster is.
+const CLUSTER_LOOK: Duration = Duration::from_millis(50);
+
 /// One look at a queue.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -81,7 +84,9 @@ impl Asker {
     pub(super) fn cluster(&self, within: Duration) -> Option<String> {
         // A token is taken within a poll, and without one no broker answers.
         self.look();
-        self.client.client().fetch_cluster_id(within)
+        // The answer wakes nobody who waits for it already: it is seen at the next look, or a second later.
+        let looks = within.as_millis() / CLUSTER_LOOK.as_millis();
+        (0..looks).find_map(|_| self.client.client().fetch_cluster_id(CLUSTER_LOOK))
     }
 
     /// How many partitions a topic has; `None` when there is no such topic.
